@@ -1,0 +1,559 @@
+// Package sse is the wire codec of Server-Sent Events, as WHATWG HTML section
+// 9.2 defines them ("Server-sent events").
+//
+// The decoder is made for a long-lived connection to a peer that is not
+// trusted: it accepts chunks cut anywhere, gives every event out as soon as it
+// is complete, and holds a bounded amount of memory whatever the peer sends.
+// Bytes that are not valid UTF-8 pass unchanged; whoever reads the merged
+// stream replaces them as section 9.2.5 says.
+package sse
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"time"
+)
+
+// Event is one dispatched SSE event. The slices are valid only until the yield
+// function returns.
+type Event struct {
+	// The "event" field; empty when the event has none (a browser calls it
+	// "message").
+	Type []byte
+
+	// The "data" fields, joined by LF.
+	Data []byte
+
+	// The last event ID in force when the event was dispatched. It is sticky:
+	// an event without an "id" field has the ID of the one before it.
+	ID []byte
+}
+
+// Decoder turns the bytes of an event stream into events (section 9.2.6). It is
+// not safe for concurrent use, and the yield function must not call Decode,
+// Reset or SetLastEventID.
+//
+// The size of an event is what its own fields hold: type, data (the LFs between
+// its lines included) and ID, without an ID that is merely sticky. An event
+// whose fields hold more than the limit at any moment is skipped; it costs no
+// more than itself, and its ID is committed like any other, lest a client that
+// resumes ask for it for ever. An ID that alone exceeds the limit makes its
+// event too large and is not committed.
+//
+// Memory: type, data and the ID of the event in progress, one ID line being
+// read and the last event ID, each at most the limit; the data, which is what
+// makes events large, is there only once. Buffers above keepBuffer are given up
+// as soon as a chunk leaves them empty. Comments and unknown fields are never held.
+type Decoder struct {
+	max int
+
+	// The position within the stream. bom counts the bytes of the BOM that were
+	// matched and is len(bom) once the question is settled. afterCR says that
+	// the last byte was a CR, so that a LF now would belong to it.
+	bom     int
+	afterCR bool
+
+	// The line in progress, if a chunk ended within one.
+	state lineState
+	field field         // whose value is being read, in lineValue
+	head  [headLen]byte // the line's beginning, in lineHead
+	nhead int
+
+	// The event in progress. newID is the ID line being read: it counts only
+	// when it turns out to be without NUL.
+	typ, data, id, newID value
+	hasData, hasID       bool
+	tooLarge             bool
+	newIDNul, newIDLong  bool
+
+	// The "retry" line being read, in milliseconds.
+	newRetry   int64
+	newRetryOK bool
+
+	lastID   []byte
+	retry    time.Duration
+	hasRetry bool
+	skipped  uint64
+
+	event Event // what yield gets; here so that it is not allocated each time
+}
+
+const (
+	// headLen is the length of the longest prefix that decides what a line is,
+	// "event: " and "retry: ": with as many bytes, the field is known or the
+	// line is of no use, and the blank after the colon has been seen.
+	headLen = len("event: ")
+
+	// keepBuffer is the largest buffer that is kept after an event, 32 KiB, a
+	// common size of reads. An idle connection keeps at most five of them.
+	keepBuffer = 32 << 10
+
+	// maxRetry is what a larger "retry" counts as, in milliseconds: 100 years,
+	// far enough from the end of time.Duration (292 years) to calculate with.
+	maxRetry = 100 * 365 * 24 * 60 * 60 * 1000
+)
+
+const bom = "\xEF\xBB\xBF"
+
+var lineFeed = []byte{'\n'}
+
+// lineState says what is known of a line that began in an earlier chunk.
+type lineState uint8
+
+const (
+	lineStart lineState = iota // nothing of it was read
+	lineHead                   // too little was read to know the field
+	lineValue                  // the field's value is being read
+	lineSkip                   // a comment or an unknown field
+)
+
+type field uint8
+
+const (
+	fieldNone field = iota // a comment, an unknown field
+	fieldData
+	fieldEvent
+	fieldID
+	fieldRetry
+)
+
+// NewDecoder returns a decoder for one source. Events larger than maxEventSize
+// bytes are skipped; see Decoder for what counts.
+func NewDecoder(maxEventSize int) *Decoder {
+	return &Decoder{max: maxEventSize}
+}
+
+// Decode reads the next bytes of the stream, cut anywhere, and calls yield for
+// each event they complete. Nothing that is complete is held back. p is not
+// kept, but the slices of an event may point into it.
+func (d *Decoder) Decode(p []byte, yield func(*Event)) {
+	if d.bom < len(bom) {
+		p = d.skipBOM(p)
+	}
+	if d.afterCR && len(p) > 0 {
+		d.afterCR = false
+		if p[0] == '\n' {
+			p = p[1:]
+		}
+	}
+
+	// lf and cr are the first LF and the first CR that are not yet consumed, or
+	// len(p): both are kept, so that each byte is looked at once for each of
+	// them even where the stream uses only one, or mixes them.
+	lf, cr := index(p, 0, '\n'), index(p, 0, '\r')
+	for pos := 0; pos < len(p); {
+		end := min(lf, cr)
+		if end == len(p) {
+			d.readPart(p[pos:])
+			break
+		}
+
+		switch {
+		case d.state != lineStart:
+			d.readPart(p[pos:end])
+			d.endPart()
+		case end > pos:
+			d.readLine(p[pos:end])
+		default:
+			d.endEvent(yield)
+		}
+
+		pos = end + 1
+		if end == cr {
+			// An event ended by CR is out already; only now see whether the
+			// line end is a CRLF.
+			if pos == len(p) {
+				d.afterCR = true
+			} else if p[pos] == '\n' {
+				pos++
+			}
+			cr = index(p, pos, '\r')
+		}
+		if lf < pos {
+			lf = nextLF(p, pos)
+		}
+	}
+	d.own()
+	d.trim()
+}
+
+// Reset begins a new connection: what was read of an event that did not end is
+// dropped, its ID included, and a BOM is accepted again. The last event ID, the
+// last retry and the counter live on. (Section 9.2.6 blanks the ID buffer with
+// each connection; browsers carry it over, and web-platform-tests want it so.)
+func (d *Decoder) Reset() {
+	d.bom, d.afterCR = 0, false
+	d.state = lineStart
+	d.clearEvent()
+	d.newID.clear()
+	d.trim()
+}
+
+// LastEventID returns the last event ID that a blank line has committed, to be
+// sent as Last-Event-ID; an empty one must not be sent.
+func (d *Decoder) LastEventID() string { return string(d.lastID) }
+
+// SetLastEventID sets the last event ID, as if the stream had committed it.
+func (d *Decoder) SetLastEventID(id string) {
+	d.lastID = append(d.lastID[:0], id...)
+	d.trim()
+}
+
+// TakeRetry returns the reconnection time of the last valid "retry" line since
+// the previous call, and whether there was one. It is between 0 and 100 years.
+func (d *Decoder) TakeRetry() (time.Duration, bool) {
+	retry, ok := d.retry, d.hasRetry
+	d.retry, d.hasRetry = 0, false
+	return retry, ok
+}
+
+// Skipped returns how many events were skipped because they were too large,
+// over all connections. An event counts at its end, so one that never ends
+// never counts.
+func (d *Decoder) Skipped() uint64 { return d.skipped }
+
+// skipBOM drops one BOM at the very start of the connection. Where the first
+// bytes looked like one and were not, the line is an unknown field: no known
+// name begins like that.
+func (d *Decoder) skipBOM(p []byte) []byte {
+	for d.bom < len(bom) && len(p) > 0 {
+		if p[0] != bom[d.bom] {
+			if d.bom > 0 {
+				d.state = lineSkip
+			}
+			d.bom = len(bom)
+			break
+		}
+		d.bom++
+		p = p[1:]
+	}
+	return p
+}
+
+// readLine interprets a line that is whole and not empty (section 9.2.6,
+// "process the field").
+func (d *Decoder) readLine(line []byte) {
+	f, v := split(line)
+	// Most lines are set at once; what follows would come to the same.
+	if d.size()+len(v) <= d.max && !d.tooLarge {
+		switch {
+		case f == fieldData && !d.hasData:
+			d.data.set(v)
+			d.hasData = true
+			return
+		case f == fieldEvent:
+			d.typ.set(v)
+			return
+		case f == fieldID && bytes.IndexByte(v, 0) < 0:
+			d.id.set(v)
+			d.hasID = true
+			return
+		}
+	}
+	d.beginField(f)
+	d.readValue(f, v)
+	d.endField(f)
+}
+
+// readPart reads a part of a line, to its end or to the end of the chunk.
+func (d *Decoder) readPart(p []byte) {
+	switch d.state {
+	case lineStart:
+		if len(p) >= headLen {
+			d.beginPart(p)
+			return
+		}
+		d.state, d.nhead = lineHead, copy(d.head[:], p)
+	case lineHead:
+		n := copy(d.head[d.nhead:], p)
+		if d.nhead += n; d.nhead == headLen {
+			d.beginPart(d.head[:])
+			d.own() // head will be used again
+			d.readPart(p[n:])
+		}
+	case lineValue:
+		d.readValue(d.field, p)
+	case lineSkip:
+	}
+}
+
+// beginPart begins a line of which at least headLen bytes are known.
+func (d *Decoder) beginPart(p []byte) {
+	f, v := split(p)
+	if f == fieldNone {
+		d.state = lineSkip
+		return
+	}
+	d.state, d.field = lineValue, f
+	d.beginField(f)
+	d.readValue(f, v)
+}
+
+// endPart ends a line that was read in parts.
+func (d *Decoder) endPart() {
+	switch d.state {
+	case lineHead:
+		d.readLine(d.head[:d.nhead])
+		d.own() // head will be used again
+	case lineValue:
+		d.endField(d.field)
+	case lineStart, lineSkip:
+	}
+	d.state = lineStart
+}
+
+// beginField, readValue and endField interpret one field. Its value may come in
+// pieces: until endField, only what no other outcome could need is overwritten.
+func (d *Decoder) beginField(f field) {
+	switch f {
+	case fieldData:
+		if d.hasData {
+			d.grow(&d.data, lineFeed)
+		}
+		d.hasData = true
+	case fieldEvent:
+		d.typ.clear()
+	case fieldID:
+		d.newIDNul, d.newIDLong = false, false
+	case fieldRetry:
+		// A value of no digits is not a number.
+		d.newRetry, d.newRetryOK = -1, true
+	case fieldNone:
+	}
+}
+
+func (d *Decoder) readValue(f field, v []byte) {
+	switch f {
+	case fieldData:
+		d.grow(&d.data, v)
+	case fieldEvent:
+		d.grow(&d.typ, v)
+	case fieldID:
+		switch {
+		case d.newIDNul:
+		case bytes.IndexByte(v, 0) >= 0:
+			d.newIDNul = true
+		case d.newIDLong:
+		case d.newID.len()+len(v) > d.max:
+			// A NUL may still follow and make the line void.
+			d.newIDLong = true
+			d.newID.clear()
+		default:
+			d.newID.append(v)
+		}
+	case fieldRetry:
+		for _, c := range v {
+			if c < '0' || c > '9' {
+				d.newRetryOK = false
+				return
+			}
+			d.newRetry = min(max(d.newRetry, 0)*10+int64(c-'0'), maxRetry)
+		}
+	case fieldNone:
+	}
+}
+
+func (d *Decoder) endField(f field) {
+	switch f {
+	case fieldID:
+		switch {
+		case d.newIDNul:
+		case d.newIDLong:
+			d.setTooLarge()
+		default:
+			d.id, d.newID = d.newID, d.id
+			d.hasID = true
+			if d.size() > d.max {
+				d.setTooLarge()
+			}
+		}
+		d.newID.clear()
+	case fieldRetry:
+		if d.newRetryOK && d.newRetry >= 0 {
+			d.retry, d.hasRetry = time.Duration(d.newRetry)*time.Millisecond, true
+		}
+	case fieldNone, fieldData, fieldEvent:
+	}
+}
+
+// endEvent is the blank line (section 9.2.6, "dispatch the event"): the ID is
+// committed whether or not there is something to dispatch.
+func (d *Decoder) endEvent(yield func(*Event)) {
+	if d.hasID {
+		d.lastID = append(d.lastID[:0], d.id.bytes()...)
+	}
+	switch {
+	case !d.hasData:
+	case d.tooLarge:
+		d.skipped++
+	default:
+		// Field by field, which spares a copy of the whole.
+		d.event.Type = d.typ.bytes()
+		d.event.Data = d.data.bytes()
+		d.event.ID = d.lastID
+		yield(&d.event)
+	}
+	d.clearEvent()
+}
+
+func (d *Decoder) clearEvent() {
+	d.typ.clear()
+	d.data.clear()
+	d.id.clear()
+	d.hasData, d.hasID, d.tooLarge = false, false, false
+}
+
+// size is the size of the event so far; see Decoder.
+func (d *Decoder) size() int {
+	return d.typ.len() + d.data.len() + d.id.len()
+}
+
+// grow appends p to the type or the data, unless the event is too large.
+func (d *Decoder) grow(v *value, p []byte) {
+	if d.tooLarge {
+		return
+	}
+	if d.size()+len(p) > d.max {
+		d.setTooLarge()
+		return
+	}
+	v.append(p)
+}
+
+// setTooLarge marks the event as skipped and lets go of all but its ID.
+func (d *Decoder) setTooLarge() {
+	d.tooLarge = true
+	d.typ.clear()
+	d.data.clear()
+}
+
+// own makes everything that is still needed independent of the chunk.
+func (d *Decoder) own() {
+	d.typ.own()
+	d.data.own()
+	d.id.own()
+	d.newID.own()
+	d.event = Event{}
+}
+
+// trim gives up large buffers that are not in use.
+func (d *Decoder) trim() {
+	d.typ.trim()
+	d.data.trim()
+	d.id.trim()
+	d.newID.trim()
+	if cap(d.lastID) > keepBuffer && len(d.lastID) <= keepBuffer {
+		d.lastID = bytes.Clone(d.lastID)
+	}
+}
+
+// value is the value of a field: a view of the chunk while that suffices, so
+// that nothing is copied for an event that comes whole, else a buffer.
+type value struct {
+	view []byte // of memory that is not ours; if not nil, buf is empty
+	buf  []byte
+}
+
+func (v *value) len() int { return len(v.view) + len(v.buf) }
+
+func (v *value) bytes() []byte {
+	if v.view != nil {
+		return v.view
+	}
+	return v.buf
+}
+
+func (v *value) append(p []byte) {
+	if v.len() == 0 {
+		v.set(p)
+		return
+	}
+	v.own()
+	v.buf = append(v.buf, p...)
+}
+
+func (v *value) set(p []byte) {
+	// Without spare capacity: who appends to an event must not write into the
+	// rest of the chunk.
+	v.view, v.buf = p[:len(p):len(p)], v.buf[:0]
+}
+
+func (v *value) clear() {
+	v.view, v.buf = nil, v.buf[:0]
+}
+
+// own makes the value independent of the memory it is a view of.
+func (v *value) own() {
+	if v.view != nil {
+		v.buf = append(v.buf, v.view...)
+		v.view = nil
+	}
+}
+
+func (v *value) trim() {
+	if len(v.buf) == 0 && cap(v.buf) > keepBuffer {
+		v.buf = nil
+	}
+}
+
+// split returns the field of a line and its value, without the one space that
+// may follow the colon. A line without a colon is all name (section 9.2.6). Of
+// a line in progress it needs the first headLen bytes.
+func split(line []byte) (field, []byte) {
+	var f field
+	var rest []byte
+	switch {
+	case len(line) >= 4 && string(line[:4]) == "data":
+		f, rest = fieldData, line[4:]
+	case len(line) >= 2 && string(line[:2]) == "id":
+		f, rest = fieldID, line[2:]
+	case len(line) >= 5 && string(line[:5]) == "event":
+		f, rest = fieldEvent, line[5:]
+	case len(line) >= 5 && string(line[:5]) == "retry":
+		f, rest = fieldRetry, line[5:]
+	default:
+		return fieldNone, nil
+	}
+	switch {
+	case len(rest) == 0:
+		return f, nil
+	case rest[0] != ':':
+		return fieldNone, nil
+	case len(rest) > 1 && rest[1] == ' ':
+		return f, rest[2:]
+	default:
+		return f, rest[1:]
+	}
+}
+
+// index returns the position of the first c in p from pos on, or len(p).
+func index(p []byte, pos int, c byte) int {
+	if i := bytes.IndexByte(p[pos:], c); i >= 0 {
+		return pos + i
+	}
+	return len(p)
+}
+
+// nextLF is index for LF, fast where lines are short: the blank line and most
+// "id" and "event" lines end within two words, before a search has begun.
+func nextLF(p []byte, pos int) int {
+	const (
+		lows  = 0x0101010101010101
+		highs = 0x8080808080808080
+		lfs   = lows * '\n'
+	)
+	for range 2 {
+		if len(p)-pos < 8 {
+			break
+		}
+		// The lowest byte that is zero in x is the lowest that has its high
+		// bit set in m.
+		x := binary.LittleEndian.Uint64(p[pos:]) ^ lfs
+		if m := (x - lows) &^ x & highs; m != 0 {
+			return pos + bits.TrailingZeros64(m)/8
+		}
+		pos += 8
+	}
+	return index(p, pos, '\n')
+}
