@@ -1,0 +1,352 @@
+package ssefanin
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App holds the streams that are shared by several sites, and ties the streams
+// of one configuration to those of the process: it acquires them when the
+// configuration is loaded, has them connected when it starts, and releases
+// them when it is replaced. Handlers bring their streams to it.
+//
+// Nothing of a stream lives here: an App is made anew at every reload, and the
+// streams live on.
+type App struct {
+	// Streams by name. Handlers name one instead of upstreams of their own. A
+	// stream is connected even when no handler names it.
+	Streams map[string]*Stream `json:"streams,omitempty"`
+
+	ctx         caddy.Context
+	logger      *zap.Logger
+	definitions []*definition
+	byKey       map[string]*definition  // by stream key
+	envs        map[string]*environment // by source key
+	handlers    []*Handler
+	attached    []*definition // of definitions, those that have been attached to their hubs
+}
+
+// definition is a stream as one configuration defines it.
+type definition struct {
+	key       string // of the hub
+	label     string
+	name      string // empty for an unnamed stream
+	digest    string // of the source side
+	owner     any    // *caddyhttp.Server of the handler that defined it; nil for the global options
+	upstreams []*upstreamDef
+	retain    eventlog.Options
+	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
+	hub       *hub
+}
+
+// upstreamDef is an upstream of a definition.
+type upstreamDef struct {
+	name string
+	key  string // of the source
+	spec *sourceSpec
+	env  *environment
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "sse_fanin",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision defines the named streams. Nothing is dialled.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	a.logger = ctx.Logger()
+	a.byKey = make(map[string]*definition)
+	a.envs = make(map[string]*environment)
+	for _, name := range slices.Sorted(maps.Keys(a.Streams)) {
+		stream := a.Streams[name]
+		if err := checkName("stream", name); err != nil {
+			return err
+		}
+		if stream == nil {
+			return fmt.Errorf("stream '%s': it has no upstreams", name)
+		}
+		def, err := a.define(name, stream, nil)
+		if err != nil {
+			return err
+		}
+		def.clients = &stream.ClientSettings
+	}
+	return nil
+}
+
+// Start connects the streams. It only adds to what runs: the configuration
+// before this one is still in use, and this one may fail to start.
+func (a *App) Start() error {
+	for _, h := range a.handlers {
+		if h.def == nil {
+			return errUndefined(h.Name)
+		}
+	}
+	for _, def := range a.definitions {
+		def.hub.attach(def)
+		a.attached = append(a.attached, def)
+	}
+	return nil
+}
+
+// Stop takes the configuration off its streams: what only it wanted is
+// disconnected, and what the next one has changed takes effect.
+func (a *App) Stop() error {
+	a.detach()
+	if caddy.Exiting() {
+		endAllClients()
+		return nil
+	}
+	for _, h := range a.handlers {
+		if h.settings.onReload == reloadDrain {
+			h.def.hub.drainHandler(h)
+		}
+	}
+	return nil
+}
+
+// Cleanup releases the streams. One that no configuration holds any more ends.
+func (a *App) Cleanup() error {
+	a.detach() // a configuration that failed to start was never stopped
+	for _, def := range a.definitions {
+		releaseHub(def.hub)
+	}
+	a.definitions = nil
+	return nil
+}
+
+func (a *App) detach() {
+	for _, def := range a.attached {
+		def.hub.detach(def)
+	}
+	a.attached = nil
+}
+
+// add takes a handler in: it defines a stream, or names one.
+func (a *App) add(h *Handler, owner any) error {
+	if len(h.Upstreams) > 0 {
+		def, err := a.define(h.Name, &h.Stream, owner)
+		if err != nil {
+			return err
+		}
+		h.bind(def)
+		a.handlers = append(a.handlers, h)
+		if h.Name != "" {
+			a.bindWaiting(def)
+		}
+		return nil
+	}
+	if h.Name == "" {
+		return fmt.Errorf("no upstreams: give at least one URL, or the name of a stream")
+	}
+	if setting := h.hasSourceSide(); setting != "" {
+		return fmt.Errorf("%s: it belongs where the stream '%s' is defined, together with its upstreams", setting, h.Name)
+	}
+	a.handlers = append(a.handlers, h)
+	if def := a.byKey[namedKey(h.Name)]; def != nil {
+		h.bind(def)
+		return nil
+	}
+	if !a.definedLater(h.Name) {
+		return errUndefined(h.Name)
+	}
+	return nil
+}
+
+// bindWaiting gives a definition to the handlers that named it before.
+func (a *App) bindWaiting(def *definition) {
+	for _, h := range a.handlers {
+		if h.def == nil && h.Name == def.name {
+			h.bind(def)
+		}
+	}
+}
+
+func errUndefined(name string) error {
+	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'", name, name)
+}
+
+// definedLater says whether a handler that is not provisioned yet defines the
+// stream: handlers come in any order, and nothing tells when the last has come.
+func (a *App) definedLater(name string) bool {
+	val, err := a.ctx.AppIfConfigured("http")
+	if err != nil {
+		return false
+	}
+	raw, err := json.Marshal(val.(*caddyhttp.App).Servers)
+	if err != nil {
+		return true // Start will tell
+	}
+	var tree any
+	return json.Unmarshal(raw, &tree) != nil || hasDefinition(tree, name)
+}
+
+// hasDefinition looks for a handler that defines a stream in decoded JSON.
+func hasDefinition(node any, name string) bool {
+	switch node := node.(type) {
+	case map[string]any:
+		if upstreams, ok := node["upstreams"].([]any); ok && len(upstreams) > 0 &&
+			node["handler"] == "sse_fanin" && node["stream"] == name {
+			return true
+		}
+		for _, child := range node {
+			if hasDefinition(child, name) {
+				return true
+			}
+		}
+	case []any:
+		for _, child := range node {
+			if hasDefinition(child, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func namedKey(name string) string { return "name:" + name }
+
+// define judges a stream and acquires its hub. Equal unnamed streams are one.
+func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {
+	def, err := a.build(name, stream)
+	if err != nil {
+		if name != "" {
+			return nil, fmt.Errorf("stream '%s': %w", name, err)
+		}
+		return nil, err
+	}
+	def.owner = owner
+	if same := a.byKey[def.key]; same != nil {
+		// A site with several addresses becomes a handler in each of several
+		// servers; that is one definition.
+		if name != "" && (same.owner == nil || owner == nil || same.owner == owner || same.digest != def.digest) {
+			return nil, fmt.Errorf("stream '%s' is defined twice: define it once and let the other handlers only name it", name)
+		}
+		return same, nil
+	}
+	def.hub = acquireHub(def)
+	a.byKey[def.key] = def
+	a.definitions = append(a.definitions, def)
+	return def, nil
+}
+
+// build resolves a stream's configuration.
+func (a *App) build(name string, stream *Stream) (*definition, error) {
+	if err := stream.validate(); err != nil {
+		return nil, err
+	}
+	if len(stream.Upstreams) == 0 {
+		return nil, fmt.Errorf("it has no upstreams")
+	}
+	def := &definition{name: name, retain: stream.retainOptions()}
+	taken := make(map[string]bool)
+	for _, u := range stream.Upstreams {
+		if u == nil {
+			return nil, fmt.Errorf("an upstream is null")
+		}
+		if u.Name == "" {
+			continue
+		}
+		if err := checkName("upstream", u.Name); err != nil {
+			return nil, err
+		}
+		if taken[u.Name] {
+			return nil, fmt.Errorf("upstream '%s' is defined twice", u.Name)
+		}
+		taken[u.Name] = true
+	}
+	identity := struct {
+		Upstreams []any
+		Retain    eventlog.Options
+	}{Retain: def.retain}
+	for _, u := range stream.Upstreams {
+		ud, err := a.buildUpstream(u, stream, def.retain.MaxBytes, taken)
+		if err != nil {
+			return nil, err
+		}
+		def.upstreams = append(def.upstreams, ud)
+		identity.Upstreams = append(identity.Upstreams, []string{ud.name, ud.key})
+	}
+	def.digest = digest(identity)
+	def.key, def.label = namedKey(name), name
+	if name == "" {
+		def.key, def.label = "id:"+def.digest, def.digest[:8]
+	}
+	return def, nil
+}
+
+func (a *App) buildUpstream(u *Upstream, stream *Stream, size int64, taken map[string]bool) (*upstreamDef, error) {
+	shown := u.Name
+	if shown == "" && len(u.URLs) > 0 {
+		shown = redactText(u.URLs[0])
+	}
+	wrap := func(err error) error { return fmt.Errorf("upstream '%s': %w", shown, err) }
+	switch {
+	case len(u.URLs) == 0:
+		return nil, wrap(fmt.Errorf("it has no URL"))
+	case len(u.URLs) > 1:
+		return nil, wrap(fmt.Errorf("it has %d URLs, but an upstream has one; write an upstream for each", len(u.URLs)))
+	}
+	for _, text := range u.URLs {
+		if err := checkURL(text); err != nil {
+			return nil, err
+		}
+	}
+	if err := u.UpstreamOptions.validate(); err != nil {
+		return nil, wrap(err)
+	}
+	spec, err := u.spec(&stream.UpstreamOptions)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if spec.MaxEventSize > size {
+		return nil, wrap(fmt.Errorf("max_event_size: %d bytes is more than the size of all that is retained, %d bytes", spec.MaxEventSize, size))
+	}
+	key := spec.key()
+	env := a.envs[key]
+	if env == nil {
+		if env, err = newEnvironment(a.ctx, spec); err != nil {
+			return nil, wrap(err)
+		}
+		a.envs[key] = env
+	}
+	ud := &upstreamDef{name: u.Name, key: key, spec: spec, env: env}
+	if ud.name == "" {
+		ud.name = unique(defaultName(u.URLs[0], env.endpoint), taken)
+	}
+	return ud, nil
+}
+
+// unique makes a name differ from those that are taken.
+func unique(name string, taken map[string]bool) string {
+	candidate := name
+	for n := 2; taken[candidate]; n++ {
+		candidate = fmt.Sprintf("%s-%d", name, n)
+	}
+	taken[candidate] = true
+	return candidate
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

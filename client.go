@@ -1,0 +1,335 @@
+package ssefanin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+)
+
+const (
+	// maxWrite is the most that is written to a client at once, in bytes. A
+	// client has the write timeout for that much.
+	maxWrite = 64 << 10
+
+	// exitTimeout is the write deadline when the process exits.
+	exitTimeout = time.Second
+
+	// maxPosition is the longest Last-Event-ID that is looked at, in bytes.
+	maxPosition = 1 << 10
+
+	// hardMargin is how long before a hard deadline of the server's a stream
+	// ends by itself, so that the client sees an end and no error.
+	hardMargin = time.Second
+)
+
+// client writes a stream to one connected client. Used by the goroutine of
+// the request only.
+type client struct {
+	hub      *hub
+	sub      *subscriber
+	settings *clientSettings
+
+	w    http.ResponseWriter
+	rc   *http.ResponseController
+	idle *caddyhttp.IdleTimeoutWriter // nil where the server has none
+
+	log    *streamLog
+	reader *eventlog.Reader
+	buf    []byte // scratch for what is not in the log
+}
+
+// serveStream answers a request with the stream until the client, the stream
+// or the process ends. The header is written in any case: from there on,
+// nothing may be reported but by the stream itself.
+func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error {
+	h, settings := handler.def.hub, handler.settings
+	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	base := w
+	if idle != nil {
+		base = idle.ResponseWriter
+	}
+	c := &client{
+		hub:      h,
+		sub:      newSubscriber(handler, settings, base),
+		settings: settings,
+		w:        w,
+		rc:       http.NewResponseController(w),
+		idle:     idle,
+	}
+	if idle != nil && !idle.Deadline.HardDeadline.IsZero() {
+		c.sub.endBy(idle.Deadline.HardDeadline.Add(-hardMargin), endAge)
+	}
+	if err := h.subscribe(c.sub); err != nil {
+		return refuse(w, c.rc, settings, err)
+	}
+	defer h.unsubscribe(c.sub)
+	defer c.sub.close()
+	stop := context.AfterFunc(r.Context(), func() { c.sub.endNow(endClient) })
+	defer stop()
+	if idle != nil {
+		// Its deadlines are set at every write and flush anyway; ours would
+		// come on top. A minimum rate would end quiet streams.
+		restore := idle.Override(settings.writeTimeout, 0, 0)
+		defer restore()
+	}
+
+	why := c.run(r)
+	c.finish(why)
+	if entry := handler.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
+		entry.Write(zap.String("stream", h.label), zap.String("reason", string(why)))
+	}
+	return nil
+}
+
+// refuse answers a client that the hub does not take.
+func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *clientSettings, err error) error {
+	wait := rand.N(fullWaitMax-fullWaitMin+1) + fullWaitMin
+	if errors.Is(err, errFull) && settings.whenFull == fullReject {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	// EventSource never comes back from any other status
+	writeHeader(w)
+	if errors.Is(err, errGone) {
+		wait = settings.drawRetry()
+	}
+	_, _ = w.Write(append(sse.AppendRetry(nil, wait), '\n'))
+	_ = rc.Flush()
+	return nil
+}
+
+// The range of the waits told to clients that find the stream full.
+const (
+	fullWaitMin = 30 * time.Second
+	fullWaitMax = 90 * time.Second
+)
+
+func (s *clientSettings) drawRetry() time.Duration {
+	return s.retryMin + rand.N(s.retryMax-s.retryMin+1)
+}
+
+func writeHeader(w http.ResponseWriter) {
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-store, no-transform")
+	header.Set("X-Accel-Buffering", "no")
+	header.Del("Content-Length")
+	w.WriteHeader(http.StatusOK)
+}
+
+// run writes the head and then events until something ends the stream.
+func (c *client) run(r *http.Request) endReason {
+	writeHeader(c.w)
+	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
+	c.buf = sse.AppendComment(c.buf, "sse_fanin")
+	c.position(r)
+	if why := c.write(c.buf); why != "" {
+		return why
+	}
+	for {
+		if why, ended := c.sub.ended(time.Now()); ended {
+			return why
+		}
+		if why := c.writeEvents(); why != "" {
+			return why
+		}
+		if time.Now().UnixNano() >= c.sub.beat.Load() {
+			if why := c.write(heartbeatLine); why != "" {
+				return why
+			}
+		}
+		// Whatever the token was given for is looked for above, after it is taken.
+		<-c.sub.token
+	}
+}
+
+var heartbeatLine = []byte(":\n\n")
+
+// writeEvents writes everything that waits in the log.
+func (c *client) writeEvents() endReason {
+	for {
+		chunk, _, err := c.reader.Next(maxWrite)
+		switch {
+		case err != nil:
+			if c.settings.slow == slowDisconnect {
+				return endSlow
+			}
+			missed := c.reader.Skip()
+			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
+			chunk = c.buf
+		case chunk == nil:
+			log := c.hub.log.Load()
+			if log == c.log {
+				return ""
+			}
+			// Other ids, another log. The old one gets no more events; it may
+			// have got one since we looked.
+			if c.reader.Position() <= c.log.Head() {
+				continue
+			}
+			c.log, c.reader = log, log.NewReader(1)
+			continue
+		}
+		if why := c.write(chunk); why != "" {
+			return why
+		}
+		if why, ended := c.sub.ended(time.Now()); ended {
+			return why
+		}
+	}
+}
+
+// write sends a piece that ends at the end of an event, and notes when the
+// next heartbeat is due.
+func (c *client) write(p []byte) endReason {
+	if c.idle == nil {
+		// a deadline left armed would end an idle HTTP/2 stream
+		_ = c.rc.SetWriteDeadline(time.Now().Add(c.settings.writeTimeout))
+		defer func() { _ = c.rc.SetWriteDeadline(time.Time{}) }()
+	}
+	_, err := c.w.Write(p)
+	if err == nil {
+		err = c.rc.Flush()
+	}
+	if err != nil {
+		if why, ended := c.sub.ended(time.Now()); ended {
+			return why
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return endTimeout
+		}
+		return endClient
+	}
+	if c.settings.heartbeat > 0 {
+		c.sub.beat.Store(time.Now().Add(c.settings.heartbeat).UnixNano())
+	}
+	return ""
+}
+
+// finish leaves the connection so that net/http can write the end of the
+// response: the deadline of the last write may long have passed.
+func (c *client) finish(why endReason) {
+	switch why {
+	case endClient, endTimeout:
+	case endExit:
+		_ = c.rc.SetWriteDeadline(time.Now().Add(exitTimeout))
+	default:
+		if c.idle != nil { // which sets the deadline of the next response, too
+			_ = c.rc.SetWriteDeadline(time.Now().Add(c.settings.writeTimeout))
+		}
+	}
+}
+
+// position finds where the client begins, makes its reader, and appends what
+// there is to say about it to the head.
+func (c *client) position(r *http.Request) {
+	c.log = c.hub.log.Load()
+	now := time.Now()
+	c.log.Expire(now)
+	asked := requestedPosition(r)
+	if asked == "" || !c.log.ids {
+		next := c.startPosition()
+		c.reader = c.log.NewReader(next)
+		if c.log.ids {
+			// A block with an id and no data fires nothing, but gives the
+			// client a position: should its connection fail before the first
+			// event, it still misses nothing.
+			c.buf = sse.AppendID(c.buf, c.log.CursorBefore(next, now).String())
+		}
+		c.buf = append(c.buf, '\n')
+		return
+	}
+	c.buf = append(c.buf, '\n')
+	cursor, ok := eventlog.ParseCursor(asked)
+	var next uint64
+	state := eventlog.Unknown
+	if ok {
+		next, state = c.log.After(cursor)
+	}
+	switch state {
+	case eventlog.Known:
+		c.reader = c.log.NewReader(next)
+	case eventlog.Expired:
+		c.reader = c.log.NewReader(next)
+		missed := next - cursor.Offset - 1
+		c.buf = c.appendGap(c.buf, gapExpired, &missed)
+	default:
+		next = c.startPosition()
+		if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
+			next = c.log.Since(cursor.Time - clockSkew.Milliseconds())
+		}
+		c.reader = c.log.NewReader(next)
+		c.buf = c.appendGap(c.buf, gapUnknown, nil)
+	}
+}
+
+// clockSkew is by how much the clocks of two nodes, or of two runs, may
+// differ for a cursor's time to be of use.
+const clockSkew = time.Second
+
+// requestedPosition is the cursor that a client comes with; the header wins.
+// What cannot be a cursor is still one, of an unknown epoch.
+func requestedPosition(r *http.Request) string {
+	asked := r.Header.Get("Last-Event-ID")
+	if asked == "" {
+		query := r.URL.Query()
+		if asked = query.Get("lastEventId"); asked == "" {
+			asked = query.Get("last_event_id")
+		}
+	}
+	if len(asked) > maxPosition {
+		return "unknown"
+	}
+	return asked
+}
+
+// startPosition is where a client without a cursor begins.
+func (c *client) startPosition() uint64 {
+	switch c.settings.start {
+	case startLive:
+		return c.log.Head() + 1
+	case startOldest:
+		return c.log.Tail()
+	}
+	n, _ := strconv.ParseUint(string(c.settings.start), 10, 63) // validated at load
+	return c.log.Last(n)
+}
+
+// The reasons of a gap.
+const (
+	gapExpired = "expired"
+	gapUnknown = "unknown"
+)
+
+// gapData is the data of a fanin.gap event.
+type gapData struct {
+	Reason  string  `json:"reason"`
+	Missed  *uint64 `json:"missed"`
+	Resumed *string `json:"resumed"`
+}
+
+// appendGap appends the event that tells the client that something is gone,
+// with an id that makes its next reconnect good.
+func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
+	gap := gapData{Reason: why, Missed: missed}
+	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
+	if c.log.ids {
+		resumed := c.log.CursorBefore(c.reader.Position(), time.Now()).String()
+		gap.Resumed = &resumed
+		ev.ID = []byte(resumed)
+	}
+	ev.Data, _ = json.Marshal(gap) // strings and numbers cannot fail
+	return sse.AppendEvent(dst, &ev)
+}

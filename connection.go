@@ -1,0 +1,327 @@
+package ssefanin
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+)
+
+const (
+	// headTimeout bounds an attempt from the dial to the end of the response's
+	// header, redirects included.
+	headTimeout = 30 * time.Second
+
+	// readBuffer is how much is read from an upstream at once, in bytes.
+	readBuffer = 32 << 10
+
+	// maxResumeID is the longest Last-Event-ID that is sent. Servers limit
+	// their request headers to 8 KiB and more, all fields together; beyond the
+	// limit some close the connection without an answer, so that an upstream
+	// with an endless id could never be reconnected.
+	maxResumeID = 4 << 10
+)
+
+// reason is why a connection ended; a fixed set, for logs and metrics.
+type reason string
+
+const (
+	reasonEOF         reason = "eof"          // the upstream ended the stream
+	reasonError       reason = "error"        // of the network
+	reasonHeadTimeout reason = "head_timeout" // no answer in time
+	reasonIdle        reason = "idle_timeout"
+	reasonStatus      reason = "status"
+	reasonType        reason = "content_type"
+	reasonFinished    reason = "finished" // 204
+	reasonRedirect    reason = "redirect" // refused
+	reasonRequest     reason = "request"  // could not be built
+	reasonRefusedID   reason = "refused_id"
+)
+
+var (
+	errHeadTimeout = fmt.Errorf("no answer within %s", headTimeout)
+	errIdle        = errors.New("nothing was received for the idle_timeout")
+)
+
+// ending is how an attempt ended, and what follows from it.
+type ending struct {
+	reason   reason
+	status   int    // of the response, if that was the reason
+	err      error  // if there is more to say
+	url      string // redacted; the last one of a chain of redirects
+	wait     time.Duration
+	wasUp    bool // it was a stream
+	slow     bool // wait is the slow retry's
+	finished bool // not to be dialled again
+}
+
+// text is the ending in words, to compare and to show.
+func (e ending) text() string {
+	switch {
+	case e.err != nil:
+		return string(e.reason) + ": " + e.err.Error()
+	case e.status != 0:
+		return string(e.reason) + ": " + strconv.Itoa(e.status)
+	}
+	return string(e.reason)
+}
+
+// resumeState is what a connection knows of an upstream: where to resume, and
+// what not to take over twice.
+type resumeState struct {
+	decoder *sse.Decoder
+	replay  *replay
+}
+
+// connection reads one endpoint for a source. Used by the source's run
+// goroutine only.
+type connection struct {
+	source *source
+	spec   *sourceSpec
+	resumeState
+	backoff backoff
+	buf     []byte
+
+	connected    bool // an answer was a stream at least once
+	badIDLogged  bool // of the current id
+	withoutID    bool // the next attempt leaves the id out, once
+	skippedSoFar uint64
+}
+
+// newConnection returns a connection that was never dialled; resume, if any,
+// is what an earlier connection to the same upstream left.
+func newConnection(s *source, spec *sourceSpec, resume *resumeState) *connection {
+	c := &connection{
+		source:  s,
+		spec:    spec,
+		backoff: backoff{base: spec.BackoffBase, max: spec.BackoffMax},
+	}
+	if resume != nil {
+		c.resumeState = *resume
+		c.connected = true
+		return c
+	}
+	c.decoder = sse.NewDecoder(int(spec.MaxEventSize))
+	c.replay = newReplay()
+	if spec.Resume != resumeOn && spec.Resume != resumeOff {
+		c.decoder.SetLastEventID(spec.Resume)
+	}
+	return c
+}
+
+// lastEventID returns the id to resume from, if it can be sent.
+func (c *connection) lastEventID() string {
+	if c.spec.Resume == resumeOff || c.withoutID {
+		return ""
+	}
+	id := c.decoder.LastEventID()
+	if id == "" || (len(id) <= maxResumeID && sendable(id)) {
+		c.badIDLogged = false
+		return id
+	}
+	if !c.badIDLogged {
+		c.badIDLogged = true
+		c.source.logger().Warn("the last event id cannot be sent in a header; events may be missed over this reconnect",
+			zap.Int("id_length", len(id)))
+	}
+	return ""
+}
+
+// sendable says whether net/http sends the value: no control characters.
+func sendable(id string) bool {
+	for i := 0; i < len(id); i++ {
+		if (id[i] < ' ' && id[i] != '\t') || id[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// attempt dials once and reads until the stream ends, and says what to do
+// next. ctx ends it.
+func (c *connection) attempt(ctx context.Context, env *environment) ending {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	id := c.lastEventID()
+	c.withoutID = false
+	headTimer := time.AfterFunc(headTimeout, func() { cancel(errHeadTimeout) })
+	resp, end := env.open(ctx, id)
+	headTimer.Stop()
+	if resp == nil {
+		if errors.Is(context.Cause(ctx), errHeadTimeout) {
+			end.reason, end.err = reasonHeadTimeout, errHeadTimeout
+		}
+		return c.next(end)
+	}
+	defer resp.Body.Close()
+
+	end.reason, end.status = reasonStatus, resp.StatusCode
+	switch resp.StatusCode {
+	case http.StatusOK:
+		body, err := streamBody(resp)
+		if err != nil {
+			end.reason, end.status, end.err, end.slow = reasonType, 0, err, true
+			break
+		}
+		end.status = 0
+		return c.next(c.read(ctx, cancel, body, end))
+	case http.StatusNoContent:
+		end.reason, end.finished = reasonFinished, true
+	case http.StatusBadRequest, http.StatusPreconditionFailed,
+		http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
+		if id != "" {
+			c.withoutID = true
+			end.reason = reasonRefusedID
+			end.err = fmt.Errorf("status %d to a request with a Last-Event-ID of %d bytes; trying once without it, events may be missed", resp.StatusCode, len(id))
+			return end
+		}
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
+		end.slow = true
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		end.wait = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	}
+	return c.next(end)
+}
+
+// next adds the wait that follows from an ending, unless it has one.
+func (c *connection) next(end ending) ending {
+	switch {
+	case end.finished:
+	case end.slow:
+		end.wait = c.backoff.slow()
+	case end.wait == 0:
+		end.wait = c.backoff.next()
+	}
+	return end
+}
+
+// streamBody checks that a response is an event stream and returns its body,
+// decoded.
+func streamBody(resp *http.Response) (io.Reader, error) {
+	contentType := resp.Header.Get("Content-Type")
+	// ParseMediaType is stricter about parameters than the type needs
+	mediaType, _, _ := mime.ParseMediaType(contentType)
+	if mediaType == "" {
+		mediaType, _, _ = strings.Cut(contentType, ";")
+	}
+	if !strings.EqualFold(strings.TrimSpace(mediaType), "text/event-stream") {
+		return nil, fmt.Errorf("the answer is of type %.100q, not text/event-stream", contentType)
+	}
+	switch encoding := resp.Header.Get("Content-Encoding"); strings.ToLower(strings.TrimSpace(encoding)) {
+	case "", "identity":
+		return resp.Body, nil
+	case "gzip", "x-gzip":
+		return &gzipBody{body: resp.Body}, nil
+	default:
+		return nil, fmt.Errorf("the answer is encoded as %.100q, though identity was asked for", encoding)
+	}
+}
+
+// gzipBody decodes a body; the header of the encoding is read when the first
+// bytes are, not when the response is judged, since it may be late.
+type gzipBody struct {
+	body io.Reader
+	zr   *gzip.Reader
+}
+
+func (g *gzipBody) Read(p []byte) (int, error) {
+	if g.zr == nil {
+		zr, err := gzip.NewReader(g.body)
+		if err != nil {
+			return 0, fmt.Errorf("decoding gzip: %w", err)
+		}
+		g.zr = zr
+	}
+	return g.zr.Read(p)
+}
+
+// read takes over the events of a stream until it ends.
+func (c *connection) read(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader, end ending) ending {
+	end.wasUp = true
+	c.source.up(end.url)
+	opened := time.Now()
+	c.decoder.Reset()
+	if c.connected {
+		c.replay.open(opened)
+	}
+	c.connected = true
+	if c.buf == nil {
+		c.buf = make([]byte, readBuffer)
+	}
+
+	var idle *time.Timer
+	if c.spec.IdleTimeout > 0 {
+		idle = time.AfterFunc(c.spec.IdleTimeout, func() { cancel(errIdle) })
+		defer idle.Stop()
+	}
+	var now time.Time
+	deliver := func(ev *sse.Event) {
+		if !c.replay.seen(ev, now) {
+			c.source.deliver(ev, now)
+		}
+	}
+	c.skippedSoFar = c.decoder.Skipped()
+	loggedSkip := false
+	for {
+		n, err := body.Read(c.buf)
+		if n > 0 {
+			now = time.Now()
+			if idle != nil {
+				idle.Reset(c.spec.IdleTimeout)
+			}
+			c.decoder.Decode(c.buf[:n], deliver)
+			if d, ok := c.decoder.TakeRetry(); ok {
+				c.backoff.setBase(d)
+			}
+			if skipped := c.decoder.Skipped(); skipped != c.skippedSoFar {
+				c.skippedSoFar = skipped
+				if !loggedSkip {
+					loggedSkip = true
+					c.source.logger().Warn("skipped an event larger than max_event_size; further ones of this connection are not logged",
+						zap.Int64("max_event_size", c.spec.MaxEventSize))
+				}
+			}
+		}
+		if err == nil {
+			continue
+		}
+		end.reason = reasonEOF
+		if !errors.Is(err, io.EOF) {
+			end.reason, end.err = reasonError, err
+		}
+		if errors.Is(context.Cause(ctx), errIdle) {
+			end.reason, end.err = reasonIdle, errIdle
+		}
+		c.backoff.lived(time.Since(opened))
+		return end
+	}
+}
+
+// retryAfter is the wait that a Retry-After header asks for: seconds or a
+// date, at most maxRetryAfter; 0 if there is none to obey.
+func retryAfter(value string, now time.Time) time.Duration {
+	value = strings.TrimSpace(value)
+	if value == "" {
+		return 0
+	}
+	var wait time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
+		wait = time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+	} else if errors.Is(err, strconv.ErrRange) {
+		wait = maxRetryAfter
+	} else if date, err := http.ParseTime(value); err == nil {
+		wait = date.Sub(now)
+	}
+	return min(max(wait, 0), maxRetryAfter)
+}

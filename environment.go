@@ -1,0 +1,228 @@
+package ssefanin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+const (
+	// maxRedirects is how many redirects one attempt follows.
+	maxRedirects = 10
+
+	// maxResponseHeader bounds the header of an upstream's response, in bytes,
+	// where the transport has no bound of its own.
+	maxResponseHeader = 64 << 10
+
+	userAgent = "caddy-sse-fanin"
+)
+
+// environment is what one configuration supplies to dial a source with. It is
+// used only while the configuration is: from its Start to its Stop.
+type environment struct {
+	endpoint  endpoint
+	transport *reverseproxy.HTTPTransport
+	headerOps []*headers.HeaderOps
+	logger    *zap.Logger
+}
+
+// newEnvironment evaluates a spec for one configuration. Nothing is dialled.
+func newEnvironment(ctx caddy.Context, spec *sourceSpec) (*environment, error) {
+	ep, err := evaluateURL(spec.URLs[0])
+	if err != nil {
+		return nil, err
+	}
+	env := &environment{endpoint: ep, logger: ctx.Logger()}
+	if env.transport, err = loadTransport(ctx, spec, ep); err != nil {
+		return nil, err
+	}
+	for _, ops := range spec.headerOps {
+		if err := ops.Provision(ctx); err != nil {
+			return nil, fmt.Errorf("header_up: %w", err)
+		}
+		env.headerOps = append(env.headerOps, ops)
+	}
+	return env, nil
+}
+
+// loadTransport loads the transport module and rejects what cannot stream
+// outside a client's request.
+func loadTransport(ctx caddy.Context, spec *sourceSpec, ep endpoint) (*reverseproxy.HTTPTransport, error) {
+	var transport *reverseproxy.HTTPTransport
+	if spec.transportRaw == nil {
+		transport = new(reverseproxy.HTTPTransport)
+		if err := transport.Provision(ctx); err != nil {
+			return nil, fmt.Errorf("transport: %w", err)
+		}
+	} else {
+		// loading clears the raw text, which another upstream may share
+		options := UpstreamOptions{TransportRaw: append([]byte(nil), spec.transportRaw...)}
+		mod, err := ctx.LoadModule(&options, "TransportRaw")
+		if err != nil {
+			return nil, fmt.Errorf("transport: %w", err)
+		}
+		if transport, err = usableTransport(mod); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkTransport(transport, ep); err != nil {
+		return nil, err
+	}
+	transport.Transport.DisableCompression = true // it would hold small events back
+	if transport.MaxResponseHeaderSize == 0 {
+		transport.Transport.MaxResponseHeaderBytes = maxResponseHeader
+	}
+	return transport, nil
+}
+
+// usableTransport rejects transports that cannot stream outside a request.
+func usableTransport(mod any) (*reverseproxy.HTTPTransport, error) {
+	transport, ok := mod.(*reverseproxy.HTTPTransport)
+	if !ok {
+		name := fmt.Sprintf("%T", mod)
+		if m, ok := mod.(caddy.Module); ok {
+			name = m.CaddyModule().ID.Name()
+		}
+		return nil, fmt.Errorf("transport: '%s' works only within a client's request, while an upstream is connected without one; use 'http'", name)
+	}
+	if transport.ProxyProtocol != "" {
+		return nil, errors.New("transport: proxy_protocol tells the upstream a client's address, but the connection is shared by all clients")
+	}
+	return transport, nil
+}
+
+// checkTransport judges a transport against the URL; the scheme decides TLS.
+func checkTransport(t *reverseproxy.HTTPTransport, ep endpoint) error {
+	tls := ep.url.Scheme == "https"
+	only := func(version string) bool { return len(t.Versions) == 1 && t.Versions[0] == version }
+	switch {
+	case t.TLS != nil && !tls:
+		return fmt.Errorf("transport: TLS is configured, but the URL '%s' begins with http://; use https://", ep)
+	case only("3") && !tls:
+		return fmt.Errorf("transport: HTTP/3 needs TLS, but the URL '%s' begins with http://; use https://", ep)
+	case only("h2c") && tls:
+		return fmt.Errorf("transport: h2c is HTTP/2 without TLS, but the URL '%s' begins with https://; use http:// or version 2", ep)
+	}
+	return nil
+}
+
+// hasClientCertificate says whether requests are authenticated by TLS.
+func (e *environment) hasClientCertificate() bool {
+	tls := e.transport.TLS
+	return tls != nil && (tls.ClientCertificateFile != "" || tls.ClientCertificateAutomate != "")
+}
+
+// open asks for the stream, following redirects. It returns a response that
+// is no redirect, whose body is to be closed, or nil and why there is none.
+func (e *environment) open(ctx context.Context, lastEventID string) (*http.Response, ending) {
+	target := e.endpoint.url
+	abroad := false // a redirect has left the upstream's origin
+	for hop := 0; ; hop++ {
+		end := ending{url: redactURL(target)}
+		if !abroad && e.endpoint.socket != "" {
+			end.url = e.endpoint.String()
+		}
+		req, err := e.request(ctx, target, abroad, lastEventID)
+		if err != nil {
+			end.reason, end.err = reasonRequest, err
+			return nil, end
+		}
+		resp, err := e.transport.RoundTrip(req)
+		if err != nil {
+			end.reason, end.err = reasonError, err
+			return nil, end
+		}
+		switch resp.StatusCode {
+		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+			http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		default:
+			return resp, end
+		}
+		_ = resp.Body.Close() // nothing of it is wanted
+		next, err := e.redirect(target, resp, hop)
+		if err != nil {
+			end.reason, end.status, end.err, end.slow = reasonRedirect, resp.StatusCode, err, true
+			return nil, end
+		}
+		abroad = abroad || origin(next) != origin(e.endpoint.url)
+		target = next
+	}
+}
+
+// redirect judges where a response sends us.
+func (e *environment) redirect(from *url.URL, resp *http.Response, hop int) (*url.URL, error) {
+	if hop == maxRedirects {
+		return nil, fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	location := resp.Header.Get("Location")
+	if location == "" {
+		return nil, errors.New("a redirect without a Location")
+	}
+	next, err := from.Parse(location)
+	if err != nil {
+		return nil, errors.New("a redirect to an invalid Location")
+	}
+	if (next.Scheme != "http" && next.Scheme != "https") || next.Hostname() == "" {
+		return nil, fmt.Errorf("a redirect to %s, which is not http(s)", redactURL(next))
+	}
+	if from.Scheme == "https" && next.Scheme == "http" {
+		return nil, fmt.Errorf("a redirect from https to %s", redactURL(next))
+	}
+	next.Fragment, next.RawFragment = "", ""
+	if origin(next) != origin(e.endpoint.url) && e.hasClientCertificate() {
+		return nil, fmt.Errorf("a redirect to another origin, %s, though a client certificate is configured", redactURL(next))
+	}
+	next.User = nil // never what a Location says
+	return next, nil
+}
+
+// request builds a prepared request. Abroad, beyond a redirect to another
+// origin, it carries no secrets.
+func (e *environment) request(ctx context.Context, target *url.URL, abroad bool, lastEventID string) (*http.Request, error) {
+	if e.endpoint.socket != "" && !abroad {
+		ctx = context.WithValue(ctx, caddy.CtxKey("reverse_proxy.dial_info"), reverseproxy.DialInfo{
+			Network: "unix",
+			Address: e.endpoint.socket,
+			Host:    e.endpoint.socket,
+		})
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("building the request: %w", err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	req.Header.Set("Cache-Control", "no-cache")
+	req.Header.Set("Accept-Encoding", "identity")
+	req.Header.Set("User-Agent", userAgent)
+
+	repl := caddy.NewReplacer()
+	req = caddyhttp.PrepareRequest(req, repl, nil, nil)
+	host, port, hostport := e.endpoint.hostport()
+	repl.Set("http.reverse_proxy.upstream.address", hostport)
+	repl.Set("http.reverse_proxy.upstream.hostport", hostport)
+	repl.Set("http.reverse_proxy.upstream.host", host)
+	repl.Set("http.reverse_proxy.upstream.port", port)
+	if abroad {
+		return req, nil
+	}
+	if user := e.endpoint.url.User; user != nil {
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password)
+	}
+	if lastEventID != "" {
+		req.Header.Set("Last-Event-ID", lastEventID)
+	}
+	for _, ops := range e.headerOps {
+		ops.ApplyToRequest(req)
+	}
+	return req, nil
+}

@@ -1,0 +1,112 @@
+// Package ssefanin is a Caddy HTTP handler that merges the events of several
+// Server-Sent-Events upstreams into one stream and serves it to every client.
+//
+// Each upstream is connected once per process, however many clients, sites and
+// configurations use it. docs/ARCHITECTURE.md follows an event through the
+// files.
+package ssefanin
+
+import (
+	"fmt"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler serves a merged stream of Server-Sent Events. It connects to its
+// upstreams once, whatever the number of clients, and writes the events of all
+// of them to every client. A client that reconnects goes on where it was.
+//
+// With `upstreams` it defines a stream; with only the name of one in `stream`,
+// it serves a stream that the `sse_fanin` app or another handler defines.
+//
+// Only what is written is defined by the format (WHATWG HTML, section 9.2).
+type Handler struct {
+	// The name of the stream. A named stream keeps its clients and its
+	// position over reloads that change its upstreams or settings; without a
+	// name, a stream is what its upstreams and settings make it.
+	Name string `json:"stream,omitempty"`
+
+	Stream
+
+	def      *definition
+	settings *clientSettings
+	logger   *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sse_fanin",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision judges the configuration and hands the stream to the app, which
+// owns it from there on: the handler itself has nothing to clean up.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if h.Name != "" {
+		if err := checkName("stream", h.Name); err != nil {
+			return err
+		}
+	}
+	if err := h.ClientSettings.validate(); err != nil {
+		return err
+	}
+	val, err := ctx.App("sse_fanin")
+	if err != nil {
+		return fmt.Errorf("getting the sse_fanin app: %w", err)
+	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if err := val.(*App).add(h, server); err != nil {
+		return err
+	}
+	if server != nil {
+		// Streams ended in an app's Stop or in Cleanup are ended too late:
+		// before that, the server waits for its requests, for ever.
+		server.RegisterOnShutdown(func() {
+			if caddy.Exiting() {
+				endAllClients()
+			}
+		})
+	}
+	return nil
+}
+
+// bind gives the handler the stream it serves.
+func (h *Handler) bind(def *definition) {
+	h.def = def
+	settings := h.ClientSettings.over(def.clients).resolve()
+	h.settings = &settings
+}
+
+// ServeHTTP serves the stream. It does not call the next handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if h.def == nil { // a configuration that is about to fail to start
+		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name))
+	}
+	switch r.Method {
+	case http.MethodGet:
+		return serveStream(w, r, h)
+	case http.MethodHead:
+		writeHeader(w)
+		return nil
+	default:
+		w.Header().Set("Allow", "GET, HEAD")
+		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed on an event stream", r.Method))
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

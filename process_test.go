@@ -1,0 +1,628 @@
+package ssefanin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// long runs the scenarios in full length and size; .ci/run sets it.
+var long = flag.Bool("long", false, "run the scenarios in full length and size")
+
+// scale is a scenario's size: short by default, full with -long.
+func scale[T any](short, full T) T {
+	if *long {
+		return full
+	}
+	return short
+}
+
+var buildOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "sse-fanin-caddy-")
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, "caddy")
+	out, err := exec.Command("go", "build", "-o", binary, "./cmd/caddy").CombinedOutput()
+	if err != nil {
+		return dir, fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// process is a running Caddy, built from cmd/caddy.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	dir   string
+	addr  string // of the site
+	admin *http.Client
+	log   *logBuffer
+	done  chan struct{} // closed when the process has ended
+}
+
+// logBuffer keeps what a process writes.
+type logBuffer struct {
+	mu  sync.Mutex // protects buf
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// startProcess runs Caddy with a site. The site's text stands in a block that
+// listens on p.addr; global, if any, among the global options.
+func startProcess(t *testing.T, global, site string) *process {
+	t.Helper()
+	dir, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, dir: t.TempDir(), addr: freeAddr(t), log: new(logBuffer), done: make(chan struct{})}
+	socket := filepath.Join(p.dir, "admin.sock")
+	p.admin = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	file := filepath.Join(p.dir, "Caddyfile")
+	if err := os.WriteFile(file, []byte(p.caddyfile(global, site)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.cmd = exec.Command(filepath.Join(dir, "caddy"), "run", "--config", file, "--adapter", "caddyfile")
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go p.wait()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		if t.Failed() {
+			t.Logf("log of caddy:\n%s", tail(p.log.String(), 6000))
+		}
+	})
+	eventually(t, 20*time.Second, "caddy listens", func() bool {
+		conn, err := net.Dial("tcp", p.addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return p
+}
+
+// wait reaps the process. The test owns it; Kill or an exit ends it.
+func (p *process) wait() {
+	defer close(p.done)
+	_ = p.cmd.Wait()
+}
+
+func (p *process) caddyfile(global, site string) string {
+	return fmt.Sprintf(`{
+	admin unix/%s
+	auto_https off
+	persist_config off
+	%s
+}
+http://%s {
+	%s
+}
+`, filepath.Join(p.dir, "admin.sock"), global, p.addr, site)
+}
+
+func (p *process) url(path string) string { return "http://" + p.addr + path }
+
+// reload loads another configuration.
+func (p *process) reload(global, site string) {
+	p.t.Helper()
+	resp, err := p.admin.Post("http://caddy/load", "text/caddyfile", strings.NewReader(p.caddyfile(global, site)))
+	if err != nil {
+		p.t.Fatalf("reloading: %v", err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		p.t.Fatalf("reloading: %s: %s", resp.Status, body)
+	}
+}
+
+// get reads from the admin endpoint.
+func (p *process) get(path string) string {
+	p.t.Helper()
+	resp, err := p.admin.Get("http://caddy" + path)
+	if err != nil {
+		p.t.Fatalf("admin: %v", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatalf("admin: %v", err)
+	}
+	return string(body)
+}
+
+var goroutineTotal = regexp.MustCompile(`goroutine profile: total (\d+)`)
+
+func (p *process) goroutines() int {
+	p.t.Helper()
+	m := goroutineTotal.FindStringSubmatch(p.get("/debug/pprof/goroutine?debug=1"))
+	if m == nil {
+		p.t.Fatal("no goroutine profile")
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+var heapInUse = regexp.MustCompile(`# HeapAlloc = (\d+)`)
+
+// heap is the memory that is still in use after a collection, in bytes.
+func (p *process) heap() int64 {
+	p.t.Helper()
+	m := heapInUse.FindStringSubmatch(p.get("/debug/pprof/heap?gc=1&debug=1"))
+	if m == nil {
+		p.t.Fatal("no heap profile")
+	}
+	n, _ := strconv.ParseInt(m[1], 10, 64)
+	return n
+}
+
+// rss is the resident memory of the process, in bytes.
+func (p *process) rss() int64 {
+	p.t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Skip("no /proc")
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kb << 10
+		}
+	}
+	p.t.Fatal("no VmRSS")
+	return 0
+}
+
+// terminate sends SIGTERM and returns how long the process took to exit.
+func (p *process) terminate(atMost time.Duration) time.Duration {
+	p.t.Helper()
+	begin := time.Now()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(atMost):
+		p.t.Errorf("caddy has not exited %s after SIGTERM", atMost)
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+	return time.Since(begin)
+}
+
+// freeAddr finds a loopback address nobody listens on: with port 0, a reload
+// would change the port.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, atMost time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(atMost)
+	defer deadline.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("not within %s: %s", atMost, what)
+		case <-again.C:
+		}
+	}
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "…" + s[len(s)-n:]
+	}
+	return s
+}
+
+func newOrigin(t *testing.T, cfg ssetest.OriginConfig) *ssetest.Origin {
+	t.Helper()
+	o, err := ssetest.NewOrigin(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settle lets the origins send no more and waits until every client has it all.
+func settle(t *testing.T, v *ssetest.Verifier, origins ...*ssetest.Origin) {
+	t.Helper()
+	for _, o := range origins {
+		o.SetRate(0)
+	}
+	for _, o := range origins {
+		must(t, v.WaitSeen(within(t, 20*time.Second), o.Source(), o.Last()))
+	}
+	must(t, v.Err())
+}
+
+// run lets a scenario go on for its length, or until stop returns an error.
+func run(t *testing.T, length, every time.Duration, step func() error) {
+	t.Helper()
+	end := time.NewTimer(length)
+	defer end.Stop()
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-end.C:
+			return
+		case <-ticker.C:
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func nobodyDisconnected(t *testing.T, fleet *ssetest.Fleet) {
+	t.Helper()
+	for _, kind := range []ssetest.EndKind{ssetest.EndClean, ssetest.EndError, ssetest.EndStatus, ssetest.EndDial} {
+		if n := fleet.Ends(kind); n > 0 {
+			t.Errorf("%d connections of clients ended (%s)", n, kind)
+		}
+	}
+}
+
+func twoOrigins(t *testing.T) (a, b *ssetest.Origin) {
+	t.Helper()
+	rate := scale(100.0, 200.0)
+	a = newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: rate, Pad: 100, Types: []string{"", "price"}})
+	b = newOrigin(t, ssetest.OriginConfig{Source: "b", Rate: rate, Pad: 20})
+	return a, b
+}
+
+func TestEveryClientGetsEveryEventOnce(t *testing.T) {
+	a, b := twoOrigins(t)
+	p := startProcess(t, "", "sse_fanin /events "+a.URL()+" "+b.URL())
+	before := p.goroutines()
+	v := ssetest.NewVerifier()
+	fleet := ssetest.StartFleet(ssetest.FleetConfig{
+		Clients:  scale(50, 300),
+		Client:   ssetest.ClientConfig{URL: p.url("/events")},
+		Verifier: v,
+	})
+	defer fleet.Close()
+	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
+	run(t, scale(2*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
+	settle(t, v, a, b)
+	nobodyDisconnected(t, fleet)
+	for _, o := range []*ssetest.Origin{a, b} {
+		if n := o.TotalConnections(); n != 1 {
+			t.Errorf("origin %s saw %d connections, want 1", o.Source(), n)
+		}
+	}
+	t.Log(v.Report())
+	fleet.Close()
+	eventually(t, 5*time.Second, "the clients' goroutines end", func() bool { return p.goroutines() <= before+4 })
+}
+
+func TestNothingIsLostWhenClientsAndUpstreamsReconnect(t *testing.T) {
+	a, b := twoOrigins(t)
+	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` `+b.URL()+` {
+		backoff 20ms 100ms
+		retry   20ms 60ms
+	}`)
+	v := ssetest.NewVerifier()
+	fleet := ssetest.StartFleet(ssetest.FleetConfig{
+		Clients:  scale(50, 300),
+		Client:   ssetest.ClientConfig{URL: p.url("/events")},
+		Verifier: v,
+		Churn:    0.3,
+		Every:    500 * time.Millisecond,
+	})
+	defer fleet.Close()
+	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
+	a.CutEvery(300)
+	b.CutEvery(217)
+	run(t, scale(3*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
+	fleet.StopChurn()
+	a.CutEvery(0)
+	b.CutEvery(0)
+	settle(t, v, a, b)
+	if a.TotalConnections() < 2 || fleet.Ends(ssetest.EndSelf) == 0 {
+		t.Errorf("nothing was disconnected: %d connections, %d disconnects", a.TotalConnections(), fleet.Ends(ssetest.EndSelf))
+	}
+	t.Log(v.Report(), a.TotalConnections(), "connections of a,", fleet.Ends(ssetest.EndSelf), "disconnects of clients")
+}
+
+func TestReloadsGoUnnoticed(t *testing.T) {
+	a, b := twoOrigins(t)
+	site := func(i int) string {
+		return fmt.Sprintf("sse_fanin /events %s %s\nrespond /version %d", a.URL(), b.URL(), i)
+	}
+	p := startProcess(t, "", site(0))
+	v := ssetest.NewVerifier()
+	fleet := ssetest.StartFleet(ssetest.FleetConfig{
+		Clients:  scale(30, 300),
+		Client:   ssetest.ClientConfig{URL: p.url("/events")},
+		Verifier: v,
+	})
+	defer fleet.Close()
+	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
+	p.reload("", site(-1))
+	goroutines, heap := p.goroutines(), p.heap()
+	n := 0
+	reloads := scale(10, 30)
+	run(t, time.Duration(reloads)*scale(200*time.Millisecond, time.Second)+50*time.Millisecond, scale(200*time.Millisecond, time.Second), func() error {
+		n++
+		p.reload("", site(n))
+		return v.ErrIfAny()
+	})
+	settle(t, v, a, b)
+	nobodyDisconnected(t, fleet)
+	for _, o := range []*ssetest.Origin{a, b} {
+		if n := o.TotalConnections(); n != 1 {
+			t.Errorf("origin %s saw %d connections, want 1", o.Source(), n)
+		}
+	}
+	eventually(t, 10*time.Second, "goroutines return", func() bool { return p.goroutines() <= goroutines+10 })
+	// the log has grown meanwhile; what configurations leave behind would come on top
+	if after, allowed := p.heap(), heap+int64(n)*200<<10+30<<20; after > allowed {
+		t.Errorf("heap grew from %d to %d bytes over %d reloads, allowed %d", heap, after, n, allowed)
+	}
+	t.Logf("%s; %d reloads, goroutines %d -> %d, heap %d -> %d", v.Report(), n, goroutines, p.goroutines(), heap, p.heap())
+}
+
+func TestNamedStreamFollowsItsConfiguration(t *testing.T) {
+	a, b := twoOrigins(t)
+	c := newOrigin(t, ssetest.OriginConfig{Source: "c", Rate: 50})
+	site := func(second *ssetest.Origin) string {
+		return "sse_fanin /events {\nstream s\nupstream a " + a.URL() + "\nupstream other-" + second.Source() + " " + second.URL() + "\n}"
+	}
+	p := startProcess(t, "", site(b))
+	v := ssetest.NewVerifier()
+	fleet := ssetest.StartFleet(ssetest.FleetConfig{
+		Clients:  scale(20, 100),
+		Client:   ssetest.ClientConfig{URL: p.url("/events")},
+		Verifier: v,
+	})
+	defer fleet.Close()
+	must(t, v.WaitSeen(within(t, 10*time.Second), "b", 20))
+	p.reload("", site(c))
+	// c may have sent before it was joined: its first number is what it is
+	must(t, c.WaitConnections(within(t, 5*time.Second), 1))
+	must(t, v.WaitSeen(within(t, 10*time.Second), "c", c.Last()+5))
+	eventually(t, 5*time.Second, "b is left", func() bool { return b.Connections() == 0 })
+	settle(t, v, a, c)
+	nobodyDisconnected(t, fleet)
+	if n := a.TotalConnections(); n != 1 {
+		t.Errorf("origin a saw %d connections, want 1", n)
+	}
+}
+
+func TestExitEndsEveryClient(t *testing.T) {
+	a, b := twoOrigins(t)
+	both := "sse_fanin /events " + a.URL() + " " + b.URL()
+	p := startProcess(t, "", both+"\nsse_fanin /removed "+a.URL())
+	start := func(path string, n int) *ssetest.Fleet {
+		fleet := ssetest.StartFleet(ssetest.FleetConfig{
+			Clients: n,
+			Client:  ssetest.ClientConfig{URL: p.url(path), Once: true},
+		})
+		t.Cleanup(fleet.Close)
+		must(t, fleet.WaitOpen(within(t, 10*time.Second)))
+		return fleet
+	}
+	n := scale(30, 100)
+	fleets := []*ssetest.Fleet{start("/events", n)}
+	p.reload("", both+"\nsse_fanin /removed "+a.URL()+"\nrespond /x 1")
+	fleets = append(fleets, start("/events", n), start("/removed", n))
+	p.reload("", both+"\nrespond /x 2")
+	took := p.terminate(1500 * time.Millisecond)
+	for i, fleet := range fleets {
+		for _, c := range fleet.Clients {
+			must(t, c.WaitDone(within(t, 5*time.Second)))
+		}
+		if clean := fleet.Ends(ssetest.EndClean); clean != n {
+			t.Errorf("fleet %d: %d of %d clients saw a clean end: %+v", i, clean, n, fleet.Clients[0].Connection())
+		}
+	}
+	t.Logf("exited after %s", took)
+	if took > time.Second {
+		t.Errorf("exit took %s, want at most a second", took)
+	}
+}
+
+func TestExitDoesNotWaitForClientsThatDoNotRead(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 2000, Pad: 4000})
+	p := startProcess(t, "", "sse_fanin /events "+a.URL())
+	for range 20 {
+		raw, err := ssetest.DialRaw(within(t, 5*time.Second), ssetest.RawConfig{URL: p.url("/events"), BytesPerSecond: -1, ReceiveBuffer: 4 << 10})
+		must(t, err)
+		t.Cleanup(raw.Close)
+	}
+	reader := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events"), Once: true})
+	defer reader.Close()
+	must(t, reader.WaitCount(within(t, 10*time.Second), 3000)) // by now the others' buffers are full
+	took := p.terminate(2500 * time.Millisecond)
+	must(t, reader.WaitDone(within(t, 5*time.Second)))
+	if reader.Ends(ssetest.EndClean) != 1 {
+		t.Errorf("the client that reads saw no clean end: %+v", reader.Connection())
+	}
+	t.Logf("exited after %s", took)
+	if took > 2*time.Second {
+		t.Errorf("exit took %s, want at most two seconds", took)
+	}
+}
+
+func TestUpstreamsDownFromTheStart(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 20})
+	a.Stop()
+	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {
+		heartbeat 200ms
+		backoff   50ms 200ms
+	}`)
+	c := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events")})
+	defer c.Close()
+	must(t, c.WaitOpen(within(t, 5*time.Second), 1))
+	if conn := c.Connection(); conn.Status != http.StatusOK || conn.TimeToHeaders > 100*time.Millisecond {
+		t.Errorf("got status %d after %s, want 200 within 100ms", conn.Status, conn.TimeToHeaders)
+	}
+	must(t, c.WaitComments(within(t, 5*time.Second), 4))
+	must(t, a.Start())
+	must(t, c.WaitCount(within(t, 5*time.Second), 5))
+}
+
+func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: scale(100.0, 200.0), Pad: 2000})
+	endless := newOrigin(t, ssetest.OriginConfig{Source: "endless"})
+	endless.Inject(ssetest.Fault{Kind: ssetest.Endless, BytesPerSecond: scale(10<<20, 50<<20)})
+	silent := newOrigin(t, ssetest.OriginConfig{Source: "silent"})
+	silent.Inject(ssetest.Fault{Kind: ssetest.Hang})
+	closing := newOrigin(t, ssetest.OriginConfig{Source: "closing"})
+	closing.Inject(ssetest.Fault{Kind: ssetest.CloseOnAccept})
+	p := startProcess(t, "", fmt.Sprintf(`sse_fanin /events %s %s %s %s {
+		retain {
+			size 4MiB
+		}
+		write_timeout 2s
+	}`, a.URL(), endless.URL(), silent.URL(), closing.URL()))
+	v := ssetest.NewVerifier()
+	fleet := ssetest.StartFleet(ssetest.FleetConfig{
+		Clients:  20,
+		Client:   ssetest.ClientConfig{URL: p.url("/events")},
+		Verifier: v,
+	})
+	defer fleet.Close()
+	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
+	for i := range 20 {
+		raw, err := ssetest.DialRaw(within(t, 5*time.Second), ssetest.RawConfig{
+			URL: p.url("/events"), BytesPerSecond: []int{-1, 100}[i%2], ReceiveBuffer: 4 << 10,
+		})
+		must(t, err)
+		defer raw.Close()
+	}
+	run(t, scale(3*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
+	settle(t, v, a)
+	nobodyDisconnected(t, fleet)
+	// 4 MiB retained, 64 KiB for each of 20 blocked clients, the rest is Caddy's
+	if heap := p.heap(); heap > 30<<20 {
+		t.Errorf("heap is %d MiB", heap>>20)
+	}
+	t.Logf("%s; heap %d MiB, rss %d MiB, %d connections of closing", v.Report(), p.heap()>>20, p.rss()>>20, closing.Accepts())
+}
+
+func TestStartedWithAnUnreadableCursor(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a"})
+	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {
+		start oldest
+		retain {
+			events 10
+		}
+	}`)
+	first := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events")})
+	defer first.Close()
+	must(t, a.WaitConnections(within(t, 5*time.Second), 1))
+	a.EmitNumbered(1)
+	must(t, first.WaitCount(within(t, 5*time.Second), 1))
+	old := first.LastEventID()
+	for n := range uint64(29) { // one by one: a burst of more than is retained overtakes the client
+		a.EmitNumbered(1)
+		must(t, first.WaitCount(within(t, 5*time.Second), 2+n))
+	}
+	forged := regexp.MustCompile(`-(\d+)-`).ReplaceAllString(first.LastEventID(), "-999999-")
+	for name, tc := range map[string]struct {
+		id, reason string
+		events     uint64
+	}{
+		"too old":       {old, "expired", 10},
+		"other epoch":   {"aaaaaaaaaa-5-mwsj7m97", "unknown", 0},
+		"forged offset": {forged, "unknown", 0},
+		"rubbish":       {"💥 not a cursor", "unknown", 10},
+		"10 KiB":        {strings.Repeat("x", 10<<10), "unknown", 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events"), LastEventID: tc.id})
+			defer c.Close()
+			gap, err := c.WaitEvent(within(t, 5*time.Second), func(e ssetest.Event) bool { return e.Type == "fanin.gap" })
+			must(t, err)
+			if !strings.Contains(gap.Data, `"reason":"`+tc.reason+`"`) || !strings.Contains(gap.Data, `"resumed":"`+gap.ID+`"`) {
+				t.Errorf("gap data is %s with id %s, want reason %s", gap.Data, gap.ID, tc.reason)
+			}
+			if tc.events > 0 {
+				must(t, c.WaitCount(within(t, 5*time.Second), 1+tc.events))
+			}
+			c.Disconnect()
+			must(t, c.WaitOpen(within(t, 5*time.Second), 2))
+			a.Emit("mark", name)
+			_, err = c.WaitEvent(within(t, 5*time.Second), func(e ssetest.Event) bool { return e.Data == name })
+			must(t, err)
+			gaps := 0
+			for _, e := range c.Events() {
+				if e.Type == "fanin.gap" {
+					gaps++
+				}
+			}
+			if gaps != 1 {
+				t.Errorf("%d gap events, want 1", gaps)
+			}
+		})
+	}
+}
