@@ -19,7 +19,7 @@ type broadcast struct {
 	stop chan struct{}
 }
 
-// run forwards the log's signals until stop is closed.
+// run forwards the log's signals until stop is closed. The test waits for it.
 func (b *broadcast) run(l *Log) {
 	for {
 		select {
@@ -89,10 +89,8 @@ func TestConcurrentAppendersAndReaders(t *testing.T) {
 			const appenders, perAppender, readers = 3, 3000, 12
 			l := New(tc.options)
 			b := &broadcast{ch: make(chan struct{}), stop: make(chan struct{})}
-			go b.run(l)
-			defer close(b.stop)
-
-			var wg sync.WaitGroup
+			var wg, notifier sync.WaitGroup
+			notifier.Go(func() { b.run(l) })
 			for a := range appenders {
 				wg.Go(func() {
 					for n := 1; n <= perAppender; n++ {
@@ -112,6 +110,8 @@ func TestConcurrentAppendersAndReaders(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			close(b.stop)
+			notifier.Wait()
 			if l.Head() != appenders*perAppender {
 				t.Errorf("head %d, want %d", l.Head(), appenders*perAppender)
 			}
@@ -204,7 +204,7 @@ func TestSeamBetweenSeekAndLive(t *testing.T) {
 				}
 				r := l.NewReader(next)
 				order := []int{int(next) - 1}
-				for {
+				for runtime.Gosched(); ; {
 					chunk, _, err := r.Next(1000)
 					if err != nil {
 						t.Errorf("way %d: reading: %v", i, err)

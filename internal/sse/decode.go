@@ -5,13 +5,11 @@
 // trusted: it accepts chunks cut anywhere, gives every event out as soon as it
 // is complete, and holds a bounded amount of memory whatever the peer sends.
 // Bytes that are not valid UTF-8 pass unchanged; whoever reads the merged
-// stream replaces them as section 9.2.5 says.
+// stream replaces them as section 9.2.6 says.
 package sse
 
 import (
 	"bytes"
-	"encoding/binary"
-	"math/bits"
 	"time"
 )
 
@@ -44,7 +42,8 @@ type Event struct {
 // Memory: type, data and the ID of the event in progress, one ID line being
 // read and the last event ID, each at most the limit; the data, which is what
 // makes events large, is there only once. Buffers above keepBuffer are given up
-// as soon as a chunk leaves them empty. Comments and unknown fields are never held.
+// as soon as a chunk leaves little in them. Comments and unknown fields are
+// never held.
 type Decoder struct {
 	max int
 
@@ -80,11 +79,6 @@ type Decoder struct {
 }
 
 const (
-	// headLen is the length of the longest prefix that decides what a line is,
-	// "event: " and "retry: ": with as many bytes, the field is known or the
-	// line is of no use, and the blank after the colon has been seen.
-	headLen = len("event: ")
-
 	// keepBuffer is the largest buffer that is kept after an event, 32 KiB, a
 	// common size of reads. An idle connection keeps at most five of them.
 	keepBuffer = 32 << 10
@@ -106,16 +100,6 @@ const (
 	lineHead                   // too little was read to know the field
 	lineValue                  // the field's value is being read
 	lineSkip                   // a comment or an unknown field
-)
-
-type field uint8
-
-const (
-	fieldNone field = iota // a comment, an unknown field
-	fieldData
-	fieldEvent
-	fieldID
-	fieldRetry
 )
 
 // NewDecoder returns a decoder for one source. Events larger than maxEventSize
@@ -495,65 +479,4 @@ func (v *value) trim() {
 	if len(v.buf) == 0 && cap(v.buf) > keepBuffer {
 		v.buf = nil
 	}
-}
-
-// split returns the field of a line and its value, without the one space that
-// may follow the colon. A line without a colon is all name (section 9.2.6). Of
-// a line in progress it needs the first headLen bytes.
-func split(line []byte) (field, []byte) {
-	var f field
-	var rest []byte
-	switch {
-	case len(line) >= 4 && string(line[:4]) == "data":
-		f, rest = fieldData, line[4:]
-	case len(line) >= 2 && string(line[:2]) == "id":
-		f, rest = fieldID, line[2:]
-	case len(line) >= 5 && string(line[:5]) == "event":
-		f, rest = fieldEvent, line[5:]
-	case len(line) >= 5 && string(line[:5]) == "retry":
-		f, rest = fieldRetry, line[5:]
-	default:
-		return fieldNone, nil
-	}
-	switch {
-	case len(rest) == 0:
-		return f, nil
-	case rest[0] != ':':
-		return fieldNone, nil
-	case len(rest) > 1 && rest[1] == ' ':
-		return f, rest[2:]
-	default:
-		return f, rest[1:]
-	}
-}
-
-// index returns the position of the first c in p from pos on, or len(p).
-func index(p []byte, pos int, c byte) int {
-	if i := bytes.IndexByte(p[pos:], c); i >= 0 {
-		return pos + i
-	}
-	return len(p)
-}
-
-// nextLF is index for LF, fast where lines are short: the blank line and most
-// "id" and "event" lines end within two words, before a search has begun.
-func nextLF(p []byte, pos int) int {
-	const (
-		lows  = 0x0101010101010101
-		highs = 0x8080808080808080
-		lfs   = lows * '\n'
-	)
-	for range 2 {
-		if len(p)-pos < 8 {
-			break
-		}
-		// The lowest byte that is zero in x is the lowest that has its high
-		// bit set in m.
-		x := binary.LittleEndian.Uint64(p[pos:]) ^ lfs
-		if m := (x - lows) &^ x & highs; m != 0 {
-			return pos + bits.TrailingZeros64(m)/8
-		}
-		pos += 8
-	}
-	return index(p, pos, '\n')
 }

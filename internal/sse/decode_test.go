@@ -269,7 +269,7 @@ func TestReset(t *testing.T) {
 		{"drops the beginning of a line", "da", "ta: y\n\ndata: z\n\n", data("z"), ""},
 		{"drops a partial comment", ": x", "data: z\n\n", data("z"), ""},
 		{"drops an uncommitted id", "id: 1\n\nid: 2\ndata: x\n", "data: y\n\n", []event{{"", "y", "1"}}, "1"},
-		{"drops a partial id", "id: 12345", "id: 6\n\ndata: y\n\n", []event{{"", "y", "6"}}, "6"},
+		{"drops a partial id", "id: 12345", "id: 67890\n\ndata: y\n\n", []event{{"", "y", "67890"}}, "67890"},
 		{"drops a partial type", "event: abc", "event: d\ndata: y\n\n", []event{{"d", "y", ""}}, ""},
 		{"drops a partial retry", "retry: 1", "2\n\ndata: y\n\n", data("y"), ""},
 		{"keeps the committed id", "id: 1\n\n", "data: y\n\n", []event{{"", "y", "1"}}, "1"},
@@ -401,9 +401,9 @@ func held(d *Decoder) int {
 	return cap(d.typ.buf) + cap(d.data.buf) + cap(d.id.buf) + cap(d.newID.buf) + cap(d.lastID)
 }
 
-// TestBoundedMemory sends endless things, 64 MiB of each, past a small limit.
+// TestBoundedMemory sends endless things, 8 MiB of each, past a small limit.
 func TestBoundedMemory(t *testing.T) {
-	const limit, total = 1 << 10, 64 << 20
+	const limit, total = 1 << 10, 8 << 20
 	for _, tc := range []struct {
 		name, begin, repeat string
 		bound               int
