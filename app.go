@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -258,10 +259,7 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 	def := &definition{name: name, retain: stream.retainOptions()}
 	taken := make(map[string]bool)
 	for _, u := range stream.Upstreams {
-		if u == nil {
-			return nil, fmt.Errorf("an upstream is null")
-		}
-		if u.Name == "" {
+		if u == nil || u.Name == "" {
 			continue
 		}
 		if err := checkName("upstream", u.Name); err != nil {
@@ -273,17 +271,18 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 		taken[u.Name] = true
 	}
 	identity := struct {
-		Upstreams []any
+		Upstreams [][2]string // name and key; their order means nothing
 		Retain    eventlog.Options
 	}{Retain: def.retain}
-	for _, u := range stream.Upstreams {
-		ud, err := a.buildUpstream(u, stream, def.retain.MaxBytes, taken)
+	for i, u := range stream.Upstreams {
+		ud, err := a.buildUpstream(i, u, stream, def.retain, taken)
 		if err != nil {
 			return nil, err
 		}
 		def.upstreams = append(def.upstreams, ud)
-		identity.Upstreams = append(identity.Upstreams, []string{ud.name, ud.key})
+		identity.Upstreams = append(identity.Upstreams, [2]string{ud.name, ud.key})
 	}
+	slices.SortFunc(identity.Upstreams, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	def.digest = digest(identity)
 	def.key, def.label = namedKey(name), name
 	if name == "" {
@@ -292,44 +291,25 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 	return def, nil
 }
 
-func (a *App) buildUpstream(u *Upstream, stream *Stream, size int64, taken map[string]bool) (*upstreamDef, error) {
-	shown := u.Name
-	if shown == "" && len(u.URLs) > 0 {
-		shown = redactText(u.URLs[0])
-	}
-	wrap := func(err error) error { return fmt.Errorf("upstream '%s': %w", shown, err) }
-	switch {
-	case len(u.URLs) == 0:
-		return nil, wrap(fmt.Errorf("it has no URL"))
-	case len(u.URLs) > 1:
-		return nil, wrap(fmt.Errorf("it has %d URLs, but an upstream has one; write an upstream for each", len(u.URLs)))
-	}
-	for _, text := range u.URLs {
-		if err := checkURL(text); err != nil {
-			return nil, err
-		}
-	}
-	if err := u.UpstreamOptions.validate(); err != nil {
-		return nil, wrap(err)
-	}
-	spec, err := u.spec(&stream.UpstreamOptions)
+func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) (*upstreamDef, error) {
+	spec, err := stream.judge(i, u)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, err
 	}
-	if spec.MaxEventSize > size {
-		return nil, wrap(fmt.Errorf("max_event_size: %d bytes is more than the size of all that is retained, %d bytes", spec.MaxEventSize, size))
+	if err := spec.checkFits(retain); err != nil {
+		return nil, u.wrap(i, err)
 	}
 	key := spec.key()
 	env := a.envs[key]
 	if env == nil {
 		if env, err = newEnvironment(a.ctx, spec); err != nil {
-			return nil, wrap(err)
+			return nil, u.wrap(i, err)
 		}
 		a.envs[key] = env
 	}
 	ud := &upstreamDef{name: u.Name, key: key, spec: spec, env: env}
 	if ud.name == "" {
-		ud.name = unique(defaultName(u.URLs[0], env.endpoint), taken)
+		ud.name = unique(defaultName(spec.URLs[0], env.endpoint), taken)
 	}
 	return ud, nil
 }

@@ -3,10 +3,7 @@ package ssefanin
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
-	"time"
-
-	"github.com/dustin/go-humanize"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -26,6 +23,9 @@ func init() {
 // parseHandler parses the directive, and judges what one configuration may
 // hold only once while the place in the file is still known.
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	helper.Next()
+	start := at(helper.Token())
+	helper.Reset()
 	h := new(Handler)
 	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
 		return nil, err
@@ -39,16 +39,22 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 		defined = make(map[string]string)
 		helper.State[stateKey] = defined
 	}
-	where := fmt.Sprintf("%s:%d", helper.File(), helper.Line())
 	if globalStreams(helper.Option("sse_fanin"))[h.Name] != nil {
-		return nil, helper.Errf("stream '%s' is already defined in the global option sse_fanin; to serve it, give its name instead of upstreams", h.Name)
+		return nil, start.Errf("stream '%s' is already defined in the global option sse_fanin; to serve it, give its name instead of upstreams", h.Name)
 	}
 	if before := defined[h.Name]; before != "" {
-		return nil, helper.Errf("stream '%s' is already defined at %s; to serve it here too, give its name instead of upstreams", h.Name, before)
+		return nil, start.Errf("stream '%s' is already defined at %s; to serve it here too, give its name instead of upstreams", h.Name, before)
 	}
-	defined[h.Name] = where
+	defined[h.Name] = fmt.Sprintf("%s:%d", start.File(), start.Line())
 	return h, nil
 }
+
+// The words of each kind of subdirective, for errors.
+var (
+	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size"}
+	sourceWords   = append([]string{"upstream", "retain", "ids"}, upstreamWords...)
+	clientWords   = []string{"start", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "drain", "on_reload"}
+)
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
 //
@@ -85,10 +91,11 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
+	b := newStreamBlock(&h.Stream, d.Token())
 	for d.NextArg() {
 		arg := d.Val()
 		if isURLArgument(arg) {
-			if err := h.addURL(d); err != nil {
+			if err := b.addURL(d); err != nil {
 				return err
 			}
 			continue
@@ -101,105 +108,126 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		h.Name = arg
 	}
-	named := h.Name != ""
-	if named && len(h.Upstreams) > 0 {
-		return d.Errf("'%s' names a stream that is defined elsewhere, so no URLs can stand beside it; to give these URLs a name, use the subdirective 'stream %s'", h.Name, h.Name)
+	reference := h.Name
+	if reference != "" && len(h.Upstreams) > 0 {
+		return d.Errf("'%s' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream %s', to match a path, begin it with '/'", reference, reference)
 	}
-	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() == "stream" {
-			if named {
-				return d.Errf("the stream's name is already given as an argument, '%s'", h.Name)
+		word := d.Val()
+		switch {
+		case reference != "" && word == "stream":
+			return d.Errf("stream: the name is already given as an argument, '%s'", reference)
+		case reference != "" && slices.Contains(sourceWords, word):
+			return d.Errf("%s belongs where the stream '%s' is defined, together with its upstreams", word, reference)
+		case word != "stream":
+			if err := b.unmarshalSubdirective(d, "stream"); err != nil {
+				return err
 			}
-			named = true
-			if !d.NextArg() {
-				return d.ArgErr()
+		default:
+			if err := once(d, b.seen); err != nil {
+				return err
 			}
-			if err := checkName("stream", d.Val()); err != nil {
+			name, err := argument(d, "<name>")
+			if err != nil {
+				return err
+			}
+			if err := checkName("stream", name); err != nil {
 				return d.WrapErr(err)
 			}
-			h.Name = d.Val()
-			if d.NextArg() {
-				return d.ArgErr()
-			}
-			continue
-		}
-		if err := h.Stream.unmarshalSubdirective(d, seen); err != nil {
-			return err
+			h.Name = name
 		}
 	}
 	if len(h.Upstreams) > 0 {
-		return h.Stream.checkCaddyfile(d)
+		return b.check()
 	}
+	start := at(b.start)
 	if h.Name == "" {
-		return d.Err("no upstreams: give at least one URL, or the name of a stream")
+		return start.Err("no upstreams: give at least one URL, or the name of a stream")
 	}
 	if setting := h.hasSourceSide(); setting != "" {
-		return d.Errf("%s belongs where the stream '%s' is defined, together with its upstreams", setting, h.Name)
-	}
-	if err := h.ClientSettings.validate(); err != nil {
-		return d.WrapErr(err)
+		return start.Errf("%s belongs where the stream '%s' is defined, together with its upstreams", setting, h.Name)
 	}
 	return nil
 }
 
-// checkCaddyfile judges what only the whole block shows.
-func (s *Stream) checkCaddyfile(d *caddyfile.Dispenser) error {
-	if err := s.validate(); err != nil {
-		return d.WrapErr(err)
-	}
-	size := s.retainOptions().MaxBytes
-	for _, u := range s.Upstreams {
-		spec, err := u.spec(&s.UpstreamOptions)
-		if err == nil && spec.MaxEventSize > size {
-			err = fmt.Errorf("max_event_size: %d bytes is more than the size of all that is retained, %d bytes", spec.MaxEventSize, size)
-		}
+// streamBlock parses a stream, and remembers where things stand, for errors.
+type streamBlock struct {
+	*Stream
+	start     caddyfile.Token
+	seen      map[string]caddyfile.Token // by subdirective
+	upstreams []caddyfile.Token          // of each of Stream.Upstreams
+}
+
+func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
+	return &streamBlock{Stream: s, start: start, seen: make(map[string]caddyfile.Token)}
+}
+
+// check judges what only the whole block shows.
+func (b *streamBlock) check() error {
+	for i, u := range b.Upstreams {
+		spec, err := b.judge(i, u)
 		if err != nil {
-			return d.WrapErr(err)
+			return at(b.upstreams[i]).WrapErr(err)
+		}
+		if err := spec.checkFits(b.retainOptions()); err != nil {
+			place := b.upstreams[i]
+			for _, word := range []string{"retain", "max_event_size"} {
+				if token, ok := b.seen[word]; ok && u.MaxEventSize == 0 {
+					place = token
+				}
+			}
+			return at(place).WrapErr(err)
 		}
 	}
 	return nil
 }
 
 // addURL adds the current argument as an upstream of its own.
-func (s *Stream) addURL(d *caddyfile.Dispenser) error {
+func (b *streamBlock) addURL(d *caddyfile.Dispenser) error {
 	if err := checkURL(d.Val()); err != nil {
 		return d.WrapErr(err)
 	}
-	s.Upstreams = append(s.Upstreams, &Upstream{URLs: []string{d.Val()}})
+	b.Upstreams = append(b.Upstreams, &Upstream{URLs: []string{d.Val()}})
+	b.upstreams = append(b.upstreams, d.Token())
 	return nil
 }
 
-// unmarshalSubdirective parses the current subdirective of a stream. seen
-// holds those that came before.
-func (s *Stream) unmarshalSubdirective(d *caddyfile.Dispenser, seen map[string]bool) error {
+// unmarshalSubdirective parses the current subdirective of a stream. more are
+// the words that are known besides.
+func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...string) error {
 	word := d.Val()
 	switch word {
 	case "upstream":
-		return s.unmarshalUpstream(d)
+		return b.unmarshalUpstream(d)
 	case "header_up":
-		return unmarshalHeaderUp(d, &s.HeaderUp)
+		return unmarshalHeaderUp(d, &b.HeaderUp)
 	}
-	if seen[word] {
-		return d.Errf("'%s' is given twice", word)
+	if err := once(d, b.seen); err != nil {
+		return err
 	}
-	seen[word] = true
-	if ok, err := s.UpstreamOptions.unmarshalOption(d); ok || err != nil {
+	if ok, err := b.UpstreamOptions.unmarshalOption(d); ok || err != nil {
+		return err
+	}
+	if ok, err := b.ClientSettings.unmarshalSetting(d); ok || err != nil {
 		return err
 	}
 	switch word {
 	case "retain":
-		return s.unmarshalRetain(d)
+		return b.unmarshalRetain(d)
 	case "ids":
-		return word1(d, &s.IDs, idsStream, idsNone)
+		return choice(d, &b.IDs, idsStream, idsNone)
 	default:
-		return s.ClientSettings.unmarshalSetting(d)
+		if isURLArgument(word) {
+			return d.Errf("unrecognized subdirective '%s': a URL stands in the stream's first line, or after 'upstream'", redactText(word))
+		}
+		return unrecognized(d, "", more, sourceWords, clientWords)
 	}
 }
 
 // unmarshalUpstream parses: upstream [<name>] <url> { <upstream options> }
-func (s *Stream) unmarshalUpstream(d *caddyfile.Dispenser) error {
+func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 	u := new(Upstream)
+	start := d.Token()
 	for d.NextArg() {
 		arg := d.Val()
 		if isURLArgument(arg) {
@@ -207,7 +235,7 @@ func (s *Stream) unmarshalUpstream(d *caddyfile.Dispenser) error {
 				return d.WrapErr(err)
 			}
 			if len(u.URLs) == 1 {
-				return d.Errf("a second URL: an upstream has one; write an upstream for each")
+				return d.Errf("upstream: '%s' is a second URL, but an upstream has one; write an upstream for each", redactText(arg))
 			}
 			u.URLs = append(u.URLs, arg)
 			continue
@@ -216,11 +244,11 @@ func (s *Stream) unmarshalUpstream(d *caddyfile.Dispenser) error {
 			return d.WrapErr(err)
 		}
 		if u.Name != "" || len(u.URLs) > 0 {
-			return d.Errf("unexpected '%s': expected one name, then the URL", arg)
+			return d.Errf("upstream: unexpected '%s', expected upstream [<name>] <url>", arg)
 		}
-		for _, other := range s.Upstreams {
+		for i, other := range b.Upstreams {
 			if other.Name == arg {
-				return d.Errf("upstream '%s' is defined twice", arg)
+				return d.Errf("upstream '%s' is defined twice, first at %s:%d", arg, b.upstreams[i].File, b.upstreams[i].Line)
 			}
 		}
 		u.Name = arg
@@ -228,8 +256,9 @@ func (s *Stream) unmarshalUpstream(d *caddyfile.Dispenser) error {
 	if len(u.URLs) == 0 {
 		return d.Errf("upstream: missing the URL, expected upstream [<name>] <url>")
 	}
-	s.Upstreams = append(s.Upstreams, u)
-	seen := make(map[string]bool)
+	b.Upstreams = append(b.Upstreams, u)
+	b.upstreams = append(b.upstreams, start)
+	seen := make(map[string]caddyfile.Token)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		word := d.Val()
 		if word == "header_up" {
@@ -238,16 +267,15 @@ func (s *Stream) unmarshalUpstream(d *caddyfile.Dispenser) error {
 			}
 			continue
 		}
-		if seen[word] {
-			return d.Errf("'%s' is given twice", word)
+		if err := once(d, seen); err != nil {
+			return err
 		}
-		seen[word] = true
 		ok, err := u.UpstreamOptions.unmarshalOption(d)
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return d.Errf("unrecognized subdirective '%s' of upstream", word)
+			return unrecognized(d, " of upstream", upstreamWords)
 		}
 	}
 	return nil
@@ -259,287 +287,167 @@ func (o *UpstreamOptions) unmarshalOption(d *caddyfile.Dispenser) (ok bool, err 
 	case "transport":
 		return true, o.unmarshalTransport(d)
 	case "resume":
-		if !d.NextArg() {
-			return true, d.ArgErr()
-		}
-		if d.Val() == "" {
-			return true, d.Errf("resume: the id is empty, expected on, off or an event id")
-		}
-		o.Resume = d.Val()
-		err = noMoreArgs(d)
+		o.Resume, err = argument(d, "on|off|<last-event-id>")
 	case "backoff":
 		o.Backoff = new(Backoff)
-		err = durations(d, &o.Backoff.Base, &o.Backoff.Max)
+		err = durations(d, "<base> [<max>]", &o.Backoff.Base, &o.Backoff.Max)
 	case "idle_timeout":
-		err = durationOrOff(d, &o.IdleTimeout)
+		err = duration(d, true, &o.IdleTimeout)
 	case "max_event_size":
 		err = size(d, &o.MaxEventSize)
 	default:
 		return false, nil
 	}
-	if err == nil {
-		// of the options parsed so far; the line is the one that broke a rule
-		if verr := o.validate(); verr != nil {
-			err = d.WrapErr(verr)
-		}
+	if err != nil {
+		return true, err
 	}
-	return true, err
+	return true, wrap(d, o.validate())
 }
 
 // unmarshalHeaderUp parses: header_up [+|-]<field> [<value|regexp> [<replacement>]]
 func unmarshalHeaderUp(d *caddyfile.Dispenser, ops **headers.HeaderOps) error {
+	const expected = "expected header_up [+|-]<field> [<value|regexp> [<replacement>]]"
 	if *ops == nil {
 		*ops = new(headers.HeaderOps)
 	}
 	args := d.RemainingArgs()
-	var err error
-	switch len(args) {
-	case 1:
-		err = headers.CaddyfileHeaderOp(*ops, args[0], "", nil)
-	case 2:
-		err = headers.CaddyfileHeaderOp(*ops, args[0], args[1], nil)
-	case 3:
-		err = headers.CaddyfileHeaderOp(*ops, args[0], args[1], &args[2])
-	default:
-		return d.ArgErr()
+	if err := noBlock(d, expected); err != nil {
+		return err
 	}
-	if err == nil {
-		err = (&UpstreamOptions{HeaderUp: *ops}).validate()
+	var value string
+	var replacement *string
+	switch {
+	case len(args) == 0 || args[0] == "":
+		return d.Errf("header_up: missing the field, %s", expected)
+	case len(args) > 3:
+		return d.Errf("header_up: %d arguments are too many, %s; a value with spaces stands in quotes", len(args), expected)
+	case len(args) == 1 && args[0][0] != '-':
+		return d.Errf("header_up: '%s' has no value, %s; to delete a field, write '-<field>'", shownField(args[0]), expected)
+	case len(args) > 1 && args[0][0] == '-':
+		return d.Errf("header_up: '%s' deletes the field and takes no value", shownField(args[0]))
+	case len(args) == 3 && args[0][0] == '+':
+		return d.Errf("header_up: '%s' adds a value and takes no replacement", shownField(args[0]))
+	case len(args) == 3:
+		replacement = &args[2]
+		fallthrough
+	case len(args) == 2:
+		value = args[1]
 	}
-	if err != nil {
-		return d.WrapErr(err)
+	if err := headers.CaddyfileHeaderOp(*ops, args[0], value, replacement); err != nil {
+		return d.Errf("header_up: %w", err)
 	}
-	return nil
+	return wrap(d, checkHeaderUp(*ops))
 }
 
 // unmarshalTransport parses: transport <name> { ... }
 func (o *UpstreamOptions) unmarshalTransport(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return d.Errf("transport: missing argument, expected transport http { ... }")
 	}
 	name := d.Val()
+	if n := d.CountRemainingArgs(); n > 0 {
+		d.NextArg()
+		return d.Errf("transport: unexpected '%s', expected transport %s { ... }", d.Val(), name)
+	}
+	start := at(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport."+name)
 	if err != nil {
 		return err
 	}
 	if _, err := usableTransport(mod); err != nil {
-		return d.WrapErr(err)
+		return start.WrapErr(err)
 	}
 	o.TransportRaw = caddyconfig.JSONModuleObject(mod, "protocol", name, nil)
 	return nil
 }
 
+// unmarshalRetain parses: retain { events <n> size <bytes> age <duration> }
 func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 	s.Retain = new(Retain)
 	if d.NextArg() {
 		return d.Errf("retain: unexpected '%s', its bounds stand in a block: retain { events <n> }", d.Val())
 	}
-	seen := make(map[string]bool)
+	seen := make(map[string]caddyfile.Token)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		if seen[word] {
-			return d.Errf("'%s' is given twice", word)
+		if err := once(d, seen); err != nil {
+			return err
 		}
-		seen[word] = true
 		var err error
-		switch word {
+		switch d.Val() {
 		case "events":
-			var n uint64
-			if n, err = number(d); err == nil && n == 0 {
-				err = d.Errf("events: at least one event is retained")
-			}
-			s.Retain.Events = int(n)
+			s.Retain.Events, err = number(d, 1, "<n>")
 		case "size":
 			err = size(d, &s.Retain.Size)
 		case "age":
 			var age *caddy.Duration
-			if err = duration(d, &age); err == nil {
+			if err = duration(d, false, &age); err == nil {
 				s.Retain.Age = *age
 			}
 		default:
-			return d.Errf("unrecognized subdirective '%s' of retain", word)
+			return unrecognized(d, " of retain", []string{"events", "size", "age"})
 		}
 		if err != nil {
 			return err
 		}
+		if err := s.Retain.validate(); err != nil {
+			return d.WrapErr(err)
+		}
 	}
 	if len(seen) == 0 {
-		return d.Errf("retain: the block is empty, expected events, size or age")
+		return d.Errf("retain: the block is missing or empty, expected events, size or age in it")
 	}
 	return nil
 }
 
-// unmarshalSetting parses the current subdirective as a client setting.
-func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) error {
-	var err error
-	switch word := d.Val(); word {
+// unmarshalSetting parses the current subdirective if it is a client setting.
+func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err error) {
+	switch d.Val() {
 	case "start":
-		if !d.NextArg() {
-			return d.ArgErr()
-		}
-		c.Start = Start(d.Val())
-		err = noMoreArgs(d)
+		var start string
+		start, err = argument(d, "live|oldest|<n>")
+		c.Start = Start(start)
 	case "heartbeat":
-		err = durationOrOff(d, &c.Heartbeat)
+		err = duration(d, true, &c.Heartbeat)
 	case "retry":
 		c.Retry = new(RetryRange)
-		err = durations(d, &c.Retry.Min, &c.Retry.Max)
+		err = durations(d, "<min> [<max>]", &c.Retry.Min, &c.Retry.Max)
 	case "slow":
-		err = word1(d, &c.Slow, slowSkip, slowDisconnect)
+		err = choice(d, &c.Slow, slowSkip, slowDisconnect)
 	case "write_timeout":
-		err = duration(d, &c.WriteTimeout)
+		err = duration(d, false, &c.WriteTimeout)
 	case "max_clients":
 		err = c.unmarshalMaxClients(d)
 	case "max_age":
-		err = durationOrOff(d, &c.MaxAge)
+		err = duration(d, true, &c.MaxAge)
 	case "drain":
-		err = duration(d, &c.Drain)
+		err = duration(d, false, &c.Drain)
 	case "on_reload":
-		err = word1(d, &c.OnReload, reloadKeep, reloadDrain)
+		err = choice(d, &c.OnReload, reloadKeep, reloadDrain)
 	default:
-		return d.Errf("unrecognized subdirective '%s'", word)
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return true, err
 	}
-	if err := c.validate(); err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
+	return true, wrap(d, c.validate())
 }
 
 // unmarshalMaxClients parses: max_clients <n> [reject|retry]
 func (c *ClientSettings) unmarshalMaxClients(d *caddyfile.Dispenser) error {
-	if !d.NextArg() {
-		return d.ArgErr()
-	}
-	n, err := strconv.ParseUint(d.Val(), 10, 31)
-	if err != nil {
-		return d.Errf("max_clients: '%s' is not a number of clients", d.Val())
-	}
-	limit := int(n)
-	c.MaxClients = &limit
-	if d.NextArg() {
-		c.WhenFull = d.Val()
-		if err := checkWord("max_clients", c.WhenFull, fullReject, fullRetry); err != nil {
-			return d.WrapErr(err)
-		}
-	}
-	return noMoreArgs(d)
-}
-
-// The following parse the arguments of one subdirective, all of them.
-
-func noMoreArgs(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	return nil
-}
-
-func word1(d *caddyfile.Dispenser, to *string, words ...string) error {
-	setting := d.Val()
-	if !d.NextArg() {
-		return d.ArgErr()
-	}
-	if d.Val() == "" {
-		return d.Errf("%s: the value is empty", setting)
-	}
-	if err := checkWord(setting, d.Val(), words...); err != nil {
-		return d.WrapErr(err)
-	}
-	*to = d.Val()
-	return noMoreArgs(d)
-}
-
-func number(d *caddyfile.Dispenser) (uint64, error) {
-	setting := d.Val()
-	if !d.NextArg() {
-		return 0, d.ArgErr()
-	}
-	n, err := strconv.ParseUint(d.Val(), 10, 31)
-	if err != nil {
-		return 0, d.Errf("%s: '%s' is not a number", setting, d.Val())
-	}
-	return n, noMoreArgs(d)
-}
-
-func parseDuration(d *caddyfile.Dispenser, setting string) (caddy.Duration, error) {
-	dur, err := caddy.ParseDuration(d.Val())
-	if err != nil {
-		return 0, d.Errf("%s: '%s' is not a duration such as 10s", setting, d.Val())
-	}
-	if dur < 0 {
-		return 0, d.Errf("%s: the duration %s is negative", setting, d.Val())
-	}
-	return caddy.Duration(dur), nil
-}
-
-func duration(d *caddyfile.Dispenser, to **caddy.Duration) error {
-	setting := d.Val()
-	if !d.NextArg() {
-		return d.ArgErr()
-	}
-	dur, err := parseDuration(d, setting)
+	args, err := arguments(d, 2, "<n> [reject|retry]")
 	if err != nil {
 		return err
 	}
-	*to = &dur
-	return noMoreArgs(d)
-}
-
-func durationOrOff(d *caddyfile.Dispenser, to **caddy.Duration) error {
-	setting := d.Val()
-	if !d.NextArg() {
-		return d.ArgErr()
+	limit, err := parseNumber(d, "max_clients", args[0], 0)
+	if err != nil {
+		return err
 	}
-	var dur caddy.Duration
-	if d.Val() != "off" {
-		var err error
-		if dur, err = parseDuration(d, setting); err != nil {
-			return err
-		}
+	c.MaxClients = &limit
+	if len(args) == 2 {
+		c.WhenFull = args[1]
+		return wrap(d, checkWord("max_clients", c.WhenFull, fullReject, fullRetry))
 	}
-	*to = &dur
-	return noMoreArgs(d)
-}
-
-// durations parses one or two durations above 0.
-func durations(d *caddyfile.Dispenser, first, second *caddy.Duration) error {
-	setting := d.Val()
-	if !d.NextArg() {
-		return d.ArgErr()
-	}
-	for _, to := range []*caddy.Duration{first, second} {
-		dur, err := parseDuration(d, setting)
-		if err != nil {
-			return err
-		}
-		if dur < caddy.Duration(time.Millisecond) {
-			return d.Errf("%s: %s is too short, it must be at least 1ms", setting, d.Val())
-		}
-		*to = dur
-		if !d.NextArg() {
-			return nil
-		}
-	}
-	return d.ArgErr()
-}
-
-func size(d *caddyfile.Dispenser, to *int64) error {
-	setting := d.Val()
-	if !d.NextArg() {
-		return d.ArgErr()
-	}
-	n, err := humanize.ParseBytes(d.Val())
-	if err != nil || n > 1<<40 {
-		return d.Errf("%s: '%s' is not a size such as 64MiB", setting, d.Val())
-	}
-	if n == 0 {
-		return d.Errf("%s: the size is 0", setting)
-	}
-	*to = int64(n)
-	return noMoreArgs(d)
+	return nil
 }
 
 // globalStreams returns the streams of the global option, as parseGlobal
@@ -573,49 +481,56 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
-		return nil, d.ArgErr()
+		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", redactText(d.Val()))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "stream" {
-			return nil, d.Errf("unrecognized subdirective '%s', expected stream <name> { ... }", d.Val())
+			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
 		}
-		if !d.NextArg() {
-			return nil, d.ArgErr()
-		}
-		name := d.Val()
-		if err := checkName("stream", name); err != nil {
-			return nil, d.WrapErr(err)
-		}
-		if app.Streams[name] != nil {
-			return nil, d.Errf("stream '%s' is defined twice", name)
-		}
-		stream := new(Stream)
-		app.Streams[name] = stream
-		for d.NextArg() {
-			if !isURLArgument(d.Val()) {
-				if err := checkNameArgument("stream", d.Val()); err != nil {
-					return nil, d.WrapErr(err)
-				}
-				return nil, d.Errf("unexpected '%s': expected stream <name> [<url>...] { ... }", d.Val())
-			}
-			if err := stream.addURL(d); err != nil {
-				return nil, err
-			}
-		}
-		seen := make(map[string]bool)
-		for nesting := d.Nesting(); d.NextBlock(nesting); {
-			if err := stream.unmarshalSubdirective(d, seen); err != nil {
-				return nil, err
-			}
-		}
-		if len(stream.Upstreams) == 0 {
-			return nil, d.Errf("stream '%s' has no upstreams", name)
-		}
-		if err := stream.checkCaddyfile(d); err != nil {
+		start := at(d.Token())
+		name, stream, err := unmarshalStream(d)
+		if err != nil {
 			return nil, err
 		}
+		if app.Streams[name] != nil {
+			return nil, start.Errf("stream '%s' is defined twice in the global option sse_fanin", name)
+		}
+		app.Streams[name] = stream
 	}
 	return httpcaddyfile.App{Name: "sse_fanin", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// unmarshalStream parses: stream <name> [<url>...] { <upstreams and settings> }
+func unmarshalStream(d *caddyfile.Dispenser) (string, *Stream, error) {
+	const expected = "expected stream <name> [<url>...] { ... }"
+	b := newStreamBlock(new(Stream), d.Token())
+	if !d.NextArg() {
+		return "", nil, d.Errf("stream: missing the name, %s", expected)
+	}
+	name := d.Val()
+	if err := checkName("stream", name); err != nil {
+		return "", nil, d.WrapErr(err)
+	}
+	for d.NextArg() {
+		if !isURLArgument(d.Val()) {
+			if err := checkNameArgument("stream", d.Val()); err != nil {
+				return "", nil, d.WrapErr(err)
+			}
+			return "", nil, d.Errf("stream: unexpected '%s', %s", d.Val(), expected)
+		}
+		if err := b.addURL(d); err != nil {
+			return "", nil, err
+		}
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := b.unmarshalSubdirective(d); err != nil {
+			return "", nil, err
+		}
+	}
+	if len(b.Upstreams) == 0 {
+		return "", nil, at(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
+	}
+	return name, b.Stream, b.check()
 }
 
 // Interface guards

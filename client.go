@@ -30,7 +30,8 @@ const (
 	maxPosition = 1 << 10
 
 	// hardMargin is how long before a hard deadline of the server's a stream
-	// ends by itself, so that the client sees an end and no error.
+	// ends by itself, so that the client sees an end and no error. Where that
+	// would leave little of the stream, it is a quarter of the time there is.
 	hardMargin = time.Second
 )
 
@@ -69,7 +70,8 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		idle:     idle,
 	}
 	if idle != nil && !idle.Deadline.HardDeadline.IsZero() {
-		c.sub.endBy(idle.Deadline.HardDeadline.Add(-hardMargin), endAge)
+		hard := idle.Deadline.HardDeadline
+		c.sub.endBy(hard.Add(-min(hardMargin, time.Until(hard)/4)), endAge)
 	}
 	if err := h.subscribe(c.sub); err != nil {
 		return refuse(w, c.rc, settings, err)

@@ -1,17 +1,16 @@
 package ssefanin
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -31,6 +30,24 @@ const (
 	defaultRetryMax     = 5 * time.Second
 	defaultWriteTimeout = 10 * time.Second
 	defaultDrain        = 5 * time.Second
+)
+
+// Limits of the configuration.
+const (
+	// leastDuration is the shortest time that makes sense for anything here.
+	// In JSON, a duration that was meant in seconds and came as a number is
+	// nanoseconds, and found out by this.
+	leastDuration = time.Millisecond
+
+	// mostEventSize keeps an event within what the log can store (4 GiB), with
+	// room for what shaping adds.
+	mostEventSize = 1 << 30
+
+	// mostRetainSize is above any memory there is; more is a mistake.
+	mostRetainSize = 1 << 40
+
+	// mostRetainEvents is the largest number that fits int everywhere.
+	mostRetainEvents = 1<<31 - 1
 )
 
 // The words of the settings that are a choice.
@@ -141,90 +158,6 @@ type Retain struct {
 	Age caddy.Duration `json:"age,omitempty"`
 }
 
-// ClientSettings say how clients are served. They belong to a handler, never
-// to the identity of a stream; in a stream of the global options they are the
-// defaults for the handlers that name it.
-type ClientSettings struct {
-	// Where a client without a position begins: `live` (now), `oldest`
-	// (everything retained), or a number (the last n). Default: `live`.
-	Start Start `json:"start,omitempty"`
-
-	// How often a comment is sent to a client that gets nothing else. 0 is
-	// never. Default: `15s`.
-	Heartbeat *caddy.Duration `json:"heartbeat,omitempty"`
-
-	// The range from which each client's reconnection time is drawn.
-	// Default: `2s` to `5s`.
-	Retry *RetryRange `json:"retry,omitempty"`
-
-	// What becomes of a client so slow that events it has not got yet are
-	// dropped from the retained ones: `skip` tells it so and goes on,
-	// `disconnect` ends it. Default: `skip`.
-	Slow string `json:"slow,omitempty"`
-
-	// How long one write to a client may take. Default: `10s`.
-	WriteTimeout *caddy.Duration `json:"write_timeout,omitempty"`
-
-	// How many clients the stream may have, over all handlers. 0 is no limit.
-	// Default: 0.
-	MaxClients *int `json:"max_clients,omitempty"`
-
-	// What the next client gets when the stream is full: `reject` is a 503
-	// with Retry-After, `retry` is a stream that ends at once with a long
-	// reconnection time (EventSource never comes back from a 503).
-	// Default: `reject`.
-	WhenFull string `json:"when_full,omitempty"`
-
-	// How long a client may stay; each ends after 80 to 100 % of it. 0 is for
-	// ever. Default: 0.
-	MaxAge *caddy.Duration `json:"max_age,omitempty"`
-
-	// The time over which clients are ended when their stream is removed.
-	// Default: `5s`.
-	Drain *caddy.Duration `json:"drain,omitempty"`
-
-	// What a reload does to connected clients: `keep` leaves them alone,
-	// `drain` ends them over the drain time, so that they come back under the
-	// new configuration. Default: `keep`.
-	OnReload string `json:"on_reload,omitempty"`
-}
-
-// RetryRange is the range of the reconnection times told to clients.
-type RetryRange struct {
-	// The shortest. Default: `2s`.
-	Min caddy.Duration `json:"min,omitempty"`
-
-	// The longest. Default: `5s`, or the shortest where that is longer.
-	Max caddy.Duration `json:"max,omitempty"`
-}
-
-// Start is where a client without a position begins: `live`, `oldest` or a
-// number of events. In JSON a number may also stand without quotes.
-type Start string
-
-// UnmarshalJSON accepts a string or a number.
-func (s *Start) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] != '"' {
-		var n uint64
-		if err := json.Unmarshal(b, &n); err != nil {
-			return fmt.Errorf("start: %s is neither live, oldest nor a number of events", b)
-		}
-		*s = Start(strconv.FormatUint(n, 10))
-		return nil
-	}
-	return json.Unmarshal(b, (*string)(s))
-}
-
-func (s Start) validate() error {
-	if s == "" || s == startLive || s == startOldest {
-		return nil
-	}
-	if _, err := strconv.ParseUint(string(s), 10, 63); err != nil {
-		return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", s)
-	}
-	return nil
-}
-
 // checkWord says whether a setting has one of its words, or none.
 func checkWord(setting, got string, want ...string) error {
 	if got == "" {
@@ -236,101 +169,6 @@ func checkWord(setting, got string, want ...string) error {
 		}
 	}
 	return fmt.Errorf("%s: unrecognized value '%s', expected %s", setting, got, strings.Join(want, " or "))
-}
-
-func checkDuration(setting string, d *caddy.Duration, least time.Duration) error {
-	if d != nil && time.Duration(*d) < least {
-		return fmt.Errorf("%s: %s is too short, it must be at least %s", setting, time.Duration(*d), least)
-	}
-	return nil
-}
-
-// validate judges the client settings that were given.
-func (c *ClientSettings) validate() error {
-	if err := c.Start.validate(); err != nil {
-		return err
-	}
-	for _, err := range []error{
-		checkWord("slow", c.Slow, slowSkip, slowDisconnect),
-		checkWord("when_full", c.WhenFull, fullReject, fullRetry),
-		checkWord("on_reload", c.OnReload, reloadKeep, reloadDrain),
-		checkDuration("heartbeat", c.Heartbeat, 0),
-		checkDuration("write_timeout", c.WriteTimeout, time.Millisecond),
-		checkDuration("max_age", c.MaxAge, 0),
-		checkDuration("drain", c.Drain, 0),
-	} {
-		if err != nil {
-			return err
-		}
-	}
-	if c.MaxClients != nil && *c.MaxClients < 0 {
-		return fmt.Errorf("max_clients: %d is negative; 0 is no limit", *c.MaxClients)
-	}
-	if c.WhenFull != "" && c.MaxClients == nil {
-		return fmt.Errorf("when_full: it says what happens beyond max_clients, which is not set")
-	}
-	if r := c.Retry; r != nil {
-		if r.Min < 0 || r.Max < 0 {
-			return fmt.Errorf("retry: a reconnection time cannot be negative")
-		}
-		if r.Min == 0 && r.Max == 0 {
-			return fmt.Errorf("retry: a reconnection time of 0 makes clients reconnect without a pause")
-		}
-		if r.Max != 0 && r.Max < r.Min {
-			return fmt.Errorf("retry: the maximum %s is below the minimum %s", time.Duration(r.Max), time.Duration(r.Min))
-		}
-	}
-	return nil
-}
-
-// over returns the settings with those of base where c has none.
-func (c ClientSettings) over(base *ClientSettings) ClientSettings {
-	if base == nil {
-		return c
-	}
-	if c.Start == "" {
-		c.Start = base.Start
-	}
-	if c.Heartbeat == nil {
-		c.Heartbeat = base.Heartbeat
-	}
-	if c.Retry == nil {
-		c.Retry = base.Retry
-	}
-	if c.Slow == "" {
-		c.Slow = base.Slow
-	}
-	if c.WriteTimeout == nil {
-		c.WriteTimeout = base.WriteTimeout
-	}
-	if c.MaxClients == nil {
-		c.MaxClients, c.WhenFull = base.MaxClients, base.WhenFull
-	}
-	if c.MaxAge == nil {
-		c.MaxAge = base.MaxAge
-	}
-	if c.Drain == nil {
-		c.Drain = base.Drain
-	}
-	if c.OnReload == "" {
-		c.OnReload = base.OnReload
-	}
-	return c
-}
-
-// clientSettings are the ClientSettings with their defaults applied.
-type clientSettings struct {
-	start        Start
-	heartbeat    time.Duration // 0 is off
-	retryMin     time.Duration
-	retryMax     time.Duration
-	slow         string
-	writeTimeout time.Duration
-	maxClients   int // 0 is no limit
-	whenFull     string
-	maxAge       time.Duration // 0 is for ever
-	drain        time.Duration
-	onReload     string
 }
 
 func durationOr(d *caddy.Duration, def time.Duration) time.Duration {
@@ -347,77 +185,126 @@ func wordOr(s, def string) string {
 	return s
 }
 
-// resolve applies the defaults.
-func (c ClientSettings) resolve() clientSettings {
-	r := clientSettings{
-		start:        Start(wordOr(string(c.Start), startLive)),
-		heartbeat:    durationOr(c.Heartbeat, defaultHeartbeat),
-		retryMin:     defaultRetryMin,
-		retryMax:     defaultRetryMax,
-		slow:         wordOr(c.Slow, slowSkip),
-		writeTimeout: durationOr(c.WriteTimeout, defaultWriteTimeout),
-		whenFull:     wordOr(c.WhenFull, fullReject),
-		maxAge:       durationOr(c.MaxAge, 0),
-		drain:        durationOr(c.Drain, defaultDrain),
-		onReload:     wordOr(c.OnReload, reloadKeep),
+// checkDuration judges a duration. With orOff, 0 is one, too.
+func checkDuration(setting string, d caddy.Duration, orOff bool) error {
+	switch dur := time.Duration(d); {
+	case dur < 0:
+		return fmt.Errorf("%s: %s is negative", setting, dur)
+	case dur == 0 && orOff, dur >= leastDuration:
+		return nil
+	case orOff:
+		return fmt.Errorf("%s: %s is too short, it must be 0 or at least %s", setting, dur, leastDuration)
+	default:
+		return fmt.Errorf("%s: %s is too short, it must be at least %s", setting, dur, leastDuration)
 	}
-	if c.MaxClients != nil {
-		r.maxClients = *c.MaxClients
+}
+
+// checkGiven does the same for a duration that may be absent.
+func checkGiven(setting string, d *caddy.Duration, orOff bool) error {
+	if d == nil {
+		return nil
 	}
-	if c.Retry != nil {
-		r.retryMin = time.Duration(c.Retry.Min)
-		r.retryMax = time.Duration(c.Retry.Max)
-		if r.retryMin == 0 {
-			r.retryMin = min(defaultRetryMin, r.retryMax)
-		}
-		if r.retryMax == 0 {
-			r.retryMax = max(r.retryMin, defaultRetryMax)
-		}
-	}
-	return r
+	return checkDuration(setting, *d, orOff)
 }
 
 // validate judges the upstream options that were given.
 func (o *UpstreamOptions) validate() error {
 	if b := o.Backoff; b != nil {
+		if b.Base == 0 && b.Max == 0 {
+			return fmt.Errorf("backoff: neither base nor max is above 0; upstreams would be reconnected without a pause")
+		}
+		for _, wait := range []caddy.Duration{b.Base, b.Max} {
+			if wait == 0 { // the default
+				continue
+			}
+			if err := checkDuration("backoff", wait, false); err != nil {
+				return err
+			}
+		}
 		base := time.Duration(b.Base)
 		if base == 0 {
 			base = defaultBackoffBase
 		}
-		switch {
-		case b.Base < 0 || b.Max < 0:
-			return fmt.Errorf("backoff: a wait cannot be negative")
-		case b.Base == 0 && b.Max == 0:
-			return fmt.Errorf("backoff: a wait of 0 would reconnect without a pause")
-		case b.Max != 0 && time.Duration(b.Max) < base:
+		if b.Max != 0 && time.Duration(b.Max) < base {
 			return fmt.Errorf("backoff: the maximum %s is below the base %s", time.Duration(b.Max), base)
 		}
 	}
-	if err := checkDuration("idle_timeout", o.IdleTimeout, 0); err != nil {
+	if err := checkGiven("idle_timeout", o.IdleTimeout, true); err != nil {
 		return err
 	}
-	if o.MaxEventSize < 0 {
-		return fmt.Errorf("max_event_size: %d is negative", o.MaxEventSize)
+	if err := checkSize("max_event_size", o.MaxEventSize, mostEventSize); err != nil {
+		return err
 	}
-	if strings.ContainsAny(o.Resume, "\r\n\x00") {
-		return fmt.Errorf("resume: an event id cannot contain line ends or NUL")
+	if strings.ContainsFunc(o.Resume, isControl) {
+		return fmt.Errorf("resume: an event id in a request cannot contain control characters")
 	}
-	if o.HeaderUp != nil {
-		for field, replacements := range o.HeaderUp.Replace {
-			for _, r := range replacements {
-				if r.Search != "" && r.SearchRegexp != "" {
-					return fmt.Errorf("header_up: '%s' has both a substring and a regular expression to search for", field)
-				}
-				if _, err := regexp.Compile(r.SearchRegexp); err != nil && !strings.Contains(r.SearchRegexp, "{") {
-					return fmt.Errorf("header_up: '%s': %w", field, err)
+	if p := findRequestPlaceholder(o.Resume); p != "" {
+		return fmt.Errorf("resume: the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)
+	}
+	return checkHeaderUp(o.HeaderUp)
+}
+
+func checkSize(setting string, n, most int64) error {
+	switch {
+	case n < 0:
+		return fmt.Errorf("%s: %d is negative", setting, n)
+	case n > most:
+		return fmt.Errorf("%s: %d bytes is too much, it must be at most %s", setting, n, humanize.IBytes(uint64(most)))
+	}
+	return nil
+}
+
+// isControl tells the characters that no field of a header may have.
+func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+
+// validField matches the names of header fields, and '*' in its place.
+var validField = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+// checkHeaderUp judges what would otherwise fail at every dial.
+func checkHeaderUp(ops *headers.HeaderOps) error {
+	if ops == nil {
+		return nil
+	}
+	if p := requestPlaceholder(ops); p != "" {
+		return fmt.Errorf("header_up: the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)
+	}
+	fields := slices.Clone(ops.Delete)
+	for _, h := range []http.Header{ops.Add, ops.Set} {
+		for field, values := range h {
+			fields = append(fields, field)
+			for _, value := range values {
+				if strings.ContainsFunc(value, isControl) {
+					return fmt.Errorf("header_up: the value of '%s' cannot contain control characters", shownField(field))
 				}
 			}
 		}
-		if p := requestPlaceholder(o.HeaderUp); p != "" {
-			return fmt.Errorf("header_up: the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)
+	}
+	fields = slices.AppendSeq(fields, maps.Keys(ops.Replace))
+	for _, field := range fields {
+		if !validField.MatchString(field) && !hasPlaceholder(field) {
+			return fmt.Errorf("header_up: '%s' is not the name of a header field", shownField(field))
+		}
+	}
+	for field, replacements := range ops.Replace {
+		for _, r := range replacements {
+			if r.Search != "" && r.SearchRegexp != "" {
+				return fmt.Errorf("header_up: '%s' has both a substring and a regular expression to search for", shownField(field))
+			}
+			if _, err := regexp.Compile(r.SearchRegexp); err != nil && !hasPlaceholder(r.SearchRegexp) {
+				return fmt.Errorf("header_up: '%s': %w", shownField(field), err)
+			}
 		}
 	}
 	return nil
+}
+
+// shownField is the name of a header field for errors, without the value that
+// may have slipped into it.
+func shownField(field string) string {
+	if i := strings.IndexAny(field, ": \t="); i >= 0 && i+1 < len(field) {
+		return field[:i+1] + "…"
+	}
+	return field
 }
 
 // requestPlaceholders finds placeholders that only a request can fill.
@@ -439,19 +326,27 @@ func requestPlaceholder(ops *headers.HeaderOps) string {
 	return findRequestPlaceholder(string(raw))
 }
 
+func (r *Retain) validate() error {
+	switch {
+	case r.Events < 0:
+		return fmt.Errorf("retain: events: %d is negative", r.Events)
+	case int64(r.Events) > mostRetainEvents:
+		return fmt.Errorf("retain: events: %d is too much, it must be at most %d", r.Events, mostRetainEvents)
+	}
+	if err := checkSize("retain: size", r.Size, mostRetainSize); err != nil {
+		return err
+	}
+	return checkDuration("retain: age", r.Age, true)
+}
+
 // validate judges the stream's own settings, without its upstreams.
 func (s *Stream) validate() error {
 	if err := checkWord("ids", s.IDs, idsStream, idsNone); err != nil {
 		return err
 	}
-	if r := s.Retain; r != nil {
-		switch {
-		case r.Events < 0:
-			return fmt.Errorf("retain: events: %d is negative", r.Events)
-		case r.Size < 0:
-			return fmt.Errorf("retain: size: %d is negative", r.Size)
-		case r.Age < 0:
-			return fmt.Errorf("retain: age: %s is negative", time.Duration(r.Age))
+	if s.Retain != nil {
+		if err := s.Retain.validate(); err != nil {
+			return err
 		}
 	}
 	if err := s.UpstreamOptions.validate(); err != nil {
@@ -471,7 +366,7 @@ func (s *Stream) hasSourceSide() string {
 		return "ids"
 	case s.HeaderUp != nil:
 		return "header_up"
-	case s.TransportRaw != nil:
+	case given(s.TransportRaw):
 		return "transport"
 	case s.Resume != "":
 		return "resume"
@@ -502,112 +397,4 @@ func (s *Stream) retainOptions() eventlog.Options {
 		o.MaxAge = time.Duration(s.Retain.Age)
 	}
 	return o
-}
-
-// sourceSpec is everything that makes a shared source what it is, in
-// canonical form and as configured: before placeholders are evaluated.
-type sourceSpec struct {
-	URLs         []string             `json:"urls"`
-	HeaderUp     []json.RawMessage    `json:"header_up,omitempty"`
-	Transport    any                  `json:"transport"`
-	Resume       string               `json:"resume"`
-	BackoffBase  time.Duration        `json:"backoff_base"`
-	BackoffMax   time.Duration        `json:"backoff_max"`
-	IdleTimeout  time.Duration        `json:"idle_timeout"`
-	MaxEventSize int64                `json:"max_event_size"`
-	headerOps    []*headers.HeaderOps // what HeaderUp is the text of
-	transportRaw json.RawMessage      // what Transport is the canonical form of
-}
-
-// spec merges the upstream's options with the stream's.
-func (u *Upstream) spec(stream *UpstreamOptions) (*sourceSpec, error) {
-	s := &sourceSpec{
-		Resume:       wordOr(u.Resume, wordOr(stream.Resume, resumeOn)),
-		BackoffBase:  defaultBackoffBase,
-		BackoffMax:   defaultBackoffMax,
-		IdleTimeout:  durationOr(u.IdleTimeout, durationOr(stream.IdleTimeout, 0)),
-		MaxEventSize: defaultMaxEventSize,
-	}
-	for _, text := range u.URLs {
-		s.URLs = append(s.URLs, canonicalURL(text))
-	}
-	for _, ops := range []*headers.HeaderOps{stream.HeaderUp, u.HeaderUp} {
-		if ops == nil {
-			continue
-		}
-		text, err := json.Marshal(canonicalOps(ops))
-		if err != nil {
-			return nil, fmt.Errorf("encoding header_up: %w", err)
-		}
-		s.HeaderUp = append(s.HeaderUp, text)
-		s.headerOps = append(s.headerOps, ops)
-	}
-	backoff := u.Backoff
-	if backoff == nil {
-		backoff = stream.Backoff
-	}
-	if backoff != nil {
-		if backoff.Base != 0 {
-			s.BackoffBase = time.Duration(backoff.Base)
-		}
-		s.BackoffMax = max(s.BackoffMax, s.BackoffBase)
-		if backoff.Max != 0 {
-			s.BackoffMax = time.Duration(backoff.Max)
-		}
-	}
-	if u.MaxEventSize != 0 {
-		s.MaxEventSize = u.MaxEventSize
-	} else if stream.MaxEventSize != 0 {
-		s.MaxEventSize = stream.MaxEventSize
-	}
-	s.transportRaw = u.TransportRaw
-	if s.transportRaw == nil {
-		s.transportRaw = stream.TransportRaw
-	}
-	transport := map[string]any{}
-	if s.transportRaw != nil {
-		if err := json.Unmarshal(s.transportRaw, &transport); err != nil {
-			return nil, fmt.Errorf("transport: %w", err)
-		}
-	}
-	if transport["protocol"] == nil {
-		transport["protocol"] = "http"
-	}
-	s.Transport = transport
-	return s, nil
-}
-
-// key identifies the source. Hashed, since headers and URLs hold credentials.
-func (s *sourceSpec) key() string {
-	return digest(s)
-}
-
-func digest(v any) string {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		// only values that came from JSON or are plain are ever digested
-		panic(fmt.Sprintf("encoding %T: %v", v, err))
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:])
-}
-
-// canonicalOps gives operations that do the same the same text.
-func canonicalOps(ops *headers.HeaderOps) *headers.HeaderOps {
-	canonical := func(h http.Header) http.Header {
-		if len(h) == 0 {
-			return nil
-		}
-		c := make(http.Header, len(h))
-		for _, field := range slices.Sorted(maps.Keys(h)) {
-			name := http.CanonicalHeaderKey(field)
-			c[name] = append(c[name], h[field]...)
-		}
-		return c
-	}
-	c := &headers.HeaderOps{Add: canonical(ops.Add), Set: canonical(ops.Set), Replace: ops.Replace}
-	for _, field := range ops.Delete {
-		c.Delete = append(c.Delete, http.CanonicalHeaderKey(field))
-	}
-	return c
 }

@@ -49,7 +49,7 @@ func checkName(what, name string) error {
 // checkNameArgument judges a word that stands where a name or a URL may stand.
 func checkNameArgument(what, arg string) error {
 	if strings.ContainsAny(arg, "/:.") {
-		return fmt.Errorf("'%s' is neither a name nor a URL: missing http:// or https://", arg)
+		return fmt.Errorf("'%s' is neither a name nor a URL: missing http:// or https://", redactText(arg))
 	}
 	return checkName(what, arg)
 }
@@ -58,61 +58,88 @@ func checkNameArgument(what, arg string) error {
 // placeholders are evaluated.
 func checkURL(text string) error {
 	if p := findRequestPlaceholder(text); p != "" {
-		return fmt.Errorf("upstream URL '%s': the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", redactText(text), p)
+		return &urlError{text, fmt.Errorf("the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)}
 	}
 	if hasPlaceholder(text) {
 		return nil
 	}
-	_, err := parseEndpoint(text)
-	return err
+	if _, err := parseEndpoint(text); err != nil {
+		return &urlError{text, err}
+	}
+	return nil
 }
+
+// urlError is an error about the URL of an upstream.
+type urlError struct {
+	text string // of the URL, as configured
+	err  error
+}
+
+func (e *urlError) Error() string {
+	return fmt.Sprintf("upstream URL '%s': %v", redactText(e.text), e.err)
+}
+
+func (e *urlError) Unwrap() error { return e.err }
 
 func hasPlaceholder(text string) bool {
 	_, rest, ok := strings.Cut(text, "{")
 	return ok && strings.Contains(rest, "}")
 }
 
-// evaluateURL fills the placeholders of a URL, once, and parses it.
+// evaluateURL fills the placeholders of a URL, once, and parses it. An error
+// names the configured text: the evaluated one may hold secrets.
 func evaluateURL(text string) (endpoint, error) {
 	filled, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 	if err != nil {
-		return endpoint{}, fmt.Errorf("upstream URL '%s': %w", redactText(text), err)
+		return endpoint{}, &urlError{text, err}
 	}
 	ep, err := parseEndpoint(filled)
-	if err != nil && hasPlaceholder(text) {
-		// the evaluated text may hold secrets; name the configured one
-		return ep, fmt.Errorf("upstream URL '%s', after its placeholders were filled in: %w", redactText(text), err)
+	if err != nil && filled != text {
+		if _, unparsed := url.Parse(filled); unparsed != nil {
+			err = errors.New("it cannot be parsed") // the reason may quote a secret
+		}
+		err = fmt.Errorf("with its placeholders filled in: %w", err)
 	}
-	return ep, err
+	if err != nil {
+		return endpoint{}, &urlError{text, err}
+	}
+	return ep, nil
 }
 
-// parseEndpoint parses a URL without placeholders.
+// parseEndpoint parses a URL without placeholders. Its errors do not repeat
+// the URL.
 func parseEndpoint(text string) (endpoint, error) {
+	if text == "" {
+		return endpoint{}, errors.New("the URL is empty")
+	}
 	if rest, ok := strings.CutPrefix(text, unixPrefix); ok {
-		return parseUnixEndpoint(text, rest)
+		return parseUnixEndpoint(rest)
 	}
 	if !strings.Contains(text, "://") {
-		return endpoint{}, fmt.Errorf("upstream URL '%s': missing http:// or https://", redactText(text))
+		return endpoint{}, errors.New("missing http:// or https://")
 	}
 	u, err := url.Parse(text)
 	if err != nil {
+		if strings.Contains(text, "@") { // the reason may quote a password
+			return endpoint{}, errors.New("it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded")
+		}
 		var parseErr *url.Error
 		if errors.As(err, &parseErr) {
-			err = parseErr.Err // without the URL, which may hold credentials
+			err = parseErr.Err // without the URL
 		}
-		return endpoint{}, fmt.Errorf("upstream URL '%s': %w", redactText(text), err)
+		return endpoint{}, err
 	}
 	switch u.Scheme {
 	case "http", "https":
 	default:
-		return endpoint{}, fmt.Errorf("upstream URL '%s': the scheme '%s' is not supported, use http, https or unix//path/to.sock", redactText(text), u.Scheme)
+		return endpoint{}, fmt.Errorf("the scheme '%s' is not supported, use http, https or unix//path/to.sock", u.Scheme)
 	}
 	if u.Hostname() == "" {
-		return endpoint{}, fmt.Errorf("upstream URL '%s': the host is empty", redactText(text))
+		return endpoint{}, errors.New("the host is empty")
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return endpoint{}, fmt.Errorf("upstream URL '%s': '%s' is not a port from 1 to 65535", redactText(text), port)
+			return endpoint{}, fmt.Errorf("'%s' is not a port from 1 to 65535", port)
 		}
 	}
 	u.Fragment, u.RawFragment = "", ""
@@ -122,21 +149,23 @@ func parseEndpoint(text string) (endpoint, error) {
 	return endpoint{url: u}, nil
 }
 
-func parseUnixEndpoint(text, rest string) (endpoint, error) {
+// parseUnixEndpoint parses what follows unix/.
+func parseUnixEndpoint(rest string) (endpoint, error) {
 	socket, path, _ := strings.Cut(rest, "|")
 	if socket == "" || socket == "/" {
-		return endpoint{}, fmt.Errorf("upstream URL '%s': the path of the unix socket is empty, expected unix//path/to.sock", text)
+		return endpoint{}, errors.New("the path of the unix socket is empty, expected unix//path/to.sock")
 	}
 	if path == "" {
 		path = "/"
 	}
 	if !strings.HasPrefix(path, "/") {
-		return endpoint{}, fmt.Errorf("upstream URL '%s': the path of the request must begin with '/', expected unix//path/to.sock|/path", text)
+		return endpoint{}, errors.New("the path of the request must begin with '/', expected unix//path/to.sock|/path")
 	}
 	u, err := url.Parse("http://localhost" + path)
 	if err != nil {
-		return endpoint{}, fmt.Errorf("upstream URL '%s': invalid path of the request", text)
+		return endpoint{}, errors.New("the path of the request is invalid")
 	}
+	u.Fragment, u.RawFragment = "", ""
 	return endpoint{url: u, socket: socket}, nil
 }
 
@@ -166,22 +195,33 @@ func redactURL(u *url.URL) string {
 	return shown.String()
 }
 
-// redactText does the same for the text of a URL that could not be parsed.
+// redactText does the same for the text of a URL that may not be parseable. A
+// password in it may hold any character.
 func redactText(text string) string {
-	text, _, _ = strings.Cut(text, "?")
 	scheme, rest, ok := strings.Cut(text, "://")
-	if !ok {
-		return text
+	if ok {
+		scheme += "://"
+	} else {
+		scheme, rest = "", text
 	}
-	authority, path, _ := strings.Cut(rest, "/")
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority = rest[:i]
+	}
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
-		authority = authority[at+1:]
+		rest = rest[at+1:]
+	} else if at := strings.LastIndexByte(rest, '@'); at >= 0 && !validPortText.MatchString(authority) {
+		rest = rest[at+1:] // "user:pass/word@host"
 	}
-	if path != "" || strings.HasSuffix(rest, "/") {
-		path = "/" + path
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		rest = rest[:i]
 	}
-	return scheme + "://" + authority + path
+	return scheme + rest
 }
+
+// validPortText matches a host without a port, or with one that is a number
+// or a placeholder.
+var validPortText = regexp.MustCompile(`^(\[[^\]]*\]|[^:]*)(:([0-9]*|\{[^{}]*\}))?$`)
 
 func defaultPort(scheme string) string {
 	if scheme == "https" {
@@ -207,8 +247,11 @@ func canonicalURL(text string) string {
 		return text
 	}
 	ep, err := parseEndpoint(text)
-	if err != nil || ep.socket != "" {
+	if err != nil {
 		return text
+	}
+	if ep.socket != "" {
+		return unixPrefix + ep.socket + "|" + ep.url.RequestURI()
 	}
 	u := *ep.url
 	u.Host = strings.ToLower(u.Host)
@@ -220,23 +263,41 @@ func canonicalURL(text string) string {
 
 // defaultName derives an upstream's name from its first URL: host and path,
 // every other character a dash. Placeholders of the host are filled in, those
-// of the path are not: paths hold tokens.
+// of the path are not: paths hold tokens. text is the URL in canonical form,
+// ep the same evaluated.
 func defaultName(text string, ep endpoint) string {
+	host, path := ep.url.Host, ep.url.EscapedPath()
 	if rest, ok := strings.CutPrefix(text, unixPrefix); ok {
-		socket, path, _ := strings.Cut(rest, "|")
-		path, _, _ = strings.Cut(path, "?")
-		return nameFrom(strings.TrimPrefix(socket, "/") + path)
+		host, path, _ = strings.Cut(rest, "|")
+		host = strings.TrimPrefix(host, "/")
+	} else if _, rest, ok := strings.Cut(text, "://"); ok {
+		path = configuredPath(rest)
 	}
-	path := ep.url.EscapedPath()
-	if _, rest, ok := strings.Cut(text, "://"); ok {
-		rest, _, _ = strings.Cut(rest, "?")
-		rest, _, _ = strings.Cut(rest, "#")
+	path, _, _ = strings.Cut(path, "?")
+	if path == "/" {
 		path = ""
-		if i := strings.IndexByte(rest, '/'); i >= 0 {
-			path = rest[i:]
+	}
+	return nameFrom(host + path)
+}
+
+// configuredPath finds the path in what follows a URL's scheme. A '/' within a
+// placeholder, as in {file./path}, begins none.
+func configuredPath(rest string) string {
+	depth := 0
+	for i, c := range rest {
+		switch {
+		case c == '{':
+			depth++
+		case c == '}':
+			depth--
+		case depth > 0:
+		case c == '?', c == '#':
+			return ""
+		case c == '/':
+			return rest[i:]
 		}
 	}
-	return nameFrom(ep.url.Host + path)
+	return ""
 }
 
 func nameFrom(s string) string {

@@ -224,5 +224,8 @@ func (e *environment) request(ctx context.Context, target *url.URL, abroad bool,
 	for _, ops := range e.headerOps {
 		ops.ApplyToRequest(req)
 	}
+	if _, ok := req.Header["User-Agent"]; !ok {
+		req.Header["User-Agent"] = []string{""} // deleted; net/http would send its own
+	}
 	return req, nil
 }

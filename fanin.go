@@ -136,6 +136,7 @@ func (h *hub) reconcile() {
 			}
 		}
 	}
+	postponed := h.renameSources(wanted)
 	if len(h.uses) > 0 {
 		for name, sub := range h.sources {
 			u := wanted[name]
@@ -147,7 +148,7 @@ func (h *hub) reconcile() {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		if h.sources[name] == nil {
+		if h.sources[name] == nil && !postponed[name] {
 			h.join(wanted[name], nil)
 		}
 	}
@@ -162,6 +163,66 @@ func (h *hub) reconcile() {
 		}
 		sub.source.setEnvironments(sub, envs)
 	}
+}
+
+// renameSources finds the upstreams that only have another name in the newest
+// configuration. They keep their connection, and are not joined beside what
+// they are renamed from: every event would come twice. It returns the names
+// that have to wait until the configuration with the old name has left. The
+// caller holds lifeMu.
+func (h *hub) renameSources(wanted map[string]*upstreamDef) (postponed map[string]bool) {
+	if len(h.uses) == 0 {
+		return nil
+	}
+	stays := make(map[string]string) // key by name
+	for _, u := range h.uses[len(h.uses)-1].upstreams {
+		stays[u.name] = u.key
+	}
+	postponed = make(map[string]bool)
+	renames := make(map[string]*subscription) // by new name
+	taken := make(map[*subscription]bool)
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		key := wanted[name].key
+		if sub := h.sources[name]; sub != nil && sub.key == key {
+			continue
+		}
+		for _, before := range slices.Sorted(maps.Keys(h.sources)) {
+			sub := h.sources[before]
+			if sub.key != key || stays[before] == key || taken[sub] {
+				continue
+			}
+			taken[sub] = true
+			if u := wanted[before]; u != nil && u.key == key {
+				postponed[name] = true
+			} else {
+				renames[name] = sub
+			}
+			break
+		}
+	}
+	for _, sub := range renames {
+		delete(h.sources, sub.name)
+	}
+	for name, sub := range renames {
+		if other := h.sources[name]; other != nil {
+			h.leave(other)
+		}
+		renamed := &subscription{source: sub.source, hub: h, name: name, key: sub.key}
+		sub.source.exchange(sub, renamed)
+		h.sources[name] = renamed
+	}
+	return postponed
+}
+
+// exchange puts a subscription in the place of another: each event goes to
+// one of the two.
+func (s *source) exchange(old, renamed *subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subs := slices.Clone(*s.subs.Load())
+	subs[slices.Index(subs, old)] = renamed
+	s.subs.Store(&subs)
+	renamed.envs, old.envs = old.envs, nil
 }
 
 // join subscribes to a source. The caller holds lifeMu, and supplies the
@@ -360,7 +421,8 @@ func (h *hub) wakeSubscribers(now time.Time, all bool) (time.Duration, bool) {
 		due := sub.due()
 		if due <= nanos {
 			sub.wake()
-			due = nanos + int64(sub.settings.heartbeat) // once it has done what was due
+			// once it has done what was due; its end may come before the next heartbeat
+			due = min(nanos+int64(sub.settings.heartbeat), sub.endAt.Load())
 		} else if all {
 			sub.wake()
 		}

@@ -1,0 +1,220 @@
+package ssefanin
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// ClientSettings say how clients are served. They belong to a handler, never
+// to the identity of a stream; in a stream of the global options they are the
+// defaults for the handlers that name it.
+type ClientSettings struct {
+	// Where a client without a position begins: `live` (now), `oldest`
+	// (everything retained), or a number (the last n). Default: `live`.
+	Start Start `json:"start,omitempty"`
+
+	// How often a comment is sent to a client that gets nothing else. 0 is
+	// never. Default: `15s`.
+	Heartbeat *caddy.Duration `json:"heartbeat,omitempty"`
+
+	// The range from which each client's reconnection time is drawn.
+	// Default: `2s` to `5s`.
+	Retry *RetryRange `json:"retry,omitempty"`
+
+	// What becomes of a client so slow that events it has not got yet are
+	// dropped from the retained ones: `skip` tells it so and goes on,
+	// `disconnect` ends it. Default: `skip`.
+	Slow string `json:"slow,omitempty"`
+
+	// How long one write to a client may take. Default: `10s`.
+	WriteTimeout *caddy.Duration `json:"write_timeout,omitempty"`
+
+	// How many clients the stream may have, over all handlers. 0 is no limit.
+	// Default: 0.
+	MaxClients *int `json:"max_clients,omitempty"`
+
+	// What the next client gets when the stream is full: `reject` is a 503
+	// with Retry-After, `retry` is a stream that ends at once with a long
+	// reconnection time (EventSource never comes back from a 503).
+	// Default: `reject`.
+	WhenFull string `json:"when_full,omitempty"`
+
+	// How long a client may stay; each ends after 80 to 100 % of it. 0 is for
+	// ever. Default: 0.
+	MaxAge *caddy.Duration `json:"max_age,omitempty"`
+
+	// The time over which clients are ended when their stream is removed.
+	// Default: `5s`.
+	Drain *caddy.Duration `json:"drain,omitempty"`
+
+	// What a reload does to connected clients: `keep` leaves them alone,
+	// `drain` ends them over the drain time, so that they come back under the
+	// new configuration. Default: `keep`.
+	OnReload string `json:"on_reload,omitempty"`
+}
+
+// RetryRange is the range of the reconnection times told to clients.
+type RetryRange struct {
+	// The shortest. Default: `2s`.
+	Min caddy.Duration `json:"min,omitempty"`
+
+	// The longest. Default: `5s`, or the shortest where that is longer.
+	Max caddy.Duration `json:"max,omitempty"`
+}
+
+// Start is where a client without a position begins: `live`, `oldest` or a
+// number of events. In JSON a number may also stand without quotes.
+type Start string
+
+// UnmarshalJSON accepts a string or a number.
+func (s *Start) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil // as if it were absent, which is what null means everywhere else
+	}
+	if len(b) > 0 && b[0] != '"' {
+		var n uint64
+		if err := json.Unmarshal(b, &n); err != nil {
+			return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", b)
+		}
+		*s = Start(strconv.FormatUint(n, 10))
+		return nil
+	}
+	return json.Unmarshal(b, (*string)(s))
+}
+
+func (s Start) validate() error {
+	if s == "" || s == startLive || s == startOldest {
+		return nil
+	}
+	if _, err := strconv.ParseUint(string(s), 10, 63); err != nil {
+		return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", s)
+	}
+	return nil
+}
+
+// validate judges the client settings that were given.
+func (c *ClientSettings) validate() error {
+	if err := c.Start.validate(); err != nil {
+		return err
+	}
+	for _, err := range []error{
+		checkWord("slow", c.Slow, slowSkip, slowDisconnect),
+		checkWord("when_full", c.WhenFull, fullReject, fullRetry),
+		checkWord("on_reload", c.OnReload, reloadKeep, reloadDrain),
+		checkGiven("heartbeat", c.Heartbeat, true),
+		checkGiven("write_timeout", c.WriteTimeout, false),
+		checkGiven("max_age", c.MaxAge, true),
+		checkGiven("drain", c.Drain, true),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if c.MaxClients != nil && *c.MaxClients < 0 {
+		return fmt.Errorf("max_clients: %d is negative; 0 is no limit", *c.MaxClients)
+	}
+	if c.WhenFull != "" && c.MaxClients == nil {
+		return fmt.Errorf("when_full: it says what happens beyond max_clients, which is not set")
+	}
+	if r := c.Retry; r != nil {
+		if r.Min == 0 && r.Max == 0 {
+			return fmt.Errorf("retry: neither min nor max is above 0; clients would reconnect without a pause")
+		}
+		for _, wait := range []caddy.Duration{r.Min, r.Max} {
+			if wait == 0 { // the default
+				continue
+			}
+			if err := checkDuration("retry", wait, false); err != nil {
+				return err
+			}
+		}
+		if r.Max != 0 && r.Max < r.Min {
+			return fmt.Errorf("retry: the maximum %s is below the minimum %s", time.Duration(r.Max), time.Duration(r.Min))
+		}
+	}
+	return nil
+}
+
+// over returns the settings with those of base where c has none.
+func (c ClientSettings) over(base *ClientSettings) ClientSettings {
+	if base == nil {
+		return c
+	}
+	if c.Start == "" {
+		c.Start = base.Start
+	}
+	if c.Heartbeat == nil {
+		c.Heartbeat = base.Heartbeat
+	}
+	if c.Retry == nil {
+		c.Retry = base.Retry
+	}
+	if c.Slow == "" {
+		c.Slow = base.Slow
+	}
+	if c.WriteTimeout == nil {
+		c.WriteTimeout = base.WriteTimeout
+	}
+	if c.MaxClients == nil {
+		c.MaxClients, c.WhenFull = base.MaxClients, base.WhenFull
+	}
+	if c.MaxAge == nil {
+		c.MaxAge = base.MaxAge
+	}
+	if c.Drain == nil {
+		c.Drain = base.Drain
+	}
+	if c.OnReload == "" {
+		c.OnReload = base.OnReload
+	}
+	return c
+}
+
+// clientSettings are the ClientSettings with their defaults applied.
+type clientSettings struct {
+	start        Start
+	heartbeat    time.Duration // 0 is off
+	retryMin     time.Duration
+	retryMax     time.Duration
+	slow         string
+	writeTimeout time.Duration
+	maxClients   int // 0 is no limit
+	whenFull     string
+	maxAge       time.Duration // 0 is for ever
+	drain        time.Duration
+	onReload     string
+}
+
+// resolve applies the defaults.
+func (c ClientSettings) resolve() clientSettings {
+	r := clientSettings{
+		start:        Start(wordOr(string(c.Start), startLive)),
+		heartbeat:    durationOr(c.Heartbeat, defaultHeartbeat),
+		retryMin:     defaultRetryMin,
+		retryMax:     defaultRetryMax,
+		slow:         wordOr(c.Slow, slowSkip),
+		writeTimeout: durationOr(c.WriteTimeout, defaultWriteTimeout),
+		whenFull:     wordOr(c.WhenFull, fullReject),
+		maxAge:       durationOr(c.MaxAge, 0),
+		drain:        durationOr(c.Drain, defaultDrain),
+		onReload:     wordOr(c.OnReload, reloadKeep),
+	}
+	if c.MaxClients != nil {
+		r.maxClients = *c.MaxClients
+	}
+	if c.Retry != nil {
+		r.retryMin = time.Duration(c.Retry.Min)
+		r.retryMax = time.Duration(c.Retry.Max)
+		if r.retryMin == 0 {
+			r.retryMin = min(defaultRetryMin, r.retryMax)
+		}
+		if r.retryMax == 0 {
+			r.retryMax = max(r.retryMin, defaultRetryMax)
+		}
+	}
+	return r
+}
