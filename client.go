@@ -172,8 +172,8 @@ func (c *client) writeEvents() endReason {
 			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
 			chunk = c.buf
 		case chunk == nil:
-			log := c.hub.log.Load()
-			if log == c.log {
+			log := c.log.next.Load()
+			if log == nil {
 				return ""
 			}
 			// Other ids, another log. The old one gets no more events; it may
@@ -196,9 +196,10 @@ func (c *client) writeEvents() endReason {
 // write sends a piece that ends at the end of an event, and notes when the
 // next heartbeat is due.
 func (c *client) write(p []byte) endReason {
+	begun := time.Now()
 	if c.idle == nil {
 		// a deadline left armed would end an idle HTTP/2 stream
-		_ = c.rc.SetWriteDeadline(time.Now().Add(c.settings.writeTimeout))
+		_ = c.rc.SetWriteDeadline(begun.Add(c.settings.writeTimeout))
 		defer func() { _ = c.rc.SetWriteDeadline(time.Time{}) }()
 	}
 	_, err := c.w.Write(p)
@@ -206,10 +207,11 @@ func (c *client) write(p []byte) endReason {
 		err = c.rc.Flush()
 	}
 	if err != nil {
-		if why, ended := c.sub.ended(time.Now()); ended {
+		if why, ended := c.sub.ended(time.Now()); ended && why != endClient {
 			return why
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		// HTTP/2 resets the stream, which looks like a client that went away.
+		if errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) >= c.settings.writeTimeout {
 			return endTimeout
 		}
 		return endClient

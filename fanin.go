@@ -62,6 +62,10 @@ type hub struct {
 type streamLog struct {
 	*eventlog.Log
 	ids bool
+
+	// next is the log that came after this one; readers go through all of
+	// them. Nil for the hub's current one.
+	next atomic.Pointer[streamLog]
 }
 
 func newStreamLog(o eventlog.Options) *streamLog {
@@ -239,10 +243,12 @@ func (h *hub) join(u *upstreamDef, resume *resumeState) {
 }
 
 // leave gives up a source. It waits until the source has ended, if this was
-// its last subscription. The caller holds lifeMu.
+// its last subscription, and takes over its events until then: what the source
+// has read counts as received when another goes on where it was. The caller
+// holds lifeMu.
 func (h *hub) leave(sub *subscription) {
-	sub.source.unsubscribe(sub)
 	releaseSource(sub.source)
+	sub.source.unsubscribe(sub)
 	delete(h.sources, sub.name)
 }
 
@@ -269,7 +275,9 @@ func (h *hub) applyRetain(o eventlog.Options) {
 	}
 	h.logMu.Lock()
 	defer h.logMu.Unlock()
-	h.log.Store(newStreamLog(o))
+	next := newStreamLog(o)
+	old.next.Store(next)
+	h.log.Store(next)
 	h.wakeNotifier()
 }
 
@@ -376,23 +384,27 @@ func (h *hub) wakeNotifier() {
 func (h *hub) notify() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	log := h.log.Load()
+	all := true // whatever happened before
 	for {
-		log := h.log.Load()
-		appended := false
-		select {
-		case <-log.Appended():
-			appended = true
-		case <-timer.C:
-		case <-h.poke:
-			appended = h.log.Load() != log // readers move on to the new one
-		}
 		now := time.Now()
-		next, ok := h.wakeSubscribers(now, appended)
+		next, ok := h.wakeSubscribers(now, all)
 		if !ok {
 			return
 		}
 		log.Expire(now) // where nothing is appended, nobody else does
 		timer.Reset(next)
+		all = false
+		select {
+		case <-log.Appended():
+			all = true
+		case <-timer.C:
+		case <-h.poke:
+		}
+		// Readers move on to another log; the old one's last signal may be unheard.
+		if current := h.log.Load(); current != log {
+			log, all = current, true
+		}
 	}
 }
 

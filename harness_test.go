@@ -1,9 +1,12 @@
 package ssefanin
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,25 +14,48 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
 // instance is a site served by this process. Caddy's configuration is global,
 // so there is one at a time, and tests that use it do not run in parallel.
 type instance struct {
-	t    *testing.T
-	addr string
+	t      *testing.T
+	scheme string
+	addr   string
 }
 
 // serve loads a site into this process. Its text stands in a block that
 // listens on the instance's address; global, if any, among the global options.
 func serve(t *testing.T, global, site string) *instance {
 	t.Helper()
-	in := &instance{t: t, addr: freeAddr(t)}
+	in := &instance{t: t, scheme: "http", addr: freeAddr(t)}
 	t.Cleanup(in.stop)
 	in.reload(global, site)
 	return in
+}
+
+// serveTLS is serve with TLS, by a certificate nobody has to trust, and with
+// HTTP/2 and HTTP/3 therefore.
+func serveTLS(t *testing.T, global, site string) *instance {
+	t.Helper()
+	in := &instance{t: t, scheme: "https", addr: freeAddr(t)}
+	t.Cleanup(in.stop)
+	in.reload(global, site)
+	in.awaitTLS()
+	return in
+}
+
+// awaitTLS waits for the certificate, which comes after the configuration.
+func (in *instance) awaitTLS() {
+	in.t.Helper()
+	eventually(in.t, 10*time.Second, "there is a certificate", func() bool {
+		conn, err := tls.Dial("tcp", in.addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a certificate of the test's own
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 }
 
 // stop unloads the configuration and waits until nothing of it is left.
@@ -47,7 +73,7 @@ func (in *instance) stop() {
 	})
 }
 
-func (in *instance) url(path string) string { return "http://" + in.addr + path }
+func (in *instance) url(path string) string { return in.scheme + "://" + in.addr + path }
 
 func (in *instance) reload(global, site string) {
 	in.t.Helper()
@@ -58,7 +84,28 @@ func (in *instance) reload(global, site string) {
 
 func (in *instance) tryReload(global, site string) error {
 	in.t.Helper()
-	return load(in.t, fmt.Sprintf("{\n%s\n}\nhttp://%s {\n%s\n}\n", global, in.addr, site))
+	if err := load(in.t, in.caddyfile(global, site)); err != nil {
+		return err
+	}
+	in.awaitTakeover()
+	return nil
+}
+
+// awaitTakeover waits until new connections reach the new configuration only:
+// when a configuration is loaded, the one before may accept a few more.
+func (in *instance) awaitTakeover() {
+	in.t.Helper()
+	eventually(in.t, 10*time.Second, "the earlier server has closed its listener", func() bool {
+		return caddy.ListenerUsage("tcp", in.addr) < 2
+	})
+}
+
+func (in *instance) caddyfile(global, site string) string {
+	if in.scheme == "https" {
+		global += "\nskip_install_trust\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
+		site += "\ntls internal"
+	}
+	return fmt.Sprintf("{\n%s\n}\n%s {\n%s\n}\n", global, in.url(""), site)
 }
 
 // load loads a whole Caddyfile, with the admin endpoint and automatic HTTPS
@@ -72,6 +119,10 @@ func load(t *testing.T, text string) error {
 	return caddy.Load(raw, true)
 }
 
+// storageDir is where the configurations of all tests keep certificates and
+// the like. TestMain removes it.
+var storageDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "sse-fanin-storage-") })
+
 // adapt turns a Caddyfile into the JSON that load loads.
 func adapt(text string) ([]byte, error) {
 	raw, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
@@ -83,10 +134,30 @@ func adapt(text string) ([]byte, error) {
 		return nil, err
 	}
 	cfg["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
-	if cfg["logging"] == nil {
-		cfg["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
-			"level": zap.ErrorLevel.CapitalString(), "writer": map[string]any{"output": "discard"},
-		}}}
+	if cfg["storage"] == nil { // not the one of whoever runs the tests
+		dir, err := storageDir()
+		if err != nil {
+			return nil, err
+		}
+		cfg["storage"] = map[string]any{"module": "file_system", "root": dir}
+	}
+	logging, _ := cfg["logging"].(map[string]any)
+	if logging == nil {
+		logging = make(map[string]any)
+		cfg["logging"] = logging
+	}
+	logs, _ := logging["logs"].(map[string]any)
+	if logs == nil {
+		logs = make(map[string]any)
+		logging["logs"] = logs
+	}
+	def, _ := logs["default"].(map[string]any)
+	if def == nil {
+		def = make(map[string]any)
+		logs["default"] = def
+	}
+	if def["writer"] == nil {
+		def["level"], def["writer"] = zap.ErrorLevel.CapitalString(), map[string]any{"output": "discard"}
 	}
 	if apps, ok := cfg["apps"].(map[string]any); ok {
 		if httpApp, ok := apps["http"].(map[string]any); ok {

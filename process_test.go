@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-
 	"flag"
 	"fmt"
 	"io"
@@ -35,11 +34,15 @@ func scale[T any](short, full T) T {
 	return short
 }
 
+// builtDir is what buildOnce returned, for TestMain to remove.
+var builtDir string
+
 var buildOnce = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "sse-fanin-caddy-")
 	if err != nil {
 		return "", err
 	}
+	builtDir = dir
 	binary := filepath.Join(dir, "caddy")
 	out, err := exec.Command("go", "build", "-o", binary, "./cmd/caddy").CombinedOutput()
 	if err != nil {

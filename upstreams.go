@@ -171,9 +171,15 @@ func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	}
 }
 
-// ended says whether the source has ended for good.
+// ended says whether the source was connected and has ended for good: nobody
+// uses its connection any more.
 func (s *source) ended() bool {
-	return s.ctx.Err() != nil
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // environment returns the environment to dial with: the oldest that is in

@@ -76,7 +76,7 @@ func (d *Demo) serveControl(ln net.Listener) {
 // Close stops the origins and the control server and waits for them.
 func (d *Demo) Close() error {
 	d.cancel()
-	var errs []error
+	errs := make([]error, 0, len(d.origins)+1)
 	for _, o := range d.origins {
 		errs = append(errs, o.Stop())
 	}

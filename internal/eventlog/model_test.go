@@ -236,8 +236,9 @@ func (m *model) seek() {
 	switch m.rng.IntN(5) {
 	case 0:
 		c := Cursor{m.log.Epoch(), m.rng.Uint64N(head + 3), m.now}
-		state, wantState := Unknown, Unknown
+		var state CursorState
 		next, state = m.log.After(c)
+		wantState := Unknown
 		switch {
 		case c.Offset > head:
 		case c.Offset+1 >= tail:
@@ -269,7 +270,7 @@ func (m *model) seek() {
 		if want <= head {
 			wantTime = m.event(want).time
 		}
-		state := Unknown
+		var state CursorState
 		if next, state = m.log.After(c); state != Known || c.Time != wantTime {
 			m.t.Fatalf("CursorBefore(%d) = %v which is %v, want Known and time %d", want, c, state, wantTime)
 		}

@@ -10,6 +10,7 @@ package sse
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -460,7 +461,7 @@ func (v *value) append(p []byte) {
 func (v *value) set(p []byte) {
 	// Without spare capacity: who appends to an event must not write into the
 	// rest of the chunk.
-	v.view, v.buf = p[:len(p):len(p)], v.buf[:0]
+	v.view, v.buf = slices.Clip(p), v.buf[:0]
 }
 
 func (v *value) clear() {

@@ -3,6 +3,7 @@ package ssetest
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -180,7 +181,7 @@ func (o *Origin) serveEvents(c *originConn, w http.ResponseWriter, r *http.Reque
 	preface := o.cfg.Preface
 	if o.cfg.Retry > 0 {
 		retry := "retry: " + strconv.FormatInt(o.cfg.Retry.Milliseconds(), 10) + o.cfg.Newline + o.cfg.Newline
-		preface = append(preface[:len(preface):len(preface)], retry...)
+		preface = append(slices.Clip(preface), retry...)
 	}
 	if s.write(preface) != nil || s.flush() != nil {
 		s.fail()

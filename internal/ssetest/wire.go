@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -160,9 +161,7 @@ type h2Sink struct {
 
 func openH2(c *originConn, w http.ResponseWriter, header http.Header, cfg OriginConfig) *h2Sink {
 	s := &h2Sink{w: w, rc: http.NewResponseController(w), split: cfg.Split}
-	for k, v := range header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), header)
 	if !c.install(s) {
 		s.close()
 		s.fail()

@@ -1,0 +1,337 @@
+package ssefanin
+
+import (
+	"strings"
+	"testing"
+)
+
+// mistake is a Caddyfile that is refused, by adapt or by validate.
+type mistake struct {
+	name string
+	text string // what stands in a site's block from the second line on, or a whole file
+	want string // the error, without what Caddy puts before it
+}
+
+// file gives the text of the whole Caddyfile.
+func (m mistake) file() string {
+	if strings.Contains(m.text, ":8080 {") || strings.HasPrefix(m.text, "{\n") {
+		return m.text
+	}
+	return ":8080 {\n\t" + strings.ReplaceAll(m.text, "\n", "\n\t") + "\n}\n"
+}
+
+func refuseAll(t *testing.T, mistakes []mistake) {
+	t.Helper()
+	setFeedEnv(t)
+	for _, m := range mistakes {
+		t.Run(m.name, func(t *testing.T) {
+			err := validateCaddyfile(m.file())
+			if err == nil {
+				t.Fatal("it is valid")
+			}
+			got := err.Error()
+			if strings.Contains(got, "s3c") || strings.Contains(got, "ret@") {
+				t.Errorf("a secret in the error: %s", got)
+			}
+			// what Caddy puts before it
+			for _, prefix := range []string{"parsing caddyfile tokens for 'sse_fanin': ", "provision http.handlers.sse_fanin: "} {
+				if _, ours, ok := strings.Cut(got, prefix); ok {
+					got = ours
+				}
+			}
+			if got != m.want {
+				t.Errorf("got\n%s\nwant\n%s\nof\n%s", got, m.want, m.file())
+			}
+		})
+	}
+}
+
+func TestCaddyfileRefusesUnknownWords(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, drain, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, on_reload, resume, retain, retry, slow, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "unrecognized subdirective 'heartbeat' of upstream, expected one of backoff, header_up, idle_timeout, max_event_size, resume, transport, at Caddyfile:4"},
+		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
+		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... }, at Caddyfile:3"},
+		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, header_up, idle_timeout, max_event_size, resume, transport, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, drain, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, on_reload, resume, retain, retry, slow, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
+		{"a transport", "sse_fanin https://a.example.com/events {\n\ttransport carrier_pigeon\n}", "getting module named 'http.reverse_proxy.transport.carrier_pigeon': module not registered: http.reverse_proxy.transport.carrier_pigeon, at Caddyfile:3"},
+	})
+}
+
+func TestCaddyfileRefusesRepeats(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"stream", "sse_fanin https://a.example.com/events {\n\tstream a\n\tstream a\n}", "stream is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"transport", "sse_fanin https://a.example.com/events {\n\ttransport http\n\ttransport http\n}", "transport is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"resume", "sse_fanin https://a.example.com/events {\n\tresume on\n\tresume on\n}", "resume is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"backoff", "sse_fanin https://a.example.com/events {\n\tbackoff 1s\n\tbackoff 1s\n}", "backoff is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"idle_timeout", "sse_fanin https://a.example.com/events {\n\tidle_timeout 1m\n\tidle_timeout 1m\n}", "idle_timeout is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"max_event_size", "sse_fanin https://a.example.com/events {\n\tmax_event_size 1MiB\n\tmax_event_size 1MiB\n}", "max_event_size is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"start", "sse_fanin https://a.example.com/events {\n\tstart live\n\tstart live\n}", "start is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"ids", "sse_fanin https://a.example.com/events {\n\tids none\n\tids none\n}", "ids is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"heartbeat", "sse_fanin https://a.example.com/events {\n\theartbeat 5s\n\theartbeat 5s\n}", "heartbeat is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"retry", "sse_fanin https://a.example.com/events {\n\tretry 1s\n\tretry 1s\n}", "retry is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"slow", "sse_fanin https://a.example.com/events {\n\tslow skip\n\tslow skip\n}", "slow is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"write_timeout", "sse_fanin https://a.example.com/events {\n\twrite_timeout 5s\n\twrite_timeout 5s\n}", "write_timeout is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"max_clients", "sse_fanin https://a.example.com/events {\n\tmax_clients 5\n\tmax_clients 5\n}", "max_clients is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"max_age", "sse_fanin https://a.example.com/events {\n\tmax_age 1h\n\tmax_age 1h\n}", "max_age is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"drain", "sse_fanin https://a.example.com/events {\n\tdrain 5s\n\tdrain 5s\n}", "drain is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"on_reload", "sse_fanin https://a.example.com/events {\n\ton_reload keep\n\ton_reload keep\n}", "on_reload is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 5\n\t}\n\tretain {\n\t\tevents 5\n\t}\n}", "retain is given twice, first at Caddyfile:3, at Caddyfile:6"},
+		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 5\n\t\tevents 6\n\t}\n}", "events is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\tresume on\n\t\tresume off\n\t}\n}", "resume is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"upstream name", "sse_fanin {\n\tupstream a https://a.example.com/events\n\tupstream a https://b.example.com/events\n}", "upstream 'a' is defined twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"stream in the global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t\tstream a https://a.example.com/events\n\t}\n}\n", "stream 'a' is defined twice in the global option sse_fanin, at Caddyfile:4"},
+		{"stream in two global options", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n}\n", "stream 'a' is defined twice in the global option sse_fanin, at Caddyfile:6"},
+		{"stream in the global option and in a handler", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n}\n\n:8080 {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n", "stream 'a' is already defined in the global option sse_fanin; to serve it, give its name instead of upstreams, at Caddyfile:8"},
+		{"stream in two handlers", ":8080 {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n\n:8081 {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n", "stream 'a' is already defined at Caddyfile:2; to serve it here too, give its name instead of upstreams, at Caddyfile:8"},
+		{"stream in a snippet that two sites import", "(events) {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n\n:8080 {\n\timport events\n}\n\n:8081 {\n\timport events\n}\n", "stream 'a' is already defined at Caddyfile:2; to serve it here too, give its name instead of upstreams, at Caddyfile:2 import chain ['Caddyfile:12 (import events)']"},
+	})
+}
+
+func TestCaddyfileRefusesMissingArguments(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"stream", "sse_fanin https://a.example.com/events {\n\tstream\n}", "stream: missing argument, expected stream <name>, at Caddyfile:3"},
+		{"header_up", "sse_fanin https://a.example.com/events {\n\theader_up\n}", "header_up: missing the field, expected header_up [+|-]<field> [<value|regexp> [<replacement>]], at Caddyfile:3"},
+		{"transport", "sse_fanin https://a.example.com/events {\n\ttransport\n}", "transport: missing argument, expected transport http { ... }, at Caddyfile:3"},
+		{"resume", "sse_fanin https://a.example.com/events {\n\tresume\n}", "resume: missing argument, expected resume on|off|<last-event-id>, at Caddyfile:3"},
+		{"backoff", "sse_fanin https://a.example.com/events {\n\tbackoff\n}", "backoff: missing argument, expected backoff <base> [<max>], at Caddyfile:3"},
+		{"idle_timeout", "sse_fanin https://a.example.com/events {\n\tidle_timeout\n}", "idle_timeout: missing argument, expected idle_timeout <duration>|off, at Caddyfile:3"},
+		{"max_event_size", "sse_fanin https://a.example.com/events {\n\tmax_event_size\n}", "max_event_size: missing argument, expected max_event_size <size>, at Caddyfile:3"},
+		{"retain", "sse_fanin https://a.example.com/events {\n\tretain\n}", "retain: the block is missing or empty, expected events, size or age in it, at Caddyfile:3"},
+		{"start", "sse_fanin https://a.example.com/events {\n\tstart\n}", "start: missing argument, expected start live|oldest|<n>, at Caddyfile:3"},
+		{"ids", "sse_fanin https://a.example.com/events {\n\tids\n}", "ids: missing argument, expected ids stream|none, at Caddyfile:3"},
+		{"heartbeat", "sse_fanin https://a.example.com/events {\n\theartbeat\n}", "heartbeat: missing argument, expected heartbeat <duration>|off, at Caddyfile:3"},
+		{"retry", "sse_fanin https://a.example.com/events {\n\tretry\n}", "retry: missing argument, expected retry <min> [<max>], at Caddyfile:3"},
+		{"slow", "sse_fanin https://a.example.com/events {\n\tslow\n}", "slow: missing argument, expected slow skip|disconnect, at Caddyfile:3"},
+		{"write_timeout", "sse_fanin https://a.example.com/events {\n\twrite_timeout\n}", "write_timeout: missing argument, expected write_timeout <duration>, at Caddyfile:3"},
+		{"max_clients", "sse_fanin https://a.example.com/events {\n\tmax_clients\n}", "max_clients: missing argument, expected max_clients <n> [reject|retry], at Caddyfile:3"},
+		{"max_age", "sse_fanin https://a.example.com/events {\n\tmax_age\n}", "max_age: missing argument, expected max_age <duration>|off, at Caddyfile:3"},
+		{"drain", "sse_fanin https://a.example.com/events {\n\tdrain\n}", "drain: missing argument, expected drain <duration>, at Caddyfile:3"},
+		{"on_reload", "sse_fanin https://a.example.com/events {\n\ton_reload\n}", "on_reload: missing argument, expected on_reload keep|drain, at Caddyfile:3"},
+		{"upstream", "sse_fanin https://a.example.com/events {\n\tupstream\n}", "upstream: missing the URL, expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"retain events", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents\n\t}\n}", "events: missing argument, expected events <n>, at Caddyfile:4"},
+		{"retain size", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize\n\t}\n}", "size: missing argument, expected size <size>, at Caddyfile:4"},
+		{"retain age", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage\n\t}\n}", "age: missing argument, expected age <duration>, at Caddyfile:4"},
+		{"empty retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t}\n}", "retain: the block is missing or empty, expected events, size or age in it, at Caddyfile:4"},
+		{"global stream", "{\n\tsse_fanin {\n\t\tstream\n\t}\n}\n", "stream: missing the name, expected stream <name> [<url>...] { ... }, at Caddyfile:3"},
+		{"global stream without upstreams", "{\n\tsse_fanin {\n\t\tstream a {\n\t\t\theartbeat 5s\n\t\t}\n\t}\n}\n", "stream 'a' has no upstreams: give it at least one URL, at Caddyfile:3"},
+		{"everything", "sse_fanin", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
+		{"everything but a matcher", "sse_fanin /events", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
+		{"everything but the name of an upstream", "sse_fanin {\n\tupstream a\n}", "upstream: missing the URL, expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"upstreams beside settings", "sse_fanin {\n\theartbeat 5s\n}", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
+	})
+}
+
+func TestCaddyfileRefusesStrayArguments(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"stream a b", "sse_fanin https://a.example.com/events {\n\tstream a b\n}", "stream: unexpected 'b', expected stream <name>, at Caddyfile:3"},
+		{"header_up A b c d", "sse_fanin https://a.example.com/events {\n\theader_up A b c d\n}", "header_up: 4 arguments are too many, expected header_up [+|-]<field> [<value|regexp> [<replacement>]]; a value with spaces stands in quotes, at Caddyfile:3"},
+		{"header_up -A b", "sse_fanin https://a.example.com/events {\n\theader_up -A b\n}", "header_up: '-A' deletes the field and takes no value, at Caddyfile:3"},
+		{"header_up +A b c", "sse_fanin https://a.example.com/events {\n\theader_up +A b c\n}", "header_up: '+A' adds a value and takes no replacement, at Caddyfile:3"},
+		{"transport http x", "sse_fanin https://a.example.com/events {\n\ttransport http x\n}", "transport: unexpected 'x', expected transport http { ... }, at Caddyfile:3"},
+		{"resume on off", "sse_fanin https://a.example.com/events {\n\tresume on off\n}", "resume: unexpected 'off', expected resume on|off|<last-event-id>, at Caddyfile:3"},
+		{"backoff 1s 2s 3s", "sse_fanin https://a.example.com/events {\n\tbackoff 1s 2s 3s\n}", "backoff: unexpected '3s', expected backoff <base> [<max>], at Caddyfile:3"},
+		{"idle_timeout 1m 2m", "sse_fanin https://a.example.com/events {\n\tidle_timeout 1m 2m\n}", "idle_timeout: unexpected '2m', expected idle_timeout <duration>|off, at Caddyfile:3"},
+		{"max_event_size 1MiB 2MiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 1MiB 2MiB\n}", "max_event_size: unexpected '2MiB', expected max_event_size <size>, at Caddyfile:3"},
+		{"retain 5", "sse_fanin https://a.example.com/events {\n\tretain 5\n}", "retain: unexpected '5', its bounds stand in a block: retain { events <n> }, at Caddyfile:3"},
+		{"start live 5", "sse_fanin https://a.example.com/events {\n\tstart live 5\n}", "start: unexpected '5', expected start live|oldest|<n>, at Caddyfile:3"},
+		{"ids none stream", "sse_fanin https://a.example.com/events {\n\tids none stream\n}", "ids: unexpected 'stream', expected ids stream|none, at Caddyfile:3"},
+		{"heartbeat 5s 6s", "sse_fanin https://a.example.com/events {\n\theartbeat 5s 6s\n}", "heartbeat: unexpected '6s', expected heartbeat <duration>|off, at Caddyfile:3"},
+		{"retry 1s 2s 3s", "sse_fanin https://a.example.com/events {\n\tretry 1s 2s 3s\n}", "retry: unexpected '3s', expected retry <min> [<max>], at Caddyfile:3"},
+		{"slow skip maybe", "sse_fanin https://a.example.com/events {\n\tslow skip maybe\n}", "slow: unexpected 'maybe', expected slow skip|disconnect, at Caddyfile:3"},
+		{"write_timeout 5s 6s", "sse_fanin https://a.example.com/events {\n\twrite_timeout 5s 6s\n}", "write_timeout: unexpected '6s', expected write_timeout <duration>, at Caddyfile:3"},
+		{"max_clients 5 retry now", "sse_fanin https://a.example.com/events {\n\tmax_clients 5 retry now\n}", "max_clients: unexpected 'now', expected max_clients <n> [reject|retry], at Caddyfile:3"},
+		{"max_age 1h 2h", "sse_fanin https://a.example.com/events {\n\tmax_age 1h 2h\n}", "max_age: unexpected '2h', expected max_age <duration>|off, at Caddyfile:3"},
+		{"drain 5s 6s", "sse_fanin https://a.example.com/events {\n\tdrain 5s 6s\n}", "drain: unexpected '6s', expected drain <duration>, at Caddyfile:3"},
+		{"on_reload keep drain", "sse_fanin https://a.example.com/events {\n\ton_reload keep drain\n}", "on_reload: unexpected 'drain', expected on_reload keep|drain, at Caddyfile:3"},
+		{"upstream a <url> b", "sse_fanin https://a.example.com/events {\n\tupstream a https://b.example.com/events b\n}", "upstream: unexpected 'b', expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"second URL", "sse_fanin https://a.example.com/events {\n\tupstream a https://b.example.com/events https://c.example.com/events?token=s3cret\n}", "upstream: 'https://c.example.com/events' is a second URL, but an upstream has one; write an upstream for each, at Caddyfile:3"},
+		{"two names of an upstream", "sse_fanin https://a.example.com/events {\n\tupstream a b https://b.example.com/events\n}", "upstream: unexpected 'b', expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"retain events 5 6", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 5 6\n\t}\n}", "events: unexpected '6', expected events <n>, at Caddyfile:4"},
+		{"retain size 1MiB 2MiB", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 1MiB 2MiB\n\t}\n}", "size: unexpected '2MiB', expected size <size>, at Caddyfile:4"},
+		{"retain age 1h 2h", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage 1h 2h\n\t}\n}", "age: unexpected '2h', expected age <duration>, at Caddyfile:4"},
+		{"global option", "{\n\tsse_fanin prices {\n\t\tstream a https://a.example.com/events\n\t}\n}\n", "sse_fanin: unexpected 'prices', expected sse_fanin { stream <name> { ... } }, at Caddyfile:2"},
+		{"global stream", "{\n\tsse_fanin {\n\t\tstream a b https://a.example.com/events\n\t}\n}\n", "stream: unexpected 'b', expected stream <name> [<url>...] { ... }, at Caddyfile:3"},
+		{"two stream names", "sse_fanin prices news", "'news' is a second stream name beside 'prices'; a handler serves one stream, at Caddyfile:2"},
+		{"a block after a setting", "sse_fanin https://a.example.com/events {\n\theartbeat 5s {\n\t\tevery minute\n\t}\n}", "unexpected block, expected heartbeat <duration>|off, at Caddyfile:3"},
+		{"an empty block after a setting", "sse_fanin https://a.example.com/events {\n\theartbeat 5s {\n\t}\n}", "unexpected block, expected heartbeat <duration>|off, at Caddyfile:3"},
+		{"a block after header_up", "sse_fanin https://a.example.com/events {\n\theader_up A s3cret {\n\t\tb\n\t}\n}", "unexpected block, expected header_up [+|-]<field> [<value|regexp> [<replacement>]], at Caddyfile:3"},
+	})
+}
+
+func TestCaddyfileRefusesValues(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"stream \"a b\"", "sse_fanin https://a.example.com/events {\n\tstream \"a b\"\n}", "stream: the name 'a b' may only contain letters, digits and '_.-', at Caddyfile:3"},
+		{"stream \"\"", "sse_fanin https://a.example.com/events {\n\tstream \"\"\n}", "stream: the argument is empty, expected stream <name>, at Caddyfile:3"},
+		{"stream a/b", "sse_fanin https://a.example.com/events {\n\tstream a/b\n}", "stream: the name 'a/b' may only contain letters, digits and '_.-', at Caddyfile:3"},
+		{"resume \"\"", "sse_fanin https://a.example.com/events {\n\tresume \"\"\n}", "resume: the argument is empty, expected resume on|off|<last-event-id>, at Caddyfile:3"},
+		{"resume {query.id}", "sse_fanin https://a.example.com/events {\n\tresume {query.id}\n}", "resume: the placeholder {http.request.uri.query.id} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
+		{"backoff soon", "sse_fanin https://a.example.com/events {\n\tbackoff soon\n}", "backoff: 'soon' is not a duration such as 10s, at Caddyfile:3"},
+		{"backoff 0", "sse_fanin https://a.example.com/events {\n\tbackoff 0\n}", "backoff: 0 is too short, it must be at least 1ms, at Caddyfile:3"},
+		{"backoff -1s", "sse_fanin https://a.example.com/events {\n\tbackoff -1s\n}", "backoff: -1s is negative, at Caddyfile:3"},
+		{"backoff 5s 1s", "sse_fanin https://a.example.com/events {\n\tbackoff 5s 1s\n}", "backoff: the maximum 1s is below the base 5s, at Caddyfile:3"},
+		{"backoff 1us", "sse_fanin https://a.example.com/events {\n\tbackoff 1us\n}", "backoff: 1µs is too short, it must be at least 1ms, at Caddyfile:3"},
+		{"idle_timeout never", "sse_fanin https://a.example.com/events {\n\tidle_timeout never\n}", "idle_timeout: 'never' is not a duration such as 10s, at Caddyfile:3"},
+		{"idle_timeout -1m", "sse_fanin https://a.example.com/events {\n\tidle_timeout -1m\n}", "idle_timeout: -1m0s is negative, at Caddyfile:3"},
+		{"idle_timeout 1ns", "sse_fanin https://a.example.com/events {\n\tidle_timeout 1ns\n}", "idle_timeout: 1ns is too short, it must be 0 or at least 1ms, at Caddyfile:3"},
+		{"max_event_size big", "sse_fanin https://a.example.com/events {\n\tmax_event_size big\n}", "max_event_size: 'big' is not a size such as 64MiB, at Caddyfile:3"},
+		{"max_event_size 0", "sse_fanin https://a.example.com/events {\n\tmax_event_size 0\n}", "max_event_size: '0' is no size, it must be at least 1 byte, at Caddyfile:3"},
+		{"max_event_size -1", "sse_fanin https://a.example.com/events {\n\tmax_event_size -1\n}", "max_event_size: '-1' is not a size such as 64MiB, at Caddyfile:3"},
+		{"max_event_size 2GiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 2GiB\n}", "max_event_size: 2147483648 bytes is too much, it must be at most 1.0 GiB, at Caddyfile:3"},
+		{"max_event_size 128MiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 128MiB\n}", "max_event_size: 134217728 bytes is more than the size of all that is retained, 67108864 bytes; lower max_event_size, or raise size in retain, at Caddyfile:3"},
+		{"start now", "sse_fanin https://a.example.com/events {\n\tstart now\n}", "start: 'now' is neither live, oldest nor a number of events, at Caddyfile:3"},
+		{"start -5", "sse_fanin https://a.example.com/events {\n\tstart -5\n}", "start: '-5' is neither live, oldest nor a number of events, at Caddyfile:3"},
+		{"start 1.5", "sse_fanin https://a.example.com/events {\n\tstart 1.5\n}", "start: '1.5' is neither live, oldest nor a number of events, at Caddyfile:3"},
+		{"start \"\"", "sse_fanin https://a.example.com/events {\n\tstart \"\"\n}", "start: the argument is empty, expected start live|oldest|<n>, at Caddyfile:3"},
+		{"ids yes", "sse_fanin https://a.example.com/events {\n\tids yes\n}", "ids: unrecognized value 'yes', expected stream or none, at Caddyfile:3"},
+		{"heartbeat 15", "sse_fanin https://a.example.com/events {\n\theartbeat 15\n}", "heartbeat: '15' is not a duration such as 10s, at Caddyfile:3"},
+		{"heartbeat -15s", "sse_fanin https://a.example.com/events {\n\theartbeat -15s\n}", "heartbeat: -15s is negative, at Caddyfile:3"},
+		{"heartbeat 1us", "sse_fanin https://a.example.com/events {\n\theartbeat 1us\n}", "heartbeat: 1µs is too short, it must be 0 or at least 1ms, at Caddyfile:3"},
+		{"retry 0", "sse_fanin https://a.example.com/events {\n\tretry 0\n}", "retry: 0 is too short, it must be at least 1ms, at Caddyfile:3"},
+		{"retry 0 5s", "sse_fanin https://a.example.com/events {\n\tretry 0 5s\n}", "retry: 0 is too short, it must be at least 1ms, at Caddyfile:3"},
+		{"retry 5s 1s", "sse_fanin https://a.example.com/events {\n\tretry 5s 1s\n}", "retry: the maximum 1s is below the minimum 5s, at Caddyfile:3"},
+		{"retry soon", "sse_fanin https://a.example.com/events {\n\tretry soon\n}", "retry: 'soon' is not a duration such as 10s, at Caddyfile:3"},
+		{"retry -1s", "sse_fanin https://a.example.com/events {\n\tretry -1s\n}", "retry: -1s is negative, at Caddyfile:3"},
+		{"slow maybe", "sse_fanin https://a.example.com/events {\n\tslow maybe\n}", "slow: unrecognized value 'maybe', expected skip or disconnect, at Caddyfile:3"},
+		{"slow \"\"", "sse_fanin https://a.example.com/events {\n\tslow \"\"\n}", "slow: the argument is empty, expected slow skip|disconnect, at Caddyfile:3"},
+		{"write_timeout 0", "sse_fanin https://a.example.com/events {\n\twrite_timeout 0\n}", "write_timeout: 0s is too short, it must be at least 1ms, at Caddyfile:3"},
+		{"write_timeout off", "sse_fanin https://a.example.com/events {\n\twrite_timeout off\n}", "write_timeout: 'off' is not a duration such as 10s, at Caddyfile:3"},
+		{"write_timeout -1s", "sse_fanin https://a.example.com/events {\n\twrite_timeout -1s\n}", "write_timeout: -1s is negative, at Caddyfile:3"},
+		{"max_clients many", "sse_fanin https://a.example.com/events {\n\tmax_clients many\n}", "max_clients: 'many' is not a whole number from 0 to 2147483647, at Caddyfile:3"},
+		{"max_clients -1", "sse_fanin https://a.example.com/events {\n\tmax_clients -1\n}", "max_clients: '-1' is not a whole number from 0 to 2147483647, at Caddyfile:3"},
+		{"max_clients 5 maybe", "sse_fanin https://a.example.com/events {\n\tmax_clients 5 maybe\n}", "max_clients: unrecognized value 'maybe', expected reject or retry, at Caddyfile:3"},
+		{"max_age -1h", "sse_fanin https://a.example.com/events {\n\tmax_age -1h\n}", "max_age: -1h0m0s is negative, at Caddyfile:3"},
+		{"max_age 1us", "sse_fanin https://a.example.com/events {\n\tmax_age 1us\n}", "max_age: 1µs is too short, it must be 0 or at least 1ms, at Caddyfile:3"},
+		{"drain soon", "sse_fanin https://a.example.com/events {\n\tdrain soon\n}", "drain: 'soon' is not a duration such as 10s, at Caddyfile:3"},
+		{"drain -5s", "sse_fanin https://a.example.com/events {\n\tdrain -5s\n}", "drain: -5s is negative, at Caddyfile:3"},
+		{"on_reload restart", "sse_fanin https://a.example.com/events {\n\ton_reload restart\n}", "on_reload: unrecognized value 'restart', expected keep or drain, at Caddyfile:3"},
+		{"retain events 0", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 0\n\t}\n}", "events: '0' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
+		{"retain events -1", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents -1\n\t}\n}", "events: '-1' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
+		{"retain events many", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents many\n\t}\n}", "events: 'many' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
+		{"retain events 9999999999", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 9999999999\n\t}\n}", "events: '9999999999' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
+		{"retain size 0", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 0\n\t}\n}", "size: '0' is no size, it must be at least 1 byte, at Caddyfile:4"},
+		{"retain size -1", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize -1\n\t}\n}", "size: '-1' is not a size such as 64MiB, at Caddyfile:4"},
+		{"retain size big", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize big\n\t}\n}", "size: 'big' is not a size such as 64MiB, at Caddyfile:4"},
+		{"retain size 512KiB", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 512KiB\n\t}\n}", "max_event_size: 1048576 bytes is more than the size of all that is retained, 524288 bytes; lower max_event_size, or raise size in retain, at Caddyfile:3"},
+		{"retain size 2TiB", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 2TiB\n\t}\n}", "retain: size: 2199023255552 bytes is too much, it must be at most 1.0 TiB, at Caddyfile:4"},
+		{"retain age -1h", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage -1h\n\t}\n}", "retain: age: -1h0m0s is negative, at Caddyfile:4"},
+		{"retain age long", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage long\n\t}\n}", "age: 'long' is not a duration such as 10s, at Caddyfile:4"},
+		{"retain age 1us", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage 1us\n\t}\n}", "retain: age: 1µs is too short, it must be 0 or at least 1ms, at Caddyfile:4"},
+		{"an upstream's max_event_size above retain size", "sse_fanin {\n\tretain {\n\t\tsize 1MiB\n\t}\n\tupstream https://a.example.com/events {\n\t\tmax_event_size 2MiB\n\t}\n}", "max_event_size: 2097152 bytes is more than the size of all that is retained, 1048576 bytes; lower max_event_size, or raise size in retain, at Caddyfile:6"},
+		{"max_event_size above retain size, given first", "sse_fanin https://a.example.com/events {\n\tmax_event_size 2MiB\n\tretain {\n\t\tsize 1MiB\n\t}\n}", "max_event_size: 2097152 bytes is more than the size of all that is retained, 1048576 bytes; lower max_event_size, or raise size in retain, at Caddyfile:3"},
+		{"max_event_size above retain size in the global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events {\n\t\t\tmax_event_size 128MiB\n\t\t}\n\t}\n}\n", "max_event_size: 134217728 bytes is more than the size of all that is retained, 67108864 bytes; lower max_event_size, or raise size in retain, at Caddyfile:4"},
+		{"header_up without a value", "sse_fanin https://a.example.com/events {\n\theader_up Authorization\n}", "header_up: 'Authorization' has no value, expected header_up [+|-]<field> [<value|regexp> [<replacement>]]; to delete a field, write '-<field>', at Caddyfile:3"},
+		{"header_up with a colon", "sse_fanin https://a.example.com/events {\n\theader_up Authorization: \"Bearer s3cret\"\n}", "header_up: 'Authorization:' is not the name of a header field, at Caddyfile:3"},
+		{"header_up in one argument", "sse_fanin https://a.example.com/events {\n\theader_up \"Authorization: Bearer s3cret\"\n}", "header_up: 'Authorization:…' has no value, expected header_up [+|-]<field> [<value|regexp> [<replacement>]]; to delete a field, write '-<field>', at Caddyfile:3"},
+		{"header_up with a response modifier", "sse_fanin https://a.example.com/events {\n\theader_up ?Accept x\n}", "header_up: ?Accept: the default header modifier ('?') can only be used on response headers; for conditional manipulation of request headers, use matchers, at Caddyfile:3"},
+		{"header_up with an invalid regular expression", "sse_fanin https://a.example.com/events {\n\theader_up Accept ( x\n}", "header_up: 'Accept': error parsing regexp: missing closing ): `(`, at Caddyfile:3"},
+		{"header_up with a line end", "sse_fanin https://a.example.com/events {\n\theader_up Accept \"a\n b\"\n}", "header_up: the value of 'Accept' cannot contain control characters, at Caddyfile:3"},
+		{"header_up with a placeholder of the request", "sse_fanin https://a.example.com/events {\n\theader_up X-Client {client_ip}\n}", "header_up: the placeholder {http.vars.client_ip} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
+		{"header_up of an upstream with a placeholder of the request", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theader_up Authorization {header.Authorization}\n\t}\n}", "header_up: the placeholder {http.request.header.Authorization} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:4"},
+		{"header_up in the global option with a placeholder of the request", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events {\n\t\t\theader_up X-Path {path}\n\t\t}\n\t}\n}\n", "header_up: the placeholder {http.request.uri.path} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:4"},
+	})
+}
+
+func TestCaddyfileRefusesURLs(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"no scheme", "sse_fanin a.example.com", "'a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"no scheme but a port", "sse_fanin localhost:9001", "'localhost:9001' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"no scheme but a path and a query", "sse_fanin a.example.com/events?token=s3cret", "'a.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"no scheme but a user", "sse_fanin me:s3cret@a.example.com", "'a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"no scheme, in upstream", "sse_fanin https://a.example.com/events {\n\tupstream b b.example.com/events\n}", "'b.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:3"},
+		{"one slash", "sse_fanin https:/a.example.com/events", "'https:/a.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"ftp", "sse_fanin ftp://a.example.com/events", "upstream URL 'ftp://a.example.com/events': the scheme 'ftp' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
+		{"ws", "sse_fanin ws://a.example.com/events", "upstream URL 'ws://a.example.com/events': the scheme 'ws' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
+		{"a typo", "sse_fanin htps://a.example.com/events", "upstream URL 'htps://a.example.com/events': the scheme 'htps' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
+		{"a typo in upper case", "sse_fanin HTP://a.example.com/events", "upstream URL 'HTP://a.example.com/events': the scheme 'htp' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
+		{"an empty variable", "sse_fanin https://{$UNSET_HOST}/events", "upstream URL 'https:///events': the host is empty, at Caddyfile:2"},
+		{"an empty variable and a port", "sse_fanin https://{$UNSET_HOST}:8443/events", "upstream URL 'https://:8443/events': the host is empty, at Caddyfile:2"},
+		{"an empty variable alone", "sse_fanin {$UNSET_URL}", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
+		{"port 0", "sse_fanin https://a.example.com:0/events", "upstream URL 'https://a.example.com:0/events': '0' is not a port from 1 to 65535, at Caddyfile:2"},
+		{"port too large", "sse_fanin https://a.example.com:65536/events", "upstream URL 'https://a.example.com:65536/events': '65536' is not a port from 1 to 65535, at Caddyfile:2"},
+		{"port without a number", "sse_fanin https://a.example.com:/events", "upstream URL 'https://a.example.com:/events': '' is not a port from 1 to 65535, at Caddyfile:2"},
+		{"port in words", "sse_fanin https://a.example.com:https/events", "upstream URL 'https://a.example.com:https/events': invalid port \":https\" after host, at Caddyfile:2"},
+		{"a space", "sse_fanin \"https://a example.com/events\"", "upstream URL 'https://a example.com/events': invalid character \" \" in host name, at Caddyfile:2"},
+		{"a password with a slash", "sse_fanin https://me:s3c/ret@a.example.com/events", "upstream URL 'https://a.example.com/events': it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded, at Caddyfile:2"},
+		{"a password with a question mark", "sse_fanin https://me:s3c?ret@a.example.com/events", "upstream URL 'https://a.example.com/events': it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded, at Caddyfile:2"},
+		{"a password with a percent sign", "sse_fanin https://me:s3c%%ret@a.example.com/events", "upstream URL 'https://a.example.com/events': it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded, at Caddyfile:2"},
+		{"a placeholder of the request", "sse_fanin https://a.example.com/events?user={query.user}&token=s3cret", "upstream URL 'https://a.example.com/events': the placeholder {http.request.uri.query.user} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:2"},
+		{"a placeholder of the request as the host", "sse_fanin https://{host}/events", "upstream URL 'https://{http.request.host}/events': the placeholder {http.request.host} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:2"},
+		{"a placeholder of the request in upstream", "sse_fanin https://a.example.com/events {\n\tupstream b https://b.example.com{uri}\n}", "upstream URL 'https://b.example.com{http.request.uri}': the placeholder {http.request.uri} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
+		{"a placeholder of the request in the global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/{path.0}\n\t}\n}\n", "upstream URL 'https://a.example.com/{http.request.uri.path.0}': the placeholder {http.request.uri.path.0} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
+		{"a placeholder of the upstream", "sse_fanin https://{upstream_hostport}/events", "upstream URL 'https://{http.reverse_proxy.upstream.hostport}/events': unrecognized placeholder {http.reverse_proxy.upstream.hostport}"},
+		{"an empty placeholder", "sse_fanin https://{env.NOT_SET}/events?token=s3cret", "upstream URL 'https://{env.NOT_SET}/events': evaluated placeholder {env.NOT_SET} is empty"},
+		{"an empty placeholder of a named upstream", "sse_fanin {\n\tupstream a {env.NOT_SET}\n}", "upstream 'a': upstream URL '{env.NOT_SET}': evaluated placeholder {env.NOT_SET} is empty"},
+		{"an unknown placeholder", "sse_fanin https://{evn.HOST}/events", "upstream URL 'https://{evn.HOST}/events': unrecognized placeholder {evn.HOST}"},
+		{"a placeholder without a scheme", "sse_fanin {env.FEED_HOST}", "upstream URL '{env.FEED_HOST}': with its placeholders filled in: missing http:// or https://"},
+		{"a placeholder with a wrong scheme", "sse_fanin {env.FEED_NAME}://a.example.com", "upstream URL '{env.FEED_NAME}://a.example.com': with its placeholders filled in: the scheme 'name.example.com' is not supported, use http, https or unix//path/to.sock"},
+		{"a placeholder with a bad port", "sse_fanin https://a.example.com:{env.FEED_TOKEN}/events", "upstream URL 'https://a.example.com:{env.FEED_TOKEN}/events': with its placeholders filled in: it cannot be parsed"},
+		{"a socket without a path", "sse_fanin unix/", "upstream URL 'unix/': the path of the unix socket is empty, expected unix//path/to.sock, at Caddyfile:2"},
+		{"a socket of the root", "sse_fanin unix//", "upstream URL 'unix//': the path of the unix socket is empty, expected unix//path/to.sock, at Caddyfile:2"},
+		{"a socket with a relative path of the request", "sse_fanin unix//run/feed.sock|events?token=s3cret", "upstream URL 'unix//run/feed.sock|events': the path of the request must begin with '/', expected unix//path/to.sock|/path, at Caddyfile:2"},
+	})
+}
+
+func TestCaddyfileRefusesReferences(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"undefined", "sse_fanin /events prices", "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
+		{"undefined, by subdirective", "sse_fanin {\n\tstream prices\n}", "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
+		{"undefined, with a global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n}\n\n:8080 {\n\tsse_fanin prices\n}\n", "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
+		{"with a URL before", "sse_fanin https://a.example.com/events prices", "'prices' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream prices', to match a path, begin it with '/', at Caddyfile:2"},
+		{"with a URL after", "sse_fanin prices https://a.example.com/events", "'prices' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream prices', to match a path, begin it with '/', at Caddyfile:2"},
+		{"with an upstream", "sse_fanin prices {\n\tupstream https://a.example.com/events\n}", "upstream belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with a name", "sse_fanin prices {\n\tstream news\n}", "stream: the name is already given as an argument, 'prices', at Caddyfile:3"},
+		{"with header_up", "sse_fanin prices {\n\theader_up A b\n}", "header_up belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with transport", "sse_fanin prices {\n\ttransport http\n}", "transport belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with resume", "sse_fanin prices {\n\tresume off\n}", "resume belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with backoff", "sse_fanin prices {\n\tbackoff 1s\n}", "backoff belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with idle_timeout", "sse_fanin prices {\n\tidle_timeout 1m\n}", "idle_timeout belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with max_event_size", "sse_fanin prices {\n\tmax_event_size 1MiB\n}", "max_event_size belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with ids", "sse_fanin prices {\n\tids none\n}", "ids belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with retain", "sse_fanin prices {\n\tretain {\n\t\tevents 5\n\t}\n}", "retain belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"by subdirective, with retain", "sse_fanin {\n\tstream prices\n\tretain {\n\t\tevents 5\n\t}\n}", "retain belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"with a dot", "sse_fanin prices.eu", "'prices.eu' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+	})
+}
+
+func TestCaddyfileRefusesTransports(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"fastcgi", "sse_fanin https://a.example.com/events {\n\ttransport fastcgi\n}", "transport: 'fastcgi' works only within a client's request, while an upstream is connected without one; use 'http', at Caddyfile:3"},
+		{"fastcgi with a block", "sse_fanin https://a.example.com/events {\n\ttransport fastcgi {\n\t\troot /srv\n\t}\n}", "transport: 'fastcgi' works only within a client's request, while an upstream is connected without one; use 'http', at Caddyfile:3"},
+		{"proxy_protocol", "sse_fanin https://a.example.com/events {\n\ttransport http {\n\t\tproxy_protocol v2\n\t}\n}", "transport: proxy_protocol tells the upstream a client's address, but the connection is shared by all clients, at Caddyfile:3"},
+		{"TLS and http", "sse_fanin http://a.example.com/events {\n\ttransport http {\n\t\ttls_server_name a.example.com\n\t}\n}", "upstream 'http://a.example.com/events': transport: TLS is configured, but the URL 'http://a.example.com/events' begins with http://; use https://, at Caddyfile:2"},
+		{"TLS for all and one http", "sse_fanin {\n\ttransport http {\n\t\ttls\n\t}\n\tupstream a https://a.example.com/events\n\tupstream b http://b.example.com/events\n}", "upstream 'b': transport: TLS is configured, but the URL 'http://b.example.com/events' begins with http://; use https://, at Caddyfile:7"},
+		{"TLS and http of a placeholder", "sse_fanin http://{env.FEED_HOST}/events {\n\ttransport http {\n\t\ttls\n\t}\n}", "upstream 'http://{env.FEED_HOST}/events': transport: TLS is configured, but the URL 'http://host.example.com/events' begins with http://; use https://"},
+		{"HTTP/3 and http", "sse_fanin http://a.example.com/events {\n\ttransport http {\n\t\tversions 3\n\t}\n}", "upstream 'http://a.example.com/events': transport: HTTP/3 needs TLS, but the URL 'http://a.example.com/events' begins with http://; use https://, at Caddyfile:2"},
+		{"h2c and https", "sse_fanin https://a.example.com/events {\n\ttransport http {\n\t\tversions h2c\n\t}\n}", "upstream 'https://a.example.com/events': transport: h2c is HTTP/2 without TLS, but the URL 'https://a.example.com/events' begins with https://; use http:// or version 2, at Caddyfile:2"},
+		{"TLS and http in the global option", "{\n\tsse_fanin {\n\t\tstream a http://a.example.com/events {\n\t\t\ttransport http {\n\t\t\t\ttls\n\t\t\t}\n\t\t}\n\t}\n}\n", "upstream 'http://a.example.com/events': transport: TLS is configured, but the URL 'http://a.example.com/events' begins with http://; use https://, at Caddyfile:3"},
+		{"an unknown option", "sse_fanin https://a.example.com/events {\n\ttransport http {\n\t\ttsl\n\t}\n}", "unrecognized subdirective tsl, at Caddyfile:4"},
+	})
+}
+
+// What later versions know is no word yet, and ends nowhere silently.
+func TestCaddyfileRefusesWordsOfLaterVersions(t *testing.T) {
+	for _, line := range []string{
+		"upstream https://b.example.com/events {\n\t\tpolicy mirror\n\t}",
+		"upstream https://b.example.com/events {\n\t\tdynamic srv _events._tcp.example.com\n\t}",
+		"policy mirror",
+		"events tick",
+		"prefix a.",
+		"ids upstream",
+		"envelope json",
+		"filters on",
+		"source_events on",
+		"connect on_demand",
+		"max_streams 5",
+		"coalesce 5ms",
+	} {
+		t.Run(line, func(t *testing.T) {
+			m := mistake{text: "sse_fanin https://a.example.com/events {\n\t" + line + "\n}"}
+			err := validateCaddyfile(m.file())
+			if err == nil || !strings.Contains(err.Error(), "unrecognized") || !strings.Contains(err.Error(), ", at Caddyfile:") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,332 @@
+package ssefanin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// update rewrites what the golden files expect; look at the difference.
+var update = flag.Bool("update", false, "rewrite the expectations in testdata/adapt")
+
+// toJSON is `caddy adapt --pretty`.
+func toJSON(text string) (string, error) {
+	raw, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		return "", err
+	}
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, raw, "", "\t"); err != nil {
+		return "", err
+	}
+	return pretty.String(), nil
+}
+
+// validateJSON is `caddy validate`, without logs.
+func validateJSON(raw string) error {
+	var cfg caddy.Config
+	if err := caddy.StrictUnmarshalJSON([]byte(raw), &cfg); err != nil {
+		return err
+	}
+	cfg.Admin = &caddy.AdminConfig{Disabled: true}
+	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)}},
+	}}
+	return caddy.Validate(&cfg)
+}
+
+func validateCaddyfile(text string) error {
+	raw, err := toJSON(text)
+	if err != nil {
+		return err
+	}
+	return validateJSON(raw)
+}
+
+// The files are in the format of Caddy's own adapt tests: a Caddyfile, a line
+// of dashes, and the JSON or the error it gives.
+func TestAdaptGolden(t *testing.T) {
+	setFeedEnv(t)
+	const dashes = "\n----------\n"
+	files, err := filepath.Glob("testdata/adapt/*.caddyfiletest")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".caddyfiletest"), func(t *testing.T) {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, want, ok := strings.Cut(string(content), dashes)
+			if !ok {
+				t.Fatal("no line of dashes")
+			}
+			text += "\n"
+			got, err := toJSON(text)
+			if err != nil {
+				got = err.Error()
+			} else {
+				if formatted := string(caddyfile.Format([]byte(text))); formatted != text {
+					t.Errorf("not formatted; caddy fmt gives\n%s", formatted)
+				}
+				if err := validateJSON(got); err != nil {
+					t.Errorf("validating: %v", err)
+				}
+			}
+			if *update {
+				if err := os.WriteFile(file, []byte(strings.TrimSuffix(text, "\n")+dashes+got+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != strings.TrimSuffix(want, "\n") {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
+// setFeedEnv sets the variables that the configurations of the tests use.
+func setFeedEnv(t *testing.T) {
+	t.Helper()
+	for name, value := range map[string]string{
+		"FEED_URL":   "https://url.example.com/events",
+		"FEED_HOST":  "host.example.com",
+		"FEED_TOKEN": "s3cret",
+		"FEED_NAME":  "name.example.com",
+	} {
+		t.Setenv(name, value)
+	}
+}
+
+// The syntax is told in three places, which are the same text: the comment of
+// UnmarshalCaddyfile, the README, and (tested above) a golden file.
+func TestSyntaxIsToldTheSameEverywhere(t *testing.T) {
+	source, err := os.ReadFile("caddyfile.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(source), "\n//\tsse_fanin [<matcher>]")
+	comment, _, ok := strings.Cut("//\tsse_fanin [<matcher>]"+after, "\nfunc ")
+	if !ok {
+		t.Fatal("caddyfile.go has no syntax comment")
+	}
+	var syntax strings.Builder
+	for line := range strings.Lines(comment + "\n") {
+		line = strings.TrimPrefix(line, "//")
+		syntax.WriteString(strings.TrimPrefix(line, "\t"))
+	}
+	for _, block := range readmeBlocks(t) {
+		if strings.HasPrefix(block.text, "sse_fanin [<matcher>]") {
+			if block.text != syntax.String() {
+				t.Errorf("README.md:%d has\n%s\nbut the comment of UnmarshalCaddyfile has\n%s", block.line, block.text, syntax.String())
+			}
+			return
+		}
+	}
+	t.Error("README.md has no block that begins with 'sse_fanin [<matcher>]'")
+}
+
+// Every subdirective of the syntax comment stands in the golden file that has
+// them all, and the other way round.
+func TestGoldenHasEverySubdirective(t *testing.T) {
+	words := func(text string) map[string]bool {
+		found := make(map[string]bool)
+		for line := range strings.Lines(text) {
+			fields := strings.Fields(strings.TrimPrefix(line, "//"))
+			if len(fields) > 0 && regexp.MustCompile(`^[a-z_]+$`).MatchString(fields[0]) {
+				found[fields[0]] = true
+			}
+		}
+		return found
+	}
+	source, err := os.ReadFile("caddyfile.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(source), "\n//\tsse_fanin [<matcher>]")
+	comment, _, _ := strings.Cut(after, "\nfunc ")
+	golden, err := os.ReadFile("testdata/adapt/every_subdirective.caddyfiletest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, _ := strings.Cut(string(golden), "\n----------\n")
+	told, used := words(comment), words(text)
+	for word := range told {
+		if !used[word] {
+			t.Errorf("%s is in the syntax comment, but not in the golden file", word)
+		}
+	}
+	for word := range used {
+		switch {
+		case told[word], word == "sse_fanin", word == "dial_timeout":
+		default:
+			t.Errorf("%s is in the golden file, but not in the syntax comment", word)
+		}
+	}
+}
+
+// fencedBlock is a block of code in a Markdown file.
+type fencedBlock struct {
+	language string
+	line     int // of its first line of text
+	text     string
+}
+
+func readmeBlocks(t *testing.T) []fencedBlock {
+	t.Helper()
+	content, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []fencedBlock
+	var open *fencedBlock
+	var indent string
+	number := 0
+	for line := range strings.Lines(string(content)) {
+		number++
+		trimmed := strings.TrimLeft(line, " ")
+		fence, isFence := strings.CutPrefix(trimmed, "```")
+		switch {
+		case isFence && open == nil:
+			indent = line[:len(line)-len(trimmed)]
+			open = &fencedBlock{language: strings.TrimSpace(fence), line: number + 1}
+		case isFence:
+			blocks = append(blocks, *open)
+			open = nil
+		case open != nil:
+			open.text += strings.TrimPrefix(line, indent)
+		}
+	}
+	if open != nil {
+		t.Fatalf("README.md:%d: the block is not closed", open.line)
+	}
+	return blocks
+}
+
+func TestReadmeCaddyfilesAreValid(t *testing.T) {
+	n := 0
+	for _, block := range readmeBlocks(t) {
+		if block.language != "caddyfile" || strings.HasPrefix(block.text, "sse_fanin [<matcher>]") {
+			continue
+		}
+		n++
+		checkExample(t, "README.md", block.line, block.text)
+	}
+	if n == 0 {
+		t.Error("README.md has no caddyfile blocks")
+	}
+}
+
+func TestExamplesAreValid(t *testing.T) {
+	n := 0
+	err := filepath.WalkDir("examples", func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasPrefix(entry.Name(), "Caddyfile") {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		n++
+		checkExample(t, path, 1, string(content))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n == 0 {
+		t.Error("examples has no Caddyfile")
+	}
+}
+
+// siteDirective matches what begins an excerpt of a site, rather than a whole
+// Caddyfile.
+var siteDirective = regexp.MustCompile(`^(@|(sse_fanin|reverse_proxy|handle|handle_path|route|basic_auth|forward_auth|encode|header|log)\b)`)
+
+// checkExample says whether a Caddyfile, or an excerpt of a site, is valid and
+// formatted as `caddy fmt` does.
+func checkExample(t *testing.T, file string, line int, text string) {
+	t.Helper()
+	if formatted := string(caddyfile.Format([]byte(text))); formatted != text {
+		t.Errorf("%s:%d: not formatted; caddy fmt gives\n%s", file, line, formatted)
+	}
+	for _, m := range regexp.MustCompile(`\{(?:\$|env\.)([A-Za-z0-9_]+)`).FindAllStringSubmatch(text, -1) {
+		value := "value"
+		if strings.Contains(m[1], "URL") {
+			value = "https://example.com/events"
+		}
+		t.Setenv(m[1], value)
+	}
+	for first := range strings.Lines(text) {
+		first = strings.TrimSpace(first)
+		if first == "" || strings.HasPrefix(first, "#") {
+			continue
+		}
+		if siteDirective.MatchString(first) {
+			text = ":8080 {\n" + text + "}\n"
+		}
+		break
+	}
+	if err := validateCaddyfile(text); err != nil {
+		t.Errorf("%s:%d: %v", file, line, err)
+	}
+}
+
+// A Caddyfile with a word too few, too many or in the wrong place is valid or
+// an error.
+func TestCaddyfileNeverPanics(t *testing.T) {
+	setFeedEnv(t)
+	word := regexp.MustCompile(`\S+`)
+	for _, name := range []string{"every_subdirective", "global_streams"} {
+		content, err := os.ReadFile("testdata/adapt/" + name + ".caddyfiletest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _, _ := strings.Cut(string(content), "\n----------\n")
+		for _, at := range word.FindAllStringIndex(text, -1) {
+			before, this, after := text[:at[0]], text[at[0]:at[1]], text[at[1]:]
+			for _, changed := range []string{"", this + " " + this, `""`, "{", "}", "{ }"} {
+				func() {
+					defer func() {
+						if p := recover(); p != nil {
+							t.Errorf("%s\n%v", before+changed+after, p)
+						}
+					}()
+					_, _ = toJSON(before + changed + after)
+				}()
+			}
+		}
+	}
+}
+
+func TestValidateOpensNoConnection(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if err := validateCaddyfile(":8080 {\n\tsse_fanin http://" + ln.Addr().String() + "\n}\n"); err != nil {
+		t.Fatal(err)
+	}
+	// a connection would be waiting, or on its way
+	if err := ln.(*net.TCPListener).SetDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ln.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("accepting: %v", err)
+	}
+}
