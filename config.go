@@ -132,6 +132,7 @@ type UpstreamOptions struct {
 	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
 
 	// The largest event that is taken over, in bytes; larger ones are skipped.
+	// At most 1 GiB, and at most the size of all that is retained.
 	// Default: 1 MiB.
 	MaxEventSize int64 `json:"max_event_size,omitempty"`
 }

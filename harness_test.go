@@ -1,11 +1,18 @@
 package ssefanin
 
 import (
-	"crypto/tls"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -35,27 +42,14 @@ func serve(t *testing.T, global, site string) *instance {
 	return in
 }
 
-// serveTLS is serve with TLS, by a certificate nobody has to trust, and with
-// HTTP/2 and HTTP/3 therefore.
+// serveTLS is serve with TLS, and with HTTP/2 and HTTP/3 therefore. Nobody
+// trusts its certificate.
 func serveTLS(t *testing.T, global, site string) *instance {
 	t.Helper()
 	in := &instance{t: t, scheme: "https", addr: freeAddr(t)}
 	t.Cleanup(in.stop)
 	in.reload(global, site)
-	in.awaitTLS()
 	return in
-}
-
-// awaitTLS waits for the certificate, which comes after the configuration.
-func (in *instance) awaitTLS() {
-	in.t.Helper()
-	eventually(in.t, 10*time.Second, "there is a certificate", func() bool {
-		conn, err := tls.Dial("tcp", in.addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a certificate of the test's own
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
 }
 
 // stop unloads the configuration and waits until nothing of it is left.
@@ -102,8 +96,10 @@ func (in *instance) awaitTakeover() {
 
 func (in *instance) caddyfile(global, site string) string {
 	if in.scheme == "https" {
-		global += "\nskip_install_trust\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
-		site += "\ntls internal"
+		files, err := certificate()
+		must(in.t, err)
+		global += "\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
+		site += "\ntls " + files
 	}
 	return fmt.Sprintf("{\n%s\n}\n%s {\n%s\n}\n", global, in.url(""), site)
 }
@@ -122,6 +118,45 @@ func load(t *testing.T, text string) error {
 // storageDir is where the configurations of all tests keep certificates and
 // the like. TestMain removes it.
 var storageDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "sse-fanin-storage-") })
+
+// certificate is a self-signed certificate, as the arguments of the directive
+// tls. (One that Caddy manages comes only after the configuration was loaded.)
+var certificate = sync.OnceValues(makeCertificate)
+
+func makeCertificate() (files string, err error) {
+	dir, err := storageDir()
+	if err != nil {
+		return "", err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return "", err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", err
+	}
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: cert},
+		keyFile:  {Type: "PRIVATE KEY", Bytes: private},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			return "", err
+		}
+	}
+	return certFile + " " + keyFile, nil
+}
 
 // adapt turns a Caddyfile into the JSON that load loads.
 func adapt(text string) ([]byte, error) {
