@@ -47,9 +47,10 @@ func TestBackoffGrowsToItsMaximum(t *testing.T) {
 
 func TestBackoffCountsFailures(t *testing.T) {
 	b := backoff{base: time.Second, max: time.Minute}
-	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
-		if got := b.ceiling(); got != want*time.Second {
-			t.Errorf("after %d failures the ceiling is %s, want %s", i, got, want*time.Second)
+	for i, seconds := range []int{1, 2, 4, 8, 16, 32, 60, 60} {
+		want := time.Duration(seconds) * time.Second
+		if got := b.ceiling(); got != want {
+			t.Errorf("after %d failures the ceiling is %s, want %s", i, got, want)
 		}
 		b.next()
 	}

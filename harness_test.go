@@ -195,6 +195,9 @@ func adapt(text string) ([]byte, error) {
 		def["level"], def["writer"] = zap.ErrorLevel.CapitalString(), map[string]any{"output": "discard"}
 	}
 	if apps, ok := cfg["apps"].(map[string]any); ok {
+		if inOverlap != nil {
+			apps["sse_fanin_overlap"] = map[string]any{}
+		}
 		if httpApp, ok := apps["http"].(map[string]any); ok {
 			for _, server := range httpApp["servers"].(map[string]any) {
 				server := server.(map[string]any)

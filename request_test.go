@@ -201,8 +201,10 @@ func TestProtocolsToUpstreams(t *testing.T) {
 		"h1 over TLS": {ssetest.OriginConfig{TLS: true}, "tls_trust_pool file CA", "HTTP/1.1"},
 		"h2":          {ssetest.OriginConfig{TLS: true, HTTP2: true}, "tls_trust_pool file CA", "HTTP/2.0"},
 		"h2c":         {ssetest.OriginConfig{HTTP2: true}, "versions h2c", "HTTP/2.0"},
-		"h1 though h2 is there": {ssetest.OriginConfig{TLS: true, HTTP2: true},
-			"tls_trust_pool file CA\nversions 1.1", "HTTP/1.1"},
+		"h1 though h2 is there": {
+			ssetest.OriginConfig{TLS: true, HTTP2: true},
+			"tls_trust_pool file CA\nversions 1.1", "HTTP/1.1",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.origin.Rate = 500
