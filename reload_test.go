@@ -1,0 +1,270 @@
+package ssefanin
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// epochOf is the epoch of the client's newest id.
+func epochOf(t *testing.T, c *ssetest.Client) string {
+	t.Helper()
+	cursor, ok := eventlog.ParseCursor(c.LastEventID())
+	if !ok {
+		t.Errorf("the id %q is no cursor", c.LastEventID())
+	}
+	return cursor.Epoch
+}
+
+// wantUndisturbed checks that a client is on its first connection, and the
+// upstream on its own.
+func wantUndisturbed(t *testing.T, c *ssetest.Client, a *ssetest.Origin) {
+	t.Helper()
+	if conn := c.Connections()[0]; conn.End != ssetest.EndNone {
+		t.Errorf("the client was disconnected: %+v", conn)
+	}
+	if n := a.TotalConnections(); n != 1 {
+		t.Errorf("%d connections to the upstream, want 1", n)
+	}
+}
+
+func TestReloadKeepsUnchangedStreams(t *testing.T) {
+	for name, stream := range map[string]string{"unnamed": "", "named": "stream s\n"} {
+		t.Run(name, func(t *testing.T) {
+			a := plain(t)
+			site := "sse_fanin /events {\n" + stream + "upstream " + a.URL() + "\n%s\n}\n%s"
+			in := serve(t, "", fmt.Sprintf(site, "", ""))
+			connected(t, a)
+			c := in.openClient(ssetest.ClientConfig{})
+			emitSeen(t, a, c, "one")
+			epoch := epochOf(t, c)
+			// what is for clients alone makes no other stream
+			for i, settings := range []string{
+				"", "heartbeat 1s", "retry 1s", "start oldest", "slow disconnect", "write_timeout 3s",
+				"max_clients 5 retry", "max_age 1h", "drain 1s", "on_reload keep", "",
+			} {
+				in.reload("", fmt.Sprintf(site, settings, fmt.Sprintf("respond /version %d", i)))
+				emitSeen(t, a, c, fmt.Sprint("after ", i))
+			}
+			wantUndisturbed(t, c, a)
+			if got := epochOf(t, c); got != epoch {
+				t.Errorf("the epoch went from %s to %s", epoch, got)
+			}
+			again := in.openClient(ssetest.ClientConfig{LastEventID: waitData(t, c, "after 9").ID})
+			emitSeen(t, a, again, "last")
+			wantDatas(t, again, "after 10 last")
+		})
+	}
+}
+
+func TestReloadDrainsRemovedStream(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 100})
+	in := serve(t, "", "sse_fanin /events "+a.URL()+" {\ndrain 600ms\n}")
+	v := ssetest.NewVerifier()
+	var clients []*ssetest.Client
+	for i := range 20 {
+		clients = append(clients, in.openClient(ssetest.ClientConfig{Once: true, Track: v.Track(fmt.Sprint(i))}))
+	}
+	must(t, v.WaitSeen(within(t, 5*time.Second), "a", a.Last()+1))
+	in.reload("", "respond gone")
+	reloaded, last := time.Now(), a.Last()
+	early, late := 0, 0
+	for i, c := range clients {
+		must(t, c.WaitDone(within(t, 5*time.Second)))
+		conn := c.Connection()
+		if conn.End != ssetest.EndClean || conn.Partial {
+			t.Errorf("client %d: the end is not clean: %+v", i, conn)
+		}
+		switch after := conn.Ended.Sub(reloaded); {
+		case after > time.Second:
+			t.Errorf("client %d was ended %s after the reload", i, after)
+		case after < 300*time.Millisecond:
+			early++
+		default:
+			late++
+			if e := c.Events(); !strings.Contains(e[len(e)-1].Data, fmt.Sprintf(`"n":%d`, last)) && conn.Events < 20 {
+				t.Errorf("client %d got only %d events", i, conn.Events)
+			}
+		}
+	}
+	if early < 2 || late < 2 {
+		t.Errorf("%d clients were ended in the first half of the time, %d in the second", early, late)
+	}
+	must(t, v.Err())
+	must(t, a.WaitConnections(within(t, 5*time.Second), 0))
+}
+
+func TestReloadThatChangesAnUnnamedStreamDrainsIt(t *testing.T) {
+	a := plain(t)
+	in := serve(t, "", "sse_fanin /events "+a.URL()+" {\ndrain 1ms\n}")
+	connected(t, a)
+	c := in.openClient(ssetest.ClientConfig{})
+	emitSeen(t, a, c, "one")
+	in.reload("", "sse_fanin /events "+a.URL()+" {\ndrain 1ms\nretain {\nevents 7\n}\n}")
+	must(t, c.WaitEnd(within(t, 5*time.Second), ssetest.EndClean, 1))
+	must(t, c.WaitOpen(within(t, 5*time.Second), 2))
+	emitSeen(t, a, c, "two")
+	if n := a.TotalConnections(); n != 1 {
+		t.Errorf("%d connections to the upstream, which both streams share", n)
+	}
+	if gaps := gapsOf(t, c); len(gaps) != 1 || gaps[0].Reason != "unknown" {
+		t.Errorf("got gaps %v, want one, unknown", gaps)
+	}
+}
+
+func TestOnReloadDrain(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 200})
+	site := "sse_fanin /keep {\nstream s\nupstream " + a.URL() + "\n}\nsse_fanin /events s {\non_reload drain\ndrain 200ms\n}\nrespond /version %d"
+	in := serve(t, "", fmt.Sprintf(site, 1))
+	v := ssetest.NewVerifier()
+	kept := in.openClient(ssetest.ClientConfig{URL: "/keep", Track: v.Track("kept")})
+	drained := in.openClient(ssetest.ClientConfig{Track: v.Track("drained"), MaxDelay: time.Millisecond})
+	must(t, v.WaitSeen(within(t, 5*time.Second), "a", a.Last()+1))
+	for i := range 3 {
+		in.reload("", fmt.Sprintf(site, 2+i))
+		must(t, drained.WaitEnd(within(t, 5*time.Second), ssetest.EndClean, i+1))
+		must(t, drained.WaitOpen(within(t, 5*time.Second), i+2))
+	}
+	settle(t, v, a)
+	wantUndisturbed(t, kept, a)
+	if n := drained.Ends(ssetest.EndError); n > 0 {
+		t.Errorf("%d connections broke", n)
+	}
+}
+
+func TestConfigurationThatFailsChangesNothing(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	a, b := plain(t), plain(t)
+	in := serve(t, "", "sse_fanin /events {\nstream s\nupstream a "+a.URL()+"\n}")
+	connected(t, a)
+	c := in.openClient(ssetest.ClientConfig{})
+	emitSeen(t, a, c, "one", "two")
+	epoch := epochOf(t, c)
+	// the stream loses its upstream and nearly all it retains, its clients are drained
+	changed := "sse_fanin /events {\nstream s\nupstream b " + b.URL() + "\nretain {\nevents 1\n}\non_reload drain\ndrain 1ms\n%s\n}\nsse_fanin /new " + b.URL() + "\n"
+	other := fmt.Sprintf(changed, "")
+	for name, text := range map[string]string{
+		"port in use":          in.caddyfile("", other) + "http://" + taken.Addr().String() + " {\nrespond x\n}",
+		"ids, port in use":     in.caddyfile("", fmt.Sprintf(changed, "ids none")) + "http://" + taken.Addr().String() + " {\nrespond x\n}",
+		"unset environment":    in.caddyfile("", other+"sse_fanin /x http://{env.SSE_FANIN_UNSET}/"),
+		"undefined stream":     in.caddyfile("", other+"sse_fanin /x undefined"),
+		"two definitions":      in.caddyfile("sse_fanin {\nstream s "+b.URL()+"\n}", other),
+		"module that fails":    in.caddyfile("", other+"root /x /\ntemplates {\nmime\n}\nreverse_proxy /p {\ndynamic srv\n}"),
+		"file that is not":     in.caddyfile("", other+"tls /nonexistent.pem /nonexistent.key"),
+		"unknown subdirective": in.caddyfile("", other+"sse_fanin /x "+b.URL()+" {\nunknown\n}"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for i := range 3 { // Caddy starts apps in any order
+				if err := load(t, text); err == nil {
+					t.Fatal("it loads")
+				}
+				emitSeen(t, a, c, fmt.Sprint(name, i))
+			}
+			must(t, b.WaitConnections(within(t, 5*time.Second), 0))
+			again := in.openClient(ssetest.ClientConfig{LastEventID: waitData(t, c, "one").ID})
+			defer again.Close()
+			waitData(t, again, fmt.Sprint(name, 2))
+			if gaps := gapsOf(t, again); len(gaps) > 0 || epochOf(t, again) != epoch {
+				t.Errorf("the log is not what it was: %v, epoch %s and %s", gaps, epochOf(t, again), epoch)
+			}
+		})
+	}
+	wantUndisturbed(t, c, a)
+	if n := len(liveHubs.all); n != 1 {
+		t.Errorf("%d streams, want 1", n)
+	}
+}
+
+// handlersOf returns the module's handlers of the configuration that runs.
+func handlersOf(t *testing.T) []*Handler {
+	t.Helper()
+	val, err := caddy.ActiveContext().AppIfConfigured("http")
+	must(t, err)
+	var all []*Handler
+	var walk func(routes caddyhttp.RouteList)
+	walk = func(routes caddyhttp.RouteList) {
+		for _, route := range routes {
+			for _, h := range route.Handlers {
+				switch h := h.(type) {
+				case *Handler:
+					all = append(all, h)
+				case *caddyhttp.Subroute:
+					walk(h.Routes)
+				}
+			}
+		}
+	}
+	for _, server := range val.(*caddyhttp.App).Servers {
+		walk(server.Routes)
+	}
+	return all
+}
+
+func TestRequestThatReachesAHandlerOfThePast(t *testing.T) {
+	a := plain(t)
+	in := serve(t, "", "sse_fanin /events "+a.URL()+" {\nretry 3s 3s\nmax_clients 1\n}")
+	old := handlersOf(t)
+	in.reload("", "respond gone")
+	w := httptest.NewRecorder()
+	err := old[0].ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/events", nil), nil)
+	if err != nil || w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" || w.Body.String() != "retry: 3000\n\n" {
+		t.Errorf("got %v, %d, %v, %q", err, w.Code, w.Header(), w.Body)
+	}
+}
+
+// A handler of an earlier configuration goes on serving a stream that the
+// newer one has too.
+func TestRequestThatReachesAHandlerOfAnEarlierConfiguration(t *testing.T) {
+	a := plain(t)
+	site := "sse_fanin /events " + a.URL() + " {\nmax_age 50ms\n}\nrespond /version %d"
+	in := serve(t, "", fmt.Sprintf(site, 1))
+	old := handlersOf(t)
+	in.reload("", fmt.Sprintf(site, 2))
+	w := httptest.NewRecorder()
+	err := old[0].ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/events", nil), nil)
+	if err != nil || w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "\nid: ") {
+		t.Errorf("got %v, %d, %q", err, w.Code, w.Body)
+	}
+}
+
+func TestStreamThatComesBackWhileItDrains(t *testing.T) {
+	a := plain(t)
+	site := "sse_fanin /events {\nstream s\nupstream " + a.URL() + "\ndrain 30s\n}"
+	in := serve(t, "", site)
+	connected(t, a)
+	old := in.openClient(ssetest.ClientConfig{Once: true})
+	emitSeen(t, a, old, "one")
+	in.reload("", "respond gone")
+	in.reload("", site)
+	fresh := in.openClient(ssetest.ClientConfig{})
+	emitSeen(t, a, fresh, "two")
+	waitData(t, old, "two")
+	if n := a.TotalConnections(); n != 1 {
+		t.Errorf("%d connections to the upstream, want 1", n)
+	}
+	if epochOf(t, old) == epochOf(t, fresh) {
+		t.Error("both streams have one epoch")
+	}
+	old.Close()
+	emitSeen(t, a, fresh, "three")
+	eventually(t, 5*time.Second, "the first stream is released", func() bool {
+		liveHubs.mu.Lock()
+		defer liveHubs.mu.Unlock()
+		return len(liveHubs.all) == 1
+	})
+	if n := a.TotalConnections(); n != 1 {
+		t.Errorf("%d connections to the upstream, want 1", n)
+	}
+}
