@@ -49,16 +49,77 @@ type definition struct {
 	owner     any    // *caddyhttp.Server of the handler that defined it; nil for the global options
 	upstreams []*upstreamDef
 	retain    eventlog.Options
+	ids       string
+	shape     hubShape
 	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
-	hub       *hub
+
+	hub *hub // nil for a keyed stream
+
+	// of a keyed stream
+	keyed        *keyedStream
+	placeholders []string // that make the key, without braces
+	maxStreams   int
 }
 
 // upstreamDef is an upstream of a definition.
 type upstreamDef struct {
-	name string
-	key  string // of the source
-	spec *sourceSpec
-	env  *environment
+	name     string
+	upstream string // whose source this is one of several of, or ""
+	key      string // of the source
+	spec     *sourceSpec
+	env      *environment
+	shape    *shape
+
+	// expands says that each of the dynamic addresses is a source of its own;
+	// members are those, by address. The hub's lifeMu protects members.
+	expands bool
+	members map[string]*upstreamDef
+
+	headerPlaceholders []string // of the request, without braces
+}
+
+// member returns the upstream for one of the dynamic addresses.
+func (u *upstreamDef) member(address string) *upstreamDef {
+	if m := u.members[address]; m != nil {
+		return m
+	}
+	spec, env := *u.spec, *u.env
+	spec.Policy, spec.Dynamic, spec.dynamicRaw = "", nil, nil
+	spec.Address = address
+	m := &upstreamDef{name: memberName(u.name, address), upstream: u.name, spec: &spec, env: &env, shape: u.shape}
+	m.key = spec.key()
+	if u.members == nil {
+		u.members = make(map[string]*upstreamDef)
+	}
+	u.members[address] = m
+	return m
+}
+
+// memberName is the name of a source that is one of several of an upstream.
+func memberName(upstream, address string) string {
+	return nameFrom(upstream + "-" + address)
+}
+
+// stream is a definition's hub, or what has the hubs of its keys.
+type stream interface {
+	attach(*definition)
+	detach(*definition)
+	drainHandler(*Handler)
+}
+
+func (d *definition) target() stream {
+	if d.keyed != nil {
+		return d.keyed
+	}
+	return d.hub
+}
+
+func (d *definition) release() {
+	if d.keyed != nil {
+		releaseKeyed(d.keyed)
+	} else {
+		releaseHub(d.hub)
+	}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -101,7 +162,7 @@ func (a *App) Start() error {
 		}
 	}
 	for _, def := range a.definitions {
-		def.hub.attach(def)
+		def.target().attach(def)
 		a.attached = append(a.attached, def)
 	}
 	return nil
@@ -117,7 +178,7 @@ func (a *App) Stop() error {
 	}
 	for _, h := range a.handlers {
 		if h.settings.onReload == reloadDrain {
-			h.def.hub.drainHandler(h)
+			h.def.target().drainHandler(h)
 		}
 	}
 	return nil
@@ -127,7 +188,7 @@ func (a *App) Stop() error {
 func (a *App) Cleanup() error {
 	a.detach() // a configuration that failed to start was never stopped
 	for _, def := range a.definitions {
-		releaseHub(def.hub)
+		def.release()
 	}
 	a.definitions = nil
 	return nil
@@ -135,7 +196,7 @@ func (a *App) Cleanup() error {
 
 func (a *App) detach() {
 	for _, def := range a.attached {
-		def.hub.detach(def)
+		def.target().detach(def)
 	}
 	a.attached = nil
 }
@@ -242,7 +303,11 @@ func (a *App) define(name string, stream *Stream, owner any) (*definition, error
 		}
 		return same, nil
 	}
-	def.hub = acquireHub(def)
+	if def.placeholders != nil {
+		def.keyed = acquireKeyed(def)
+	} else {
+		def.hub = acquireHub(def)
+	}
 	a.byKey[def.key] = def
 	a.definitions = append(a.definitions, def)
 	return def, nil
@@ -256,7 +321,19 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 	if len(stream.Upstreams) == 0 {
 		return nil, fmt.Errorf("it has no upstreams")
 	}
-	def := &definition{name: name, retain: stream.retainOptions()}
+	if err := stream.judgeWhole(); err != nil {
+		return nil, err
+	}
+	def := &definition{
+		name:       name,
+		retain:     stream.retainOptions(),
+		ids:        wordOr(stream.IDs, idsStream),
+		shape:      stream.shape(),
+		maxStreams: stream.MaxStreams,
+	}
+	if def.maxStreams == 0 {
+		def.maxStreams = defaultMaxStreams
+	}
 	taken := make(map[string]bool)
 	for _, u := range stream.Upstreams {
 		if u == nil || u.Name == "" {
@@ -270,20 +347,28 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 		}
 		taken[u.Name] = true
 	}
-	identity := struct {
-		Upstreams [][2]string // name and key; their order means nothing
-		Retain    eventlog.Options
-	}{Retain: def.retain}
+	var sources [][3]string // name, key and shape
 	for i, u := range stream.Upstreams {
-		ud, err := a.buildUpstream(i, u, stream, def.retain, taken)
+		uds, err := a.buildUpstream(i, u, stream, def.retain, taken)
 		if err != nil {
 			return nil, err
 		}
-		def.upstreams = append(def.upstreams, ud)
-		identity.Upstreams = append(identity.Upstreams, [2]string{ud.name, ud.key})
+		def.upstreams = append(def.upstreams, uds...)
+		for _, ud := range uds {
+			sources = append(sources, [3]string{ud.name, ud.key, ud.shape.text()})
+			def.placeholders = append(def.placeholders, placeholdersIn(ud.env.templates...)...)
+			def.placeholders = append(def.placeholders, ud.headerPlaceholders...)
+		}
 	}
-	slices.SortFunc(identity.Upstreams, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
-	def.digest = digest(identity)
+	a.warnOfTwins(name, def.upstreams)
+	slices.Sort(def.placeholders)
+	def.placeholders = slices.Compact(def.placeholders)
+	// the order of upstreams means nothing
+	slices.SortFunc(sources, func(a, b [3]string) int { return strings.Compare(a[0], b[0]) })
+	def.digest = digest([]any{
+		sources, def.retain, def.ids, def.shape.envelope, def.shape.sourceEvents,
+		def.shape.onDemand, def.shape.onDemand && def.shape.linger > 0, def.shape.linger, def.maxStreams,
+	})
 	def.key, def.label = namedKey(name), name
 	if name == "" {
 		def.key, def.label = "id:"+def.digest, def.digest[:8]
@@ -291,7 +376,22 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 	return def, nil
 }
 
-func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) (*upstreamDef, error) {
+// warnOfTwins tells of upstreams that are the same source, shaped the same way.
+func (a *App) warnOfTwins(stream string, upstreams []*upstreamDef) {
+	names := make(map[string]string)
+	for _, u := range upstreams {
+		same := u.key + "\n" + u.shape.text()
+		if first, ok := names[same]; ok {
+			a.logger.Warn("two upstreams of a stream are the same source; each of its events comes twice",
+				zap.String("stream", stream), zap.Strings("upstreams", []string{first, u.name}))
+		}
+		names[same] = u.name
+	}
+}
+
+// buildUpstream resolves an upstream: one source, or several where each URL
+// is one.
+func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
 	spec, err := stream.judge(i, u)
 	if err != nil {
 		return nil, err
@@ -299,19 +399,53 @@ func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.
 	if err := spec.checkFits(retain); err != nil {
 		return nil, u.wrap(i, err)
 	}
-	key := spec.key()
-	env := a.envs[key]
-	if env == nil {
-		if env, err = newEnvironment(a.ctx, spec); err != nil {
+	one := upstreamDef{shape: u.shape(&stream.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}
+	if u.policy() != policyMerge || spec.dynamicRaw != nil {
+		one.expands = u.policy() == policyMerge
+		if err := a.resolve(&one, spec); err != nil {
 			return nil, u.wrap(i, err)
 		}
-		a.envs[key] = env
+		if spec.dynamicRaw != nil && one.env.endpoints[0].socket != "" {
+			return nil, u.wrap(i, errDynamicSocket)
+		}
+		one.name = u.Name
+		if one.name == "" {
+			one.name = unique(defaultName(spec.URLs[0], one.env.endpoints[0]), taken)
+		}
+		return []*upstreamDef{&one}, nil
 	}
-	ud := &upstreamDef{name: u.Name, key: key, spec: spec, env: env}
-	if ud.name == "" {
-		ud.name = unique(defaultName(spec.URLs[0], env.endpoint), taken)
+	var all []*upstreamDef
+	base := u.Name
+	for _, text := range spec.URLs {
+		member, own := one, *spec
+		own.URLs, own.Policy = []string{text}, ""
+		if err := a.resolve(&member, &own); err != nil {
+			return nil, u.wrap(i, err)
+		}
+		ep := member.env.endpoints[0]
+		if base == "" {
+			base = unique(defaultName(text, ep), taken)
+		}
+		_, _, hostport := ep.hostport()
+		member.name, member.upstream = unique(memberName(base, hostport), taken), base
+		all = append(all, &member)
 	}
-	return ud, nil
+	return all, nil
+}
+
+// resolve gives an upstream its spec and an environment. Upstreams of one
+// configuration that are the same source share both.
+func (a *App) resolve(ud *upstreamDef, spec *sourceSpec) error {
+	ud.spec, ud.key = spec, spec.key()
+	ud.env = a.envs[ud.key]
+	if ud.env == nil {
+		env, err := newEnvironment(a.ctx, spec)
+		if err != nil {
+			return err
+		}
+		ud.env, a.envs[ud.key] = env, env
+	}
+	return nil
 }
 
 // unique makes a name differ from those that are taken.

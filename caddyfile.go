@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -11,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 func init() {
@@ -51,16 +53,21 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 
 // The words of each kind of subdirective, for errors.
 var (
-	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size"}
-	sourceWords   = append([]string{"upstream", "retain", "ids"}, upstreamWords...)
-	clientWords   = []string{"start", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "drain", "on_reload"}
+	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
+	replicaWords  = []string{"policy", "dynamic"}
+	sourceWords   = append([]string{"upstream", "retain", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
+	clientWords   = []string{"start", "filters", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "drain", "on_reload"}
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
 //
 //	sse_fanin [<matcher>] [<url|stream-name>...] {
 //		stream         <name>
-//		upstream       [<name>] <url> {
+//		upstream       [<name>] <url>... {
+//			policy         failover|mirror|balance|merge
+//			dynamic        <source> [<args>...] {
+//				...
+//			}
 //			<upstream options>
 //		}
 //		# upstream options: defaults for every upstream when they stand here
@@ -72,6 +79,8 @@ var (
 //		backoff        <base> [<max>]
 //		idle_timeout   <duration>
 //		max_event_size <size>
+//		events         <type>...
+//		prefix         <text>
 //
 //		retain {
 //			events <n>
@@ -79,12 +88,17 @@ var (
 //			age    <duration>
 //		}
 //		start          live|oldest|<n>
-//		ids            stream|none
+//		ids            stream|upstream|none
+//		envelope       json
+//		filters        on|off
+//		source_events  on|off
+//		connect        eager|on_demand [<linger>]
 //		heartbeat      <duration>
 //		retry          <min> [<max>]
 //		slow           skip|disconnect
 //		write_timeout  <duration>
 //		max_clients    <n> [reject|retry]
+//		max_streams    <n>
 //		max_age        <duration>
 //		drain          <duration>
 //		on_reload      keep|drain
@@ -164,6 +178,15 @@ func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
 
 // check judges what only the whole block shows.
 func (b *streamBlock) check() error {
+	if err := b.judgeWhole(); err != nil {
+		place := b.start
+		for _, word := range []string{"ids", "connect", "max_streams"} {
+			if token, ok := b.seen[word]; ok && strings.HasPrefix(err.Error(), word+":") {
+				place = token
+			}
+		}
+		return at(place).WrapErr(err)
+	}
 	for i, u := range b.Upstreams {
 		spec, err := b.judge(i, u)
 		if err != nil {
@@ -215,7 +238,17 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 	case "retain":
 		return b.unmarshalRetain(d)
 	case "ids":
-		return choice(d, &b.IDs, idsStream, idsNone)
+		return choice(d, &b.IDs, idsStream, idsUpstream, idsNone)
+	case "envelope":
+		return choice(d, &b.Envelope, envelopeJSON)
+	case "source_events":
+		return choice(d, (*string)(&b.SourceEvents), switchOn, switchOff)
+	case "connect":
+		return b.unmarshalConnect(d)
+	case "max_streams":
+		var err error
+		b.MaxStreams, err = number(d, 1, "<n>")
+		return err
 	default:
 		if isURLArgument(word) {
 			return d.Errf("unrecognized subdirective '%s': a URL stands in the stream's first line, or after 'upstream'", redactText(word))
@@ -224,7 +257,7 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 	}
 }
 
-// unmarshalUpstream parses: upstream [<name>] <url> { <upstream options> }
+// unmarshalUpstream parses: upstream [<name>] <url>... { <upstream options> }
 func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 	u := new(Upstream)
 	start := d.Token()
@@ -234,9 +267,6 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 			if err := checkURL(arg); err != nil {
 				return d.WrapErr(err)
 			}
-			if len(u.URLs) == 1 {
-				return d.Errf("upstream: '%s' is a second URL, but an upstream has one; write an upstream for each", redactText(arg))
-			}
 			u.URLs = append(u.URLs, arg)
 			continue
 		}
@@ -244,7 +274,7 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 			return d.WrapErr(err)
 		}
 		if u.Name != "" || len(u.URLs) > 0 {
-			return d.Errf("upstream: unexpected '%s', expected upstream [<name>] <url>", arg)
+			return d.Errf("upstream: unexpected '%s', expected upstream [<name>] <url>...", arg)
 		}
 		for i, other := range b.Upstreams {
 			if other.Name == arg {
@@ -254,7 +284,7 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		u.Name = arg
 	}
 	if len(u.URLs) == 0 {
-		return d.Errf("upstream: missing the URL, expected upstream [<name>] <url>")
+		return d.Errf("upstream: missing the URL, expected upstream [<name>] <url>...")
 	}
 	b.Upstreams = append(b.Upstreams, u)
 	b.upstreams = append(b.upstreams, start)
@@ -270,12 +300,24 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		if err := once(d, seen); err != nil {
 			return err
 		}
+		switch word {
+		case "policy":
+			if err := choice(d, &u.Policy, policyFailover, policyMirror, policyBalance, policyMerge); err != nil {
+				return err
+			}
+			continue
+		case "dynamic":
+			if err := u.unmarshalDynamic(d); err != nil {
+				return err
+			}
+			continue
+		}
 		ok, err := u.UpstreamOptions.unmarshalOption(d)
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return unrecognized(d, " of upstream", upstreamWords)
+			return unrecognized(d, " of upstream", replicaWords, upstreamWords)
 		}
 	}
 	return nil
@@ -295,6 +337,10 @@ func (o *UpstreamOptions) unmarshalOption(d *caddyfile.Dispenser) (ok bool, err 
 		err = duration(d, true, &o.IdleTimeout)
 	case "max_event_size":
 		err = size(d, &o.MaxEventSize)
+	case "events":
+		o.Events, err = arguments(d, 1000, "<type>...")
+	case "prefix":
+		o.Prefix, err = argument(d, "<text>")
 	default:
 		return false, nil
 	}
@@ -361,6 +407,44 @@ func (o *UpstreamOptions) unmarshalTransport(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// unmarshalDynamic parses: dynamic <source> [<args>...] { ... }
+func (u *Upstream) unmarshalDynamic(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.Errf("dynamic: missing argument, expected dynamic a|srv|multi [<args>...] { ... }")
+	}
+	name := d.Val()
+	start := at(d.Token())
+	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.upstreams."+name)
+	if err != nil {
+		return err
+	}
+	if _, ok := mod.(reverseproxy.UpstreamSource); !ok {
+		return start.Errf("dynamic: module '%s' gives no addresses", name)
+	}
+	u.DynamicRaw = caddyconfig.JSONModuleObject(mod, "source", name, nil)
+	return nil
+}
+
+// unmarshalConnect parses: connect eager|on_demand [<linger>]
+func (s *Stream) unmarshalConnect(d *caddyfile.Dispenser) error {
+	args, err := arguments(d, 2, "eager|on_demand [<linger>]")
+	if err != nil {
+		return err
+	}
+	if err := checkWord("connect", args[0], connectEager, connectOnDemand); err != nil {
+		return d.WrapErr(err)
+	}
+	s.Connect = &Connect{Mode: args[0]}
+	if len(args) == 2 {
+		linger, err := parseDuration(d, "connect", args[1])
+		if err != nil {
+			return err
+		}
+		s.Connect.Linger = &linger
+	}
+	return wrap(d, s.validate())
+}
+
 // unmarshalRetain parses: retain { events <n> size <bytes> age <duration> }
 func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 	s.Retain = new(Retain)
@@ -406,6 +490,8 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 		var start string
 		start, err = argument(d, "live|oldest|<n>")
 		c.Start = Start(start)
+	case "filters":
+		err = choice(d, (*string)(&c.Filters), switchOn, switchOff)
 	case "heartbeat":
 		err = duration(d, true, &c.Heartbeat)
 	case "retry":

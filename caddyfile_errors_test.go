@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -48,12 +49,12 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 
 func TestCaddyfileRefusesUnknownWords(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, drain, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, on_reload, resume, retain, retry, slow, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
-		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "unrecognized subdirective 'heartbeat' of upstream, expected one of backoff, header_up, idle_timeout, max_event_size, resume, transport, at Caddyfile:4"},
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "unrecognized subdirective 'heartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
 		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
 		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... }, at Caddyfile:3"},
-		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, header_up, idle_timeout, max_event_size, resume, transport, at Caddyfile:4"},
-		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, drain, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, on_reload, resume, retain, retry, slow, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
 		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
 		{"a transport", "sse_fanin https://a.example.com/events {\n\ttransport carrier_pigeon\n}", "getting module named 'http.reverse_proxy.transport.carrier_pigeon': module not registered: http.reverse_proxy.transport.carrier_pigeon, at Caddyfile:3"},
 	})
@@ -86,6 +87,17 @@ func TestCaddyfileRefusesRepeats(t *testing.T) {
 		{"stream in the global option and in a handler", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n}\n\n:8080 {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n", "stream 'a' is already defined in the global option sse_fanin; to serve it, give its name instead of upstreams, at Caddyfile:8"},
 		{"stream in two handlers", ":8080 {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n\n:8081 {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n", "stream 'a' is already defined at Caddyfile:2; to serve it here too, give its name instead of upstreams, at Caddyfile:8"},
 		{"stream in a snippet that two sites import", "(events) {\n\tsse_fanin https://a.example.com/events {\n\t\tstream a\n\t}\n}\n\n:8080 {\n\timport events\n}\n\n:8081 {\n\timport events\n}\n", "stream 'a' is already defined at Caddyfile:2; to serve it here too, give its name instead of upstreams, at Caddyfile:2 import chain ['Caddyfile:12 (import events)']"},
+		{"prefix", "sse_fanin https://a.example.com/events {\n\tprefix a.\n\tprefix a.\n}", "prefix is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"events", "sse_fanin https://a.example.com/events {\n\tevents tick\n\tevents tick\n}", "events is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"envelope", "sse_fanin https://a.example.com/events {\n\tenvelope json\n\tenvelope json\n}", "envelope is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"filters", "sse_fanin https://a.example.com/events {\n\tfilters on\n\tfilters on\n}", "filters is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"source_events", "sse_fanin https://a.example.com/events {\n\tsource_events on\n\tsource_events on\n}", "source_events is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"connect", "sse_fanin https://a.example.com/events {\n\tconnect on_demand\n\tconnect on_demand\n}", "connect is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"max_streams", "sse_fanin https://a.example.com/events {\n\tmax_streams 5\n\tmax_streams 5\n}", "max_streams is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"policy of an upstream", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tpolicy mirror\n\t\tpolicy mirror\n\t}\n}", "policy is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"dynamic of an upstream", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tdynamic a a.example.com 443\n\t\tdynamic a a.example.com 443\n\t}\n}", "dynamic is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"events of an upstream", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tevents tick\n\t\tevents tick\n\t}\n}", "events is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"prefix of an upstream", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tprefix a.\n\t\tprefix a.\n\t}\n}", "prefix is given twice, first at Caddyfile:4, at Caddyfile:5"},
 	})
 }
 
@@ -100,7 +112,7 @@ func TestCaddyfileRefusesMissingArguments(t *testing.T) {
 		{"max_event_size", "sse_fanin https://a.example.com/events {\n\tmax_event_size\n}", "max_event_size: missing argument, expected max_event_size <size>, at Caddyfile:3"},
 		{"retain", "sse_fanin https://a.example.com/events {\n\tretain\n}", "retain: the block is missing or empty, expected events, size or age in it, at Caddyfile:3"},
 		{"start", "sse_fanin https://a.example.com/events {\n\tstart\n}", "start: missing argument, expected start live|oldest|<n>, at Caddyfile:3"},
-		{"ids", "sse_fanin https://a.example.com/events {\n\tids\n}", "ids: missing argument, expected ids stream|none, at Caddyfile:3"},
+		{"ids", "sse_fanin https://a.example.com/events {\n\tids\n}", "ids: missing argument, expected ids stream|upstream|none, at Caddyfile:3"},
 		{"heartbeat", "sse_fanin https://a.example.com/events {\n\theartbeat\n}", "heartbeat: missing argument, expected heartbeat <duration>|off, at Caddyfile:3"},
 		{"retry", "sse_fanin https://a.example.com/events {\n\tretry\n}", "retry: missing argument, expected retry <min> [<max>], at Caddyfile:3"},
 		{"slow", "sse_fanin https://a.example.com/events {\n\tslow\n}", "slow: missing argument, expected slow skip|disconnect, at Caddyfile:3"},
@@ -109,7 +121,7 @@ func TestCaddyfileRefusesMissingArguments(t *testing.T) {
 		{"max_age", "sse_fanin https://a.example.com/events {\n\tmax_age\n}", "max_age: missing argument, expected max_age <duration>|off, at Caddyfile:3"},
 		{"drain", "sse_fanin https://a.example.com/events {\n\tdrain\n}", "drain: missing argument, expected drain <duration>, at Caddyfile:3"},
 		{"on_reload", "sse_fanin https://a.example.com/events {\n\ton_reload\n}", "on_reload: missing argument, expected on_reload keep|drain, at Caddyfile:3"},
-		{"upstream", "sse_fanin https://a.example.com/events {\n\tupstream\n}", "upstream: missing the URL, expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"upstream", "sse_fanin https://a.example.com/events {\n\tupstream\n}", "upstream: missing the URL, expected upstream [<name>] <url>..., at Caddyfile:3"},
 		{"retain events", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents\n\t}\n}", "events: missing argument, expected events <n>, at Caddyfile:4"},
 		{"retain size", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize\n\t}\n}", "size: missing argument, expected size <size>, at Caddyfile:4"},
 		{"retain age", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage\n\t}\n}", "age: missing argument, expected age <duration>, at Caddyfile:4"},
@@ -118,8 +130,17 @@ func TestCaddyfileRefusesMissingArguments(t *testing.T) {
 		{"global stream without upstreams", "{\n\tsse_fanin {\n\t\tstream a {\n\t\t\theartbeat 5s\n\t\t}\n\t}\n}\n", "stream 'a' has no upstreams: give it at least one URL, at Caddyfile:3"},
 		{"everything", "sse_fanin", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
 		{"everything but a matcher", "sse_fanin /events", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
-		{"everything but the name of an upstream", "sse_fanin {\n\tupstream a\n}", "upstream: missing the URL, expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"everything but the name of an upstream", "sse_fanin {\n\tupstream a\n}", "upstream: missing the URL, expected upstream [<name>] <url>..., at Caddyfile:3"},
 		{"upstreams beside settings", "sse_fanin {\n\theartbeat 5s\n}", "no upstreams: give at least one URL, or the name of a stream, at Caddyfile:2"},
+		{"prefix", "sse_fanin https://a.example.com/events {\n\tprefix\n}", "prefix: missing argument, expected prefix <text>, at Caddyfile:3"},
+		{"events", "sse_fanin https://a.example.com/events {\n\tevents\n}", "events: missing argument, expected events <type>..., at Caddyfile:3"},
+		{"envelope", "sse_fanin https://a.example.com/events {\n\tenvelope\n}", "envelope: missing argument, expected envelope json, at Caddyfile:3"},
+		{"filters", "sse_fanin https://a.example.com/events {\n\tfilters\n}", "filters: missing argument, expected filters on|off, at Caddyfile:3"},
+		{"source_events", "sse_fanin https://a.example.com/events {\n\tsource_events\n}", "source_events: missing argument, expected source_events on|off, at Caddyfile:3"},
+		{"connect", "sse_fanin https://a.example.com/events {\n\tconnect\n}", "connect: missing argument, expected connect eager|on_demand [<linger>], at Caddyfile:3"},
+		{"max_streams", "sse_fanin https://a.example.com/events {\n\tmax_streams\n}", "max_streams: missing argument, expected max_streams <n>, at Caddyfile:3"},
+		{"policy", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tpolicy\n\t}\n}", "policy: missing argument, expected policy failover|mirror|balance|merge, at Caddyfile:4"},
+		{"dynamic", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic\n\t}\n}", "dynamic: missing argument, expected dynamic a|srv|multi [<args>...] { ... }, at Caddyfile:4"},
 	})
 }
 
@@ -136,7 +157,7 @@ func TestCaddyfileRefusesStrayArguments(t *testing.T) {
 		{"max_event_size 1MiB 2MiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 1MiB 2MiB\n}", "max_event_size: unexpected '2MiB', expected max_event_size <size>, at Caddyfile:3"},
 		{"retain 5", "sse_fanin https://a.example.com/events {\n\tretain 5\n}", "retain: unexpected '5', its bounds stand in a block: retain { events <n> }, at Caddyfile:3"},
 		{"start live 5", "sse_fanin https://a.example.com/events {\n\tstart live 5\n}", "start: unexpected '5', expected start live|oldest|<n>, at Caddyfile:3"},
-		{"ids none stream", "sse_fanin https://a.example.com/events {\n\tids none stream\n}", "ids: unexpected 'stream', expected ids stream|none, at Caddyfile:3"},
+		{"ids none stream", "sse_fanin https://a.example.com/events {\n\tids none stream\n}", "ids: unexpected 'stream', expected ids stream|upstream|none, at Caddyfile:3"},
 		{"heartbeat 5s 6s", "sse_fanin https://a.example.com/events {\n\theartbeat 5s 6s\n}", "heartbeat: unexpected '6s', expected heartbeat <duration>|off, at Caddyfile:3"},
 		{"retry 1s 2s 3s", "sse_fanin https://a.example.com/events {\n\tretry 1s 2s 3s\n}", "retry: unexpected '3s', expected retry <min> [<max>], at Caddyfile:3"},
 		{"slow skip maybe", "sse_fanin https://a.example.com/events {\n\tslow skip maybe\n}", "slow: unexpected 'maybe', expected slow skip|disconnect, at Caddyfile:3"},
@@ -145,9 +166,8 @@ func TestCaddyfileRefusesStrayArguments(t *testing.T) {
 		{"max_age 1h 2h", "sse_fanin https://a.example.com/events {\n\tmax_age 1h 2h\n}", "max_age: unexpected '2h', expected max_age <duration>|off, at Caddyfile:3"},
 		{"drain 5s 6s", "sse_fanin https://a.example.com/events {\n\tdrain 5s 6s\n}", "drain: unexpected '6s', expected drain <duration>, at Caddyfile:3"},
 		{"on_reload keep drain", "sse_fanin https://a.example.com/events {\n\ton_reload keep drain\n}", "on_reload: unexpected 'drain', expected on_reload keep|drain, at Caddyfile:3"},
-		{"upstream a <url> b", "sse_fanin https://a.example.com/events {\n\tupstream a https://b.example.com/events b\n}", "upstream: unexpected 'b', expected upstream [<name>] <url>, at Caddyfile:3"},
-		{"second URL", "sse_fanin https://a.example.com/events {\n\tupstream a https://b.example.com/events https://c.example.com/events?token=s3cret\n}", "upstream: 'https://c.example.com/events' is a second URL, but an upstream has one; write an upstream for each, at Caddyfile:3"},
-		{"two names of an upstream", "sse_fanin https://a.example.com/events {\n\tupstream a b https://b.example.com/events\n}", "upstream: unexpected 'b', expected upstream [<name>] <url>, at Caddyfile:3"},
+		{"upstream a <url> b", "sse_fanin https://a.example.com/events {\n\tupstream a https://b.example.com/events b\n}", "upstream: unexpected 'b', expected upstream [<name>] <url>..., at Caddyfile:3"},
+		{"two names of an upstream", "sse_fanin https://a.example.com/events {\n\tupstream a b https://b.example.com/events\n}", "upstream: unexpected 'b', expected upstream [<name>] <url>..., at Caddyfile:3"},
 		{"retain events 5 6", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 5 6\n\t}\n}", "events: unexpected '6', expected events <n>, at Caddyfile:4"},
 		{"retain size 1MiB 2MiB", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 1MiB 2MiB\n\t}\n}", "size: unexpected '2MiB', expected size <size>, at Caddyfile:4"},
 		{"retain age 1h 2h", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage 1h 2h\n\t}\n}", "age: unexpected '2h', expected age <duration>, at Caddyfile:4"},
@@ -157,6 +177,17 @@ func TestCaddyfileRefusesStrayArguments(t *testing.T) {
 		{"a block after a setting", "sse_fanin https://a.example.com/events {\n\theartbeat 5s {\n\t\tevery minute\n\t}\n}", "unexpected block, expected heartbeat <duration>|off, at Caddyfile:3"},
 		{"an empty block after a setting", "sse_fanin https://a.example.com/events {\n\theartbeat 5s {\n\t}\n}", "unexpected block, expected heartbeat <duration>|off, at Caddyfile:3"},
 		{"a block after header_up", "sse_fanin https://a.example.com/events {\n\theader_up A s3cret {\n\t\tb\n\t}\n}", "unexpected block, expected header_up [+|-]<field> [<value|regexp> [<replacement>]], at Caddyfile:3"},
+		{"prefix a. x", "sse_fanin https://a.example.com/events {\n\tprefix a. x\n}", "prefix: unexpected 'x', expected prefix <text>, at Caddyfile:3"},
+		{"envelope json x", "sse_fanin https://a.example.com/events {\n\tenvelope json x\n}", "envelope: unexpected 'x', expected envelope json, at Caddyfile:3"},
+		{"filters on x", "sse_fanin https://a.example.com/events {\n\tfilters on x\n}", "filters: unexpected 'x', expected filters on|off, at Caddyfile:3"},
+		{"source_events on x", "sse_fanin https://a.example.com/events {\n\tsource_events on x\n}", "source_events: unexpected 'x', expected source_events on|off, at Caddyfile:3"},
+		{"connect on_demand 5s x", "sse_fanin https://a.example.com/events {\n\tconnect on_demand 5s x\n}", "connect: unexpected 'x', expected connect eager|on_demand [<linger>], at Caddyfile:3"},
+		{"max_streams 5 x", "sse_fanin https://a.example.com/events {\n\tmax_streams 5 x\n}", "max_streams: unexpected 'x', expected max_streams <n>, at Caddyfile:3"},
+		{"policy mirror merge", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tpolicy mirror merge\n\t}\n}", "policy: unexpected 'merge', expected policy failover|mirror|balance|merge, at Caddyfile:4"},
+		{"a name between the URLs", "sse_fanin {\n\tupstream https://a.example.com/events a https://b.example.com/events\n}", "upstream: unexpected 'a', expected upstream [<name>] <url>..., at Caddyfile:3"},
+		{"a block after policy", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tpolicy mirror {\n\t\t\tx\n\t\t}\n\t}\n}", "unexpected block, expected policy failover|mirror|balance|merge, at Caddyfile:4"},
+		{"a block after events", "sse_fanin https://a.example.com/events {\n\tevents tick {\n\t\tx\n\t}\n}", "unexpected block, expected events <type>..., at Caddyfile:3"},
+		{"a block after connect", "sse_fanin https://a.example.com/events {\n\tconnect on_demand {\n\t\tlinger 5s\n\t}\n}", "unexpected block, expected connect eager|on_demand [<linger>], at Caddyfile:3"},
 	})
 }
 
@@ -166,7 +197,7 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"stream \"\"", "sse_fanin https://a.example.com/events {\n\tstream \"\"\n}", "stream: the argument is empty, expected stream <name>, at Caddyfile:3"},
 		{"stream a/b", "sse_fanin https://a.example.com/events {\n\tstream a/b\n}", "stream: the name 'a/b' may only contain letters, digits and '_.-', at Caddyfile:3"},
 		{"resume \"\"", "sse_fanin https://a.example.com/events {\n\tresume \"\"\n}", "resume: the argument is empty, expected resume on|off|<last-event-id>, at Caddyfile:3"},
-		{"resume {query.id}", "sse_fanin https://a.example.com/events {\n\tresume {query.id}\n}", "resume: the placeholder {http.request.uri.query.id} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
+		{"resume {query.id}", "sse_fanin https://a.example.com/events {\n\tresume {query.id}\n}", "resume: the placeholder {http.request.uri.query.id} belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up, at Caddyfile:3"},
 		{"backoff soon", "sse_fanin https://a.example.com/events {\n\tbackoff soon\n}", "backoff: 'soon' is not a duration such as 10s, at Caddyfile:3"},
 		{"backoff 0", "sse_fanin https://a.example.com/events {\n\tbackoff 0\n}", "backoff: 0 is too short, it must be at least 1ms, at Caddyfile:3"},
 		{"backoff -1s", "sse_fanin https://a.example.com/events {\n\tbackoff -1s\n}", "backoff: -1s is negative, at Caddyfile:3"},
@@ -184,7 +215,7 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"start -5", "sse_fanin https://a.example.com/events {\n\tstart -5\n}", "start: '-5' is neither live, oldest nor a number of events, at Caddyfile:3"},
 		{"start 1.5", "sse_fanin https://a.example.com/events {\n\tstart 1.5\n}", "start: '1.5' is neither live, oldest nor a number of events, at Caddyfile:3"},
 		{"start \"\"", "sse_fanin https://a.example.com/events {\n\tstart \"\"\n}", "start: the argument is empty, expected start live|oldest|<n>, at Caddyfile:3"},
-		{"ids yes", "sse_fanin https://a.example.com/events {\n\tids yes\n}", "ids: unrecognized value 'yes', expected stream or none, at Caddyfile:3"},
+		{"ids yes", "sse_fanin https://a.example.com/events {\n\tids yes\n}", "ids: unrecognized value 'yes', expected stream or upstream or none, at Caddyfile:3"},
 		{"heartbeat 15", "sse_fanin https://a.example.com/events {\n\theartbeat 15\n}", "heartbeat: '15' is not a duration such as 10s, at Caddyfile:3"},
 		{"heartbeat -15s", "sse_fanin https://a.example.com/events {\n\theartbeat -15s\n}", "heartbeat: -15s is negative, at Caddyfile:3"},
 		{"heartbeat 1us", "sse_fanin https://a.example.com/events {\n\theartbeat 1us\n}", "heartbeat: 1µs is too short, it must be 0 or at least 1ms, at Caddyfile:3"},
@@ -213,7 +244,6 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"retain size 0", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 0\n\t}\n}", "size: '0' is no size, it must be at least 1 byte, at Caddyfile:4"},
 		{"retain size -1", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize -1\n\t}\n}", "size: '-1' is not a size such as 64MiB, at Caddyfile:4"},
 		{"retain size big", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize big\n\t}\n}", "size: 'big' is not a size such as 64MiB, at Caddyfile:4"},
-		{"retain size 512KiB", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 512KiB\n\t}\n}", "max_event_size: 1048576 bytes is more than the size of all that is retained, 524288 bytes; lower max_event_size, or raise size in retain, at Caddyfile:3"},
 		{"retain size 2TiB", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 2TiB\n\t}\n}", "retain: size: 2199023255552 bytes is too much, it must be at most 1.0 TiB, at Caddyfile:4"},
 		{"retain age -1h", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage -1h\n\t}\n}", "retain: age: -1h0m0s is negative, at Caddyfile:4"},
 		{"retain age long", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tage long\n\t}\n}", "age: 'long' is not a duration such as 10s, at Caddyfile:4"},
@@ -227,9 +257,29 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"header_up with a response modifier", "sse_fanin https://a.example.com/events {\n\theader_up ?Accept x\n}", "header_up: ?Accept: the default header modifier ('?') can only be used on response headers; for conditional manipulation of request headers, use matchers, at Caddyfile:3"},
 		{"header_up with an invalid regular expression", "sse_fanin https://a.example.com/events {\n\theader_up Accept ( x\n}", "header_up: 'Accept': error parsing regexp: missing closing ): `(`, at Caddyfile:3"},
 		{"header_up with a line end", "sse_fanin https://a.example.com/events {\n\theader_up Accept \"a\n b\"\n}", "header_up: the value of 'Accept' cannot contain control characters, at Caddyfile:3"},
-		{"header_up with a placeholder of the request", "sse_fanin https://a.example.com/events {\n\theader_up X-Client {client_ip}\n}", "header_up: the placeholder {http.vars.client_ip} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
-		{"header_up of an upstream with a placeholder of the request", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theader_up Authorization {header.Authorization}\n\t}\n}", "header_up: the placeholder {http.request.header.Authorization} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:4"},
-		{"header_up in the global option with a placeholder of the request", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events {\n\t\t\theader_up X-Path {path}\n\t\t}\n\t}\n}\n", "header_up: the placeholder {http.request.uri.path} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:4"},
+		{"events \"\"", "sse_fanin https://a.example.com/events {\n\tevents \"\"\n}", "events: the argument is empty, expected events <type>..., at Caddyfile:3"},
+		{"events tick \"\"", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tevents tick \"\"\n\t}\n}", "events: the argument is empty, expected events <type>..., at Caddyfile:4"},
+		{"events with a line end", "sse_fanin https://a.example.com/events {\n\tevents \"a\n b\"\n}", "events: 'a\n\t b' is not the type of an event; unnamed events are 'message', at Caddyfile:3"},
+		{"prefix \"\"", "sse_fanin https://a.example.com/events {\n\tprefix \"\"\n}", "prefix: the argument is empty, expected prefix <text>, at Caddyfile:3"},
+		{"prefix fanin.", "sse_fanin https://a.example.com/events {\n\tprefix fanin.\n}", "prefix: 'fanin.' begins with 'fanin.', which is kept for the module's own events, at Caddyfile:3"},
+		{"prefix fanin.a", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tprefix fanin.a.\n\t}\n}", "prefix: 'fanin.a.' begins with 'fanin.', which is kept for the module's own events, at Caddyfile:4"},
+		{"prefix with a line end", "sse_fanin https://a.example.com/events {\n\tprefix \"a\n b\"\n}", "prefix: a type cannot contain line ends, at Caddyfile:3"},
+		{"envelope xml", "sse_fanin https://a.example.com/events {\n\tenvelope xml\n}", "envelope: unrecognized value 'xml', expected json, at Caddyfile:3"},
+		{"envelope off", "sse_fanin https://a.example.com/events {\n\tenvelope off\n}", "envelope: unrecognized value 'off', expected json, at Caddyfile:3"},
+		{"filters yes", "sse_fanin https://a.example.com/events {\n\tfilters yes\n}", "filters: unrecognized value 'yes', expected on or off, at Caddyfile:3"},
+		{"source_events true", "sse_fanin https://a.example.com/events {\n\tsource_events true\n}", "source_events: unrecognized value 'true', expected on or off, at Caddyfile:3"},
+		{"connect lazy", "sse_fanin https://a.example.com/events {\n\tconnect lazy\n}", "connect: unrecognized value 'lazy', expected eager or on_demand, at Caddyfile:3"},
+		{"connect on_demand soon", "sse_fanin https://a.example.com/events {\n\tconnect on_demand soon\n}", "connect: 'soon' is not a duration such as 10s, at Caddyfile:3"},
+		{"connect on_demand -1s", "sse_fanin https://a.example.com/events {\n\tconnect on_demand -1s\n}", "connect: -1s is negative, at Caddyfile:3"},
+		{"connect on_demand 1us", "sse_fanin https://a.example.com/events {\n\tconnect on_demand 1us\n}", "connect: 1µs is too short, it must be 0 or at least 1ms, at Caddyfile:3"},
+		{"connect eager 5s", "sse_fanin https://a.example.com/events {\n\tconnect eager 5s\n}", "connect: a linger belongs to 'on_demand', at Caddyfile:3"},
+		{"connect 5s", "sse_fanin https://a.example.com/events {\n\tconnect 5s\n}", "connect: unrecognized value '5s', expected eager or on_demand, at Caddyfile:3"},
+		{"max_streams 0", "sse_fanin https://a.example.com/events {\n\tmax_streams 0\n}", "max_streams: '0' is not a whole number from 1 to 2147483647, at Caddyfile:3"},
+		{"max_streams many", "sse_fanin https://a.example.com/events {\n\tmax_streams many\n}", "max_streams: 'many' is not a whole number from 1 to 2147483647, at Caddyfile:3"},
+		{"policy random", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tpolicy random\n\t}\n}", "policy: unrecognized value 'random', expected failover or mirror or balance or merge, at Caddyfile:4"},
+		{"dynamic of an unknown module", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic carrier_pigeon\n\t}\n}", "getting module named 'http.reverse_proxy.upstreams.carrier_pigeon': module not registered: http.reverse_proxy.upstreams.carrier_pigeon, at Caddyfile:4"},
+		{"dynamic with an unknown option", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic a a.example.com 443 {\n\t\t\tttl 5s\n\t\t}\n\t}\n}", "unrecognized a option 'ttl', at Caddyfile:5"},
+		{"header_up with a regular expression and a request's placeholder", "sse_fanin https://a.example.com/events {\n\theader_up Accept ( {query.a}\n}", "header_up: 'Accept': error parsing regexp: missing closing ): `(`, at Caddyfile:3"},
 	})
 }
 
@@ -256,10 +306,8 @@ func TestCaddyfileRefusesURLs(t *testing.T) {
 		{"a password with a slash", "sse_fanin https://me:s3c/ret@a.example.com/events", "upstream URL 'https://a.example.com/events': it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded, at Caddyfile:2"},
 		{"a password with a question mark", "sse_fanin https://me:s3c?ret@a.example.com/events", "upstream URL 'https://a.example.com/events': it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded, at Caddyfile:2"},
 		{"a password with a percent sign", "sse_fanin https://me:s3c%%ret@a.example.com/events", "upstream URL 'https://a.example.com/events': it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded, at Caddyfile:2"},
-		{"a placeholder of the request", "sse_fanin https://a.example.com/events?user={query.user}&token=s3cret", "upstream URL 'https://a.example.com/events': the placeholder {http.request.uri.query.user} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:2"},
-		{"a placeholder of the request as the host", "sse_fanin https://{host}/events", "upstream URL 'https://{http.request.host}/events': the placeholder {http.request.host} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:2"},
-		{"a placeholder of the request in upstream", "sse_fanin https://a.example.com/events {\n\tupstream b https://b.example.com{uri}\n}", "upstream URL 'https://b.example.com{http.request.uri}': the placeholder {http.request.uri} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
-		{"a placeholder of the request in the global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/{path.0}\n\t}\n}\n", "upstream URL 'https://a.example.com/{http.request.uri.path.0}': the placeholder {http.request.uri.path.0} belongs to a client's request, but the connection to an upstream is shared by all clients, at Caddyfile:3"},
+		{"a placeholder of the request as the host", "sse_fanin https://{host}/events", "upstream URL 'https://{http.request.host}/events': the placeholder {http.request.host} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request in upstream", "sse_fanin https://a.example.com/events {\n\tupstream b https://b.example.com{uri}\n}", "upstream URL 'https://b.example.com{http.request.uri}': the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:3"},
 		{"a placeholder of the upstream", "sse_fanin https://{upstream_hostport}/events", "upstream URL 'https://{http.reverse_proxy.upstream.hostport}/events': unrecognized placeholder {http.reverse_proxy.upstream.hostport}"},
 		{"an empty placeholder", "sse_fanin https://{env.NOT_SET}/events?token=s3cret", "upstream URL 'https://{env.NOT_SET}/events': evaluated placeholder {env.NOT_SET} is empty"},
 		{"an empty placeholder of a named upstream", "sse_fanin {\n\tupstream a {env.NOT_SET}\n}", "upstream 'a': upstream URL '{env.NOT_SET}': evaluated placeholder {env.NOT_SET} is empty"},
@@ -270,6 +318,26 @@ func TestCaddyfileRefusesURLs(t *testing.T) {
 		{"a socket without a path", "sse_fanin unix/", "upstream URL 'unix/': the path of the unix socket is empty, expected unix//path/to.sock, at Caddyfile:2"},
 		{"a socket of the root", "sse_fanin unix//", "upstream URL 'unix//': the path of the unix socket is empty, expected unix//path/to.sock, at Caddyfile:2"},
 		{"a socket with a relative path of the request", "sse_fanin unix//run/feed.sock|events?token=s3cret", "upstream URL 'unix//run/feed.sock|events': the path of the request must begin with '/', expected unix//path/to.sock|/path, at Caddyfile:2"},
+		{"a placeholder of the request after the host", "sse_fanin https://a.example.com{uri}", "upstream URL 'https://a.example.com{http.request.uri}': the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request after the host, and a path", "sse_fanin https://a.example.com{uri}/events", "upstream URL 'https://a.example.com{http.request.uri}/events': the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request in the host", "sse_fanin https://{query.h}.example.com/x", "upstream URL 'https://{http.request.uri.query.h}.example.com/x': the placeholder {http.request.uri.query.h} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request as the port", "sse_fanin https://a.example.com:{query.p}/", "upstream URL 'https://a.example.com:{http.request.uri.query.p}/': the placeholder {http.request.uri.query.p} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request as the user", "sse_fanin https://{query.u}:s3cret@a.example.com/", "upstream URL 'https://a.example.com/': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request as the scheme", "sse_fanin {scheme}://a.example.com/", "upstream URL '{http.request.scheme}://a.example.com/': the placeholder {http.request.scheme} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request as all", "sse_fanin {query.u}", "upstream URL '{http.request.uri.query.u}': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request as all but the path", "sse_fanin {query.u}/events", "upstream URL '{http.request.uri.query.u}/events': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request as all, with a scheme in the query", "sse_fanin {query.u}?next=https://a.example.com/", "upstream URL '{http.request.uri.query.u}': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request with a slash in its name as the host", "sse_fanin https://{http.request.uri.query.a/b}.example.com/", "upstream URL 'https://{http.request.uri.query.a/b}.example.com/': the placeholder {http.request.uri.query.a/b} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request in the name of another", "sse_fanin {env.{query.u}}", "upstream URL '{env.{http.request.uri.query.u}}': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:2"},
+		{"a placeholder of the request in a replica", "sse_fanin {\n\tupstream a https://a.example.com/{query.u} https://{query.h}/{query.u}\n}", "upstream URL 'https://{http.request.uri.query.h}/{http.request.uri.query.u}': the placeholder {http.request.uri.query.h} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:3"},
+		{"a placeholder of the request as the host, in the global option", "{\n\tsse_fanin {\n\t\tstream a https://{host}/events\n\t}\n}\n", "upstream URL 'https://{http.request.host}/events': the placeholder {http.request.host} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port, at Caddyfile:3"},
+		{"a placeholder of the request in the path of a socket", "sse_fanin unix//run/{query.u}.sock|/{query.u}", "upstream URL 'unix//run/{http.request.uri.query.u}.sock|/{http.request.uri.query.u}': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query of the request, not in the path of the socket, at Caddyfile:2"},
+		{"a placeholder of the request as a socket", "sse_fanin unix/{query.u}", "upstream URL 'unix/{http.request.uri.query.u}': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query of the request, not in the path of the socket, at Caddyfile:2"},
+		{"a placeholder of the request in the fragment", "sse_fanin https://a.example.com/events#{query.u}", "upstream URL 'https://a.example.com/events': the placeholder {http.request.uri.query.u} stands in the fragment, which is not sent to an upstream, at Caddyfile:2"},
+		{"a placeholder of the request after a placeholder that ends in the host", "sse_fanin {env.FEED_HOST_URL}{query.u}", "upstream URL '{env.FEED_HOST_URL}{http.request.uri.query.u}': with its placeholders filled in: the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"a placeholder of the request in the value of another", "sse_fanin {env.FEED_KEYED_URL}", "upstream URL '{env.FEED_KEYED_URL}': with its placeholders filled in: a value has a placeholder of a client's request, which may only stand in the configuration itself"},
+		{"a typo in the scheme of a keyed one", "sse_fanin htps://a.example.com/{query.u}", "upstream URL 'htps://a.example.com/{http.request.uri.query.u}': the scheme 'htps' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
+		{"a bad port of a keyed one", "sse_fanin https://a.example.com:0/{query.u}", "upstream URL 'https://a.example.com:0/{http.request.uri.query.u}': '0' is not a port from 1 to 65535, at Caddyfile:2"},
 	})
 }
 
@@ -292,6 +360,25 @@ func TestCaddyfileRefusesReferences(t *testing.T) {
 		{"with retain", "sse_fanin prices {\n\tretain {\n\t\tevents 5\n\t}\n}", "retain belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
 		{"by subdirective, with retain", "sse_fanin {\n\tstream prices\n\tretain {\n\t\tevents 5\n\t}\n}", "retain belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
 		{"with a dot", "sse_fanin prices.eu", "'prices.eu' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"with events", "sse_fanin prices {\n\tevents tick\n}", "events belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with prefix", "sse_fanin prices {\n\tprefix a.\n}", "prefix belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with envelope", "sse_fanin prices {\n\tenvelope json\n}", "envelope belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with source_events", "sse_fanin prices {\n\tsource_events on\n}", "source_events belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with connect", "sse_fanin prices {\n\tconnect on_demand\n}", "connect belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"with max_streams", "sse_fanin prices {\n\tmax_streams 5\n}", "max_streams belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"by subdirective, with events", "sse_fanin {\n\tstream prices\n\tevents tick\n}", "events belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with prefix", "sse_fanin {\n\tstream prices\n\tprefix a.\n}", "prefix belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with envelope", "sse_fanin {\n\tstream prices\n\tenvelope json\n}", "envelope belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with source_events", "sse_fanin {\n\tstream prices\n\tsource_events off\n}", "source_events belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with connect", "sse_fanin {\n\tstream prices\n\tconnect eager\n}", "connect belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with max_streams", "sse_fanin {\n\tstream prices\n\tmax_streams 5\n}", "max_streams belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with header_up", "sse_fanin {\n\tstream prices\n\theader_up A b\n}", "header_up belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with transport", "sse_fanin {\n\tstream prices\n\ttransport http\n}", "transport belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with resume", "sse_fanin {\n\tstream prices\n\tresume on\n}", "resume belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with backoff", "sse_fanin {\n\tstream prices\n\tbackoff 1s\n}", "backoff belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with idle_timeout", "sse_fanin {\n\tstream prices\n\tidle_timeout off\n}", "idle_timeout belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with max_event_size", "sse_fanin {\n\tstream prices\n\tmax_event_size 1MiB\n}", "max_event_size belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"by subdirective, with ids", "sse_fanin {\n\tstream prices\n\tids stream\n}", "ids belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
 	})
 }
 
@@ -307,24 +394,70 @@ func TestCaddyfileRefusesTransports(t *testing.T) {
 		{"h2c and https", "sse_fanin https://a.example.com/events {\n\ttransport http {\n\t\tversions h2c\n\t}\n}", "upstream 'https://a.example.com/events': transport: h2c is HTTP/2 without TLS, but the URL 'https://a.example.com/events' begins with https://; use http:// or version 2, at Caddyfile:2"},
 		{"TLS and http in the global option", "{\n\tsse_fanin {\n\t\tstream a http://a.example.com/events {\n\t\t\ttransport http {\n\t\t\t\ttls\n\t\t\t}\n\t\t}\n\t}\n}\n", "upstream 'http://a.example.com/events': transport: TLS is configured, but the URL 'http://a.example.com/events' begins with http://; use https://, at Caddyfile:3"},
 		{"an unknown option", "sse_fanin https://a.example.com/events {\n\ttransport http {\n\t\ttsl\n\t}\n}", "unrecognized subdirective tsl, at Caddyfile:4"},
+		{"TLS and http of a replica", "sse_fanin {\n\tupstream a https://a.example.com/events http://b.example.com/events {\n\t\ttransport http {\n\t\t\ttls\n\t\t}\n\t}\n}", "upstream 'a': transport: TLS is configured, but the URL 'http://b.example.com/events' begins with http://; use https://, at Caddyfile:3"},
+		{"TLS and http of a keyed stream", "sse_fanin http://a.example.com/events?user={query.user} {\n\ttransport http {\n\t\ttls\n\t}\n}", "upstream 'http://a.example.com/events': transport: TLS is configured, but the URL 'http://a.example.com/events' begins with http://; use https://, at Caddyfile:2"},
+		{"a placeholder of the request", "sse_fanin https://a.example.com/events {\n\ttransport http {\n\t\ttls_server_name {query.name}\n\t}\n}", "upstream 'https://a.example.com/events': transport: the placeholder {http.request.uri.query.name} belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up, at Caddyfile:2"},
 	})
 }
 
-// What later versions know is no word yet, and ends nowhere silently.
-func TestCaddyfileRefusesWordsOfLaterVersions(t *testing.T) {
+// What contradicts itself only as a whole.
+func TestCaddyfileRefusesContradictions(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"mirror with one URL", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tpolicy mirror\n\t}\n}", "upstream 'a': policy: 'mirror' needs several URLs, or dynamic addresses, at Caddyfile:3"},
+		{"balance with one URL", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tpolicy balance\n\t}\n}", "upstream 'a': policy: 'balance' needs several URLs, or dynamic addresses, at Caddyfile:3"},
+		{"mirror with one URL, in the global option", "{\n\tsse_fanin {\n\t\tstream prices {\n\t\t\tupstream https://a.example.com/events {\n\t\t\t\tpolicy mirror\n\t\t\t}\n\t\t}\n\t}\n}\n", "upstream 'https://a.example.com/events': policy: 'mirror' needs several URLs, or dynamic addresses, at Caddyfile:4"},
+		{"the same URL twice", "sse_fanin {\n\tupstream a https://a.example.com/events https://A.example.com:443/events#top\n}", "upstream 'a': the URL 'https://a.example.com/events' is given twice, at Caddyfile:3"},
+		{"the same URL twice, with a secret", "sse_fanin {\n\tupstream a https://a.example.com/events?token=s3cret https://a.example.com/events?token=s3cret\n}", "upstream 'a': the URL 'https://a.example.com/events' is given twice, at Caddyfile:3"},
+		{"the same keyed URL twice", "sse_fanin {\n\tupstream a https://a.example.com/{query.u} https://a.example.com/{query.u}\n}", "upstream 'a': the URL 'https://a.example.com/{http.request.uri.query.u}' is given twice, at Caddyfile:3"},
+		{"dynamic with two URLs", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tdynamic a a.example.com 443\n\t}\n}", "upstream 'a': dynamic: it gives the addresses for one URL, but there are 2, at Caddyfile:3"},
+		{"dynamic with a socket", "sse_fanin {\n\tupstream a unix//run/a.sock {\n\t\tdynamic a a.example.com 443\n\t}\n}", "upstream 'a': dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://, at Caddyfile:3"},
+		{"dynamic with a placeholder that is a socket", "sse_fanin {\n\tupstream a {env.FEED_SOCKET} {\n\t\tdynamic a a.example.com 443\n\t}\n}", "upstream 'a': dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://"},
+		{"dynamic with a placeholder of the request", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic srv {query.name}\n\t}\n}", "upstream 'a': dynamic: the placeholder {http.request.uri.query.name} belongs to a client's request, which cannot decide which server is asked, at Caddyfile:3"},
+		{"dynamic with HTTP/3", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic a a.example.com 443\n\t\ttransport http {\n\t\t\tversions 3\n\t\t}\n\t}\n}", "upstream 'a': dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport, at Caddyfile:3"},
+		{"dynamic with HTTP/3 for all", "sse_fanin {\n\ttransport http {\n\t\tversions 3\n\t}\n\tupstream a https://a.example.com/events {\n\t\tdynamic a a.example.com 443\n\t}\n}", "upstream 'a': dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport, at Caddyfile:6"},
+		{"ids upstream with two upstreams", "sse_fanin https://a.example.com/events https://b.example.com/events {\n\theartbeat 5s\n\tids upstream\n}", "ids: 'upstream' passes on the ids of one upstream, but there are 2; replicas of one source are several URLs of one upstream, at Caddyfile:4"},
+		{"ids upstream, given first", "sse_fanin {\n\tids upstream\n\tupstream https://a.example.com/events\n\tupstream https://b.example.com/events\n}", "ids: 'upstream' passes on the ids of one upstream, but there are 2; replicas of one source are several URLs of one upstream, at Caddyfile:3"},
+		{"ids upstream with two upstreams in the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events https://b.example.com/events {\n\t\t\tids upstream\n\t\t}\n\t}\n}\n", "ids: 'upstream' passes on the ids of one upstream, but there are 2; replicas of one source are several URLs of one upstream, at Caddyfile:4"},
+		{"ids upstream with merge", "sse_fanin {\n\tupstream a https://a.example.com/events https://b.example.com/events {\n\t\tpolicy merge\n\t}\n\tids upstream\n}", "ids: 'upstream' passes on the ids of one upstream, but policy 'merge' makes several of it, at Caddyfile:6"},
+		{"ids upstream with dynamic addresses", "sse_fanin {\n\tids upstream\n\tupstream a https://a.example.com/events {\n\t\tdynamic srv _events._tcp.example.com\n\t}\n}", "ids: 'upstream' passes on the ids of one upstream, but policy 'merge' makes several of it, at Caddyfile:3"},
+		{"eager with a keyed URL", "sse_fanin https://a.example.com/{path.1} {\n\tconnect eager\n}", "connect: the placeholder {http.request.uri.path.1} makes the stream a keyed one, which is connected on demand, at Caddyfile:3"},
+		{"eager with a keyed header", "sse_fanin https://a.example.com/events {\n\theader_up Authorization {header.Authorization}\n\tconnect eager\n}", "connect: the placeholder {http.request.header.Authorization} makes the stream a keyed one, which is connected on demand, at Caddyfile:4"},
+		{"eager with a keyed header of an upstream", "sse_fanin {\n\tconnect eager\n\tupstream https://a.example.com/events {\n\t\theader_up X-{query.a} b\n\t}\n}", "connect: the placeholder {http.request.uri.query.a} makes the stream a keyed one, which is connected on demand, at Caddyfile:3"},
+		{"eager with a keyed URL in the global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events?user={query.user} {\n\t\t\tconnect eager\n\t\t}\n\t}\n}\n", "connect: the placeholder {http.request.uri.query.user} makes the stream a keyed one, which is connected on demand, at Caddyfile:4"},
+		{"max_streams without a key", "sse_fanin https://a.example.com/events {\n\tmax_streams 5\n}", "max_streams: it bounds the keys of a keyed stream, but no upstream has a placeholder of the request, at Caddyfile:3"},
+		{"max_streams with a placeholder of the upstream", "sse_fanin https://a.example.com/events {\n\theader_up Host {upstream_hostport}\n\tmax_streams 5\n}", "max_streams: it bounds the keys of a keyed stream, but no upstream has a placeholder of the request, at Caddyfile:4"},
+		{"max_event_size above a keyed stream's default size", "sse_fanin https://a.example.com/events?user={query.user} {\n\tmax_event_size 2MiB\n}", "max_event_size: 2097152 bytes is more than the size of all that is retained, 1048576 bytes; lower max_event_size, or raise size in retain, at Caddyfile:3"},
+		{"max_event_size by default, but above the size", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 512KiB\n\t}\n\tmax_event_size 1MiB\n}", "max_event_size: 1048576 bytes is more than the size of all that is retained, 524288 bytes; lower max_event_size, or raise size in retain, at Caddyfile:6"},
+		{"a keyed stream in two handlers", ":8080 {\n\tsse_fanin https://a.example.com/{query.u} {\n\t\tstream a\n\t}\n}\n\n:8081 {\n\tsse_fanin https://a.example.com/{query.u} {\n\t\tstream a\n\t}\n}\n", "stream 'a' is already defined at Caddyfile:2; to serve it here too, give its name instead of upstreams, at Caddyfile:8"},
+		{"a keyed stream in the global option and in a handler", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/{query.u}\n\t}\n}\n\n:8080 {\n\tsse_fanin https://a.example.com/{query.u} {\n\t\tstream a\n\t}\n}\n", "stream 'a' is already defined in the global option sse_fanin; to serve it, give its name instead of upstreams, at Caddyfile:8"},
+		{"mirror with too many URLs", "sse_fanin {\n\tupstream a" + manyURLs(65) + " {\n\t\tpolicy mirror\n\t}\n}", "upstream 'a': policy: 'mirror' takes at most 64 URLs, but there are 65, at Caddyfile:3"},
+	})
+}
+
+// manyURLs are n URLs, each after a space.
+func manyURLs(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, " https://a%d.example.com/events", i)
+	}
+	return b.String()
+}
+
+// What stands in an upstream only, and what a later version knows, is no word
+// of a stream, and ends nowhere silently.
+func TestCaddyfileRefusesWordsOfOtherPlaces(t *testing.T) {
 	for _, line := range []string{
-		"upstream https://b.example.com/events {\n\t\tpolicy mirror\n\t}",
-		"upstream https://b.example.com/events {\n\t\tdynamic srv _events._tcp.example.com\n\t}",
 		"policy mirror",
-		"events tick",
-		"prefix a.",
-		"ids upstream",
-		"envelope json",
-		"filters on",
-		"source_events on",
-		"connect on_demand",
-		"max_streams 5",
+		"dynamic a a.example.com 443",
 		"coalesce 5ms",
+		"linger 5s",
+		"upstream https://b.example.com/events {\n\t\tfilters on\n\t}",
+		"upstream https://b.example.com/events {\n\t\tenvelope json\n\t}",
+		"upstream https://b.example.com/events {\n\t\tconnect on_demand\n\t}",
+		"upstream https://b.example.com/events {\n\t\tids upstream\n\t}",
+		"upstream https://b.example.com/events {\n\t\tmax_streams 5\n\t}",
+		"upstream https://b.example.com/events {\n\t\tsource_events on\n\t}",
+		"retain {\n\t\tmax_streams 5\n\t}",
 	} {
 		t.Run(line, func(t *testing.T) {
 			m := mistake{text: "sse_fanin https://a.example.com/events {\n\t" + line + "\n}"}

@@ -107,6 +107,10 @@ func setFeedEnv(t *testing.T) {
 		"FEED_HOST":  "host.example.com",
 		"FEED_TOKEN": "s3cret",
 		"FEED_NAME":  "name.example.com",
+
+		"FEED_HOST_URL":  "https://host.example.com",
+		"FEED_KEYED_URL": "https://host.example.com/{http.request.uri.query.s3cret}",
+		"FEED_SOCKET":    "unix//run/feed.sock",
 	} {
 		t.Setenv(name, value)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
@@ -28,6 +29,10 @@ const (
 
 	// maxPosition is the longest Last-Event-ID that is looked at, in bytes.
 	maxPosition = 1 << 10
+
+	// noPosition stands for what cannot be one. With its NUL it is no cursor, no
+	// upstream's id, and never sent.
+	noPosition = "\x00"
 
 	// hardMargin is how long before a hard deadline of the server's a stream
 	// ends by itself, so that the client sees an end and no error. Where that
@@ -48,14 +53,30 @@ type client struct {
 
 	log    *streamLog
 	reader *eventlog.Reader
-	buf    []byte // scratch for what is not in the log
+	filter *filter // nil: everything
+	buf    []byte  // scratch for what is not in the log
+
+	sentPosition uint64            // of the reader when the client last got an id
+	stateVersion uint64            // of the source states that were sent last
+	states       map[string]string // what was sent last, by source
 }
 
 // serveStream answers a request with the stream until the client, the stream
 // or the process ends. The header is written in any case: from there on,
 // nothing may be reported but by the stream itself.
 func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error {
-	h, settings := handler.def.hub, handler.settings
+	settings := handler.settings
+	h, err := handler.def.stream(r)
+	if err != nil {
+		return refuse(w, http.NewResponseController(w), settings, err)
+	}
+	var wanted *filter
+	if settings.filters {
+		if wanted, err = h.filterOf(r); err != nil {
+			h.endUnused()
+			return caddyhttp.Error(http.StatusBadRequest, err)
+		}
+	}
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
 	base := w
 	if idle != nil {
@@ -68,12 +89,17 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		w:        w,
 		rc:       http.NewResponseController(w),
 		idle:     idle,
+		filter:   wanted,
 	}
-	if idle != nil && !idle.Deadline.HardDeadline.IsZero() {
-		hard := idle.Deadline.HardDeadline
+	c.sub.asked = requestedPosition(r)
+	if hard := hardDeadline(r, idle); !hard.IsZero() {
 		c.sub.endBy(hard.Add(-min(hardMargin, time.Until(hard)/4)), endAge)
 	}
 	if err := h.subscribe(c.sub); err != nil {
+		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
+			return serveStream(w, r, handler) // it ended just now; the key gets another
+		}
+		h.endUnused()
 		return refuse(w, c.rc, settings, err)
 	}
 	defer h.unsubscribe(c.sub)
@@ -87,7 +113,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		defer restore()
 	}
 
-	why := c.run(r)
+	why := c.run()
 	c.finish(why)
 	if entry := handler.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
 		entry.Write(zap.String("stream", h.label), zap.String("reason", string(why)))
@@ -95,10 +121,28 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 	return nil
 }
 
-// refuse answers a client that the hub does not take.
+// hardDeadline is when the server's write_timeout cuts the response off, which
+// nothing moves; zero if it has none. Without Caddy's idle writer, clearing our
+// own deadline would lift it.
+func hardDeadline(r *http.Request, idle *caddyhttp.IdleTimeoutWriter) time.Time {
+	if idle != nil {
+		return idle.Deadline.HardDeadline
+	}
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil || server.WriteTimeout <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(time.Duration(server.WriteTimeout))
+}
+
+// refuse answers a client that gets no stream.
 func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *clientSettings, err error) error {
 	wait := rand.N(fullWaitMax-fullWaitMin+1) + fullWaitMin
-	if errors.Is(err, errFull) && settings.whenFull == fullReject {
+	var bad *keyError
+	switch {
+	case errors.As(err, &bad):
+		return caddyhttp.Error(http.StatusBadRequest, err)
+	case errors.Is(err, errTooManyStreams), errors.Is(err, errFull) && settings.whenFull == fullReject:
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
@@ -132,11 +176,12 @@ func writeHeader(w http.ResponseWriter) {
 }
 
 // run writes the head and then events until something ends the stream.
-func (c *client) run(r *http.Request) endReason {
+func (c *client) run() endReason {
 	writeHeader(c.w)
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
-	c.position(r)
+	c.position(c.sub.asked)
+	c.appendStates()
 	if why := c.write(c.buf); why != "" {
 		return why
 	}
@@ -147,8 +192,15 @@ func (c *client) run(r *http.Request) endReason {
 		if why := c.writeEvents(); why != "" {
 			return why
 		}
+		c.buf = c.buf[:0]
+		if c.stateVersion != c.hub.stateVersion.Load() {
+			c.appendStates()
+		}
 		if time.Now().UnixNano() >= c.sub.beat.Load() {
-			if why := c.write(heartbeatLine); why != "" {
+			c.appendHeartbeat()
+		}
+		if len(c.buf) > 0 {
+			if why := c.write(c.buf); why != "" {
 				return why
 			}
 		}
@@ -157,12 +209,37 @@ func (c *client) run(r *http.Request) endReason {
 	}
 }
 
-var heartbeatLine = []byte(":\n\n")
+// appendHeartbeat appends a comment. A filtered client that got nothing while
+// the stream went on gets its position with it, so that a resume need not
+// look through what it has no interest in, or find it gone.
+func (c *client) appendHeartbeat() {
+	c.buf = append(c.buf, ":\n"...)
+	if at := c.reader.Position(); c.filter != nil && at != c.sentPosition && c.log.resumable() {
+		c.sentPosition = at
+		if id := c.idAt(at, time.Now()); id != "" {
+			c.buf = sse.AppendID(c.buf, id)
+		}
+	}
+	c.buf = append(c.buf, '\n')
+}
+
+// next returns the events to write next; see eventlog.Reader.Next.
+func (c *client) next() (chunk []byte, err error) {
+	if c.filter == nil {
+		chunk, _, err = c.reader.Next(maxWrite)
+		return chunk, err
+	}
+	chunk, _, err = c.reader.NextMatching(maxWrite, c.filter.wants)
+	if chunk != nil {
+		c.sentPosition = c.reader.Position()
+	}
+	return chunk, err
+}
 
 // writeEvents writes everything that waits in the log.
 func (c *client) writeEvents() endReason {
 	for {
-		chunk, _, err := c.reader.Next(maxWrite)
+		chunk, err := c.next()
 		switch {
 		case err != nil:
 			if c.settings.slow == slowDisconnect {
@@ -238,24 +315,28 @@ func (c *client) finish(why endReason) {
 
 // position finds where the client begins, makes its reader, and appends what
 // there is to say about it to the head.
-func (c *client) position(r *http.Request) {
+func (c *client) position(asked string) {
 	c.log = c.hub.log.Load()
 	now := time.Now()
 	c.log.Expire(now)
-	asked := requestedPosition(r)
-	if asked == "" || !c.log.ids {
+	defer func() { c.sentPosition = c.reader.Position() }()
+	if asked == "" || !c.log.resumable() {
 		next := c.startPosition()
 		c.reader = c.log.NewReader(next)
-		if c.log.ids {
+		if id := c.idAt(next, now); id != "" {
 			// A block with an id and no data fires nothing, but gives the
 			// client a position: should its connection fail before the first
 			// event, it still misses nothing.
-			c.buf = sse.AppendID(c.buf, c.log.CursorBefore(next, now).String())
+			c.buf = sse.AppendID(c.buf, id)
 		}
 		c.buf = append(c.buf, '\n')
 		return
 	}
 	c.buf = append(c.buf, '\n')
+	if c.log.ids == idsUpstream {
+		c.positionByID(asked)
+		return
+	}
 	cursor, ok := eventlog.ParseCursor(asked)
 	var next uint64
 	state := eventlog.Unknown
@@ -279,6 +360,34 @@ func (c *client) position(r *http.Request) {
 	}
 }
 
+// positionByID resumes after the event with the upstream's id.
+func (c *client) positionByID(asked string) {
+	next, ok := c.log.afterID(asked)
+	if !ok && c.hub.seeded(asked) && c.log.Tail() == 1 {
+		// Everything in the log is what came after that id.
+		next, ok = 1, true
+	}
+	if !ok {
+		next = c.startPosition()
+	}
+	c.reader = c.log.NewReader(next)
+	if !ok {
+		c.buf = c.appendGap(c.buf, gapUnknown, nil)
+	}
+}
+
+// idAt returns the id of a client that has everything before next; empty if
+// there is none.
+func (c *client) idAt(next uint64, now time.Time) string {
+	switch c.log.ids {
+	case idsStream:
+		return c.log.CursorBefore(next, now).String()
+	case idsUpstream:
+		return c.log.idBefore(next)
+	}
+	return ""
+}
+
 // clockSkew is by how much the clocks of two nodes, or of two runs, may
 // differ for a cursor's time to be of use.
 const clockSkew = time.Second
@@ -294,7 +403,7 @@ func requestedPosition(r *http.Request) string {
 		}
 	}
 	if len(asked) > maxPosition {
-		return "unknown"
+		return noPosition
 	}
 	return asked
 }
@@ -329,8 +438,7 @@ type gapData struct {
 func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
 	gap := gapData{Reason: why, Missed: missed}
 	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
-	if c.log.ids {
-		resumed := c.log.CursorBefore(c.reader.Position(), time.Now()).String()
+	if resumed := c.idAt(c.reader.Position(), time.Now()); resumed != "" {
 		gap.Resumed = &resumed
 		ev.ID = []byte(resumed)
 	}

@@ -16,14 +16,27 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // clockHub is a hub without sources, for clients that are served under a
 // synthetic clock.
 func clockHub() *hub {
-	h := &hub{key: "clock", label: "clock", sources: make(map[string]*subscription), poke: make(chan struct{}, 1)}
-	h.log.Store(newStreamLog(eventlog.Options{MaxEvents: 1000, MaxBytes: 1 << 20, IDs: true}))
+	h := newHub(&definition{
+		key: "clock", label: "clock", ids: idsStream,
+		retain: eventlog.Options{MaxEvents: 1000, MaxBytes: 1 << 20, IDs: true},
+	}, nil)
+	liveHubs.mu.Lock()
+	defer liveHubs.mu.Unlock()
+	delete(liveHubs.all, h) // nobody is going to release it
 	return h
+}
+
+// publish appends an event, as a source does.
+func publish(h *hub, data string) {
+	sub := new(subscription)
+	sub.shape.Store(new(shape))
+	h.publish(sub, &sse.Event{Data: []byte(data)}, new(encoder), time.Now())
 }
 
 // clockClient is a client whose response is kept in memory. Its end is noted.
@@ -64,7 +77,7 @@ func (c *clockClient) age() time.Duration {
 }
 
 func (c *clockClient) heartbeats() int {
-	return bytes.Count(c.out.Body.Bytes(), heartbeatLine)
+	return bytes.Count(c.out.Body.Bytes(), []byte(":\n\n"))
 }
 
 func connectAll(h *hub, n int, settings ClientSettings) []*clockClient {
@@ -109,7 +122,7 @@ func TestNoHeartbeatsBetweenEvents(t *testing.T) {
 		defer endAll(c)
 		for range 20 {
 			pass(6 * time.Second)
-			h.publish([]byte("data: x\n\n"), time.Now())
+			publish(h, "x")
 			synctest.Wait()
 		}
 		if n := c[0].heartbeats(); n != 0 {
@@ -199,7 +212,7 @@ func TestRemovedStreamEndsItsClientsOverDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(5 * time.Second)
-		h.publish([]byte("data: meanwhile\n\n"), time.Now())
+		publish(h, "meanwhile")
 		pass(6 * time.Second)
 		early, served := 0, 0
 		for i, c := range clients {
@@ -238,7 +251,7 @@ func TestNotifierEndsWithTheLastClient(t *testing.T) {
 			if running() {
 				t.Fatal("the notifier runs without clients")
 			}
-			h.publish([]byte("data: unseen\n\n"), time.Now())
+			publish(h, "unseen")
 		}
 	})
 }
@@ -287,16 +300,15 @@ func TestIDsChangeTwiceWhileAClientIsBlocked(t *testing.T) {
 		w := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), stuck: make(chan struct{}), release: make(chan struct{})}
 		go func() { _ = serveStream(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil), handler) }()
 		synctest.Wait()
-		publish := func(data string) { h.publish([]byte("data: "+data+"\n\n"), time.Now()) }
-		publish("one")
+		publish(h, "one")
 		<-w.stuck
 		o := eventlog.Options{MaxEvents: 1000, MaxBytes: 1 << 20}
-		publish("two")
-		h.applyRetain(o)
-		publish("three")
+		publish(h, "two")
+		h.applyRetain(o, idsNone)
+		publish(h, "three")
 		o.IDs = true
-		h.applyRetain(o)
-		publish("four")
+		h.applyRetain(o, idsStream)
+		publish(h, "four")
 		close(w.release)
 		synctest.Wait()
 		cancel()

@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -30,6 +31,13 @@ const (
 	defaultRetryMax     = 5 * time.Second
 	defaultWriteTimeout = 10 * time.Second
 	defaultDrain        = 5 * time.Second
+	defaultLinger       = 30 * time.Second
+	defaultMaxStreams   = 1000
+
+	// of each stream of a keyed one
+	defaultKeyedMaxEventSize = 256 << 10
+	defaultKeyedRetainEvents = 1000
+	defaultKeyedRetainSize   = 1 << 20
 )
 
 // Limits of the configuration.
@@ -52,8 +60,22 @@ const (
 
 // The words of the settings that are a choice.
 const (
-	idsStream = "stream"
-	idsNone   = "none"
+	switchOn  = "on"
+	switchOff = "off"
+
+	idsStream   = "stream"
+	idsUpstream = "upstream"
+	idsNone     = "none"
+
+	policyFailover = "failover"
+	policyMirror   = "mirror"
+	policyBalance  = "balance"
+	policyMerge    = "merge"
+
+	envelopeJSON = "json"
+
+	connectEager    = "eager"
+	connectOnDemand = "on_demand"
 
 	resumeOn  = "on"
 	resumeOff = "off"
@@ -87,9 +109,26 @@ type Stream struct {
 	Retain *Retain `json:"retain,omitempty"`
 
 	// The `id` that clients get with each event: `stream` is the position in
-	// the merged stream, with which a client resumes; `none` writes no id, and
+	// the merged stream, with which a client resumes; `upstream` passes on the
+	// upstream's own id, for streams of one upstream; `none` writes no id, and
 	// nothing can be resumed. Default: `stream`.
 	IDs string `json:"ids,omitempty"`
+
+	// `json` wraps the data of each event: {"source","type","id","time","data"}.
+	// Default: none, the data is passed on as it is.
+	Envelope string `json:"envelope,omitempty"`
+
+	// Whether clients get `fanin.source` events when an upstream goes up or
+	// down. Default: `off`.
+	SourceEvents Switch `json:"source_events,omitempty"`
+
+	// Whether upstreams are connected always (`eager`) or only while there are
+	// clients (`on_demand`). Default: `eager`; keyed streams are on demand.
+	Connect *Connect `json:"connect,omitempty"`
+
+	// How many streams a keyed stream may have at once, one for each key.
+	// Default: 1000.
+	MaxStreams int `json:"max_streams,omitempty"`
 
 	ClientSettings
 }
@@ -102,8 +141,21 @@ type Upstream struct {
 
 	// The URLs of the upstream: http://, https:// or
 	// unix//path/to.sock|/path/of/the/request. Placeholders such as `{env.*}`
-	// are evaluated once, when the configuration is loaded.
+	// are evaluated once, when the configuration is loaded; those of the request
+	// make the stream a keyed one. Several URLs are replicas of the same
+	// content, see policy.
 	URLs []string `json:"urls,omitempty"`
+
+	// What to do with several URLs or addresses: `failover` connects one, and
+	// the next when it fails; `mirror` connects all and delivers each event
+	// once; `balance` is failover in an order that differs from node to node
+	// and from key to key; `merge` takes each as a source of its own.
+	// Default: `failover`; with dynamic addresses `merge`.
+	Policy string `json:"policy,omitempty"`
+
+	// Where the addresses to dial for the one URL come from: an upstream
+	// source module of `reverse_proxy`.
+	DynamicRaw json.RawMessage `json:"dynamic,omitempty" caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
 
 	UpstreamOptions
 }
@@ -134,7 +186,54 @@ type UpstreamOptions struct {
 	// The largest event that is taken over, in bytes; larger ones are skipped.
 	// At most 1 GiB, and at most the size of all that is retained.
 	// Default: 1 MiB.
+	// For keyed streams 256 KiB.
 	MaxEventSize int64 `json:"max_event_size,omitempty"`
+
+	// Only events of these types are taken over (`message` for unnamed ones).
+	// Default: all.
+	Events []string `json:"events,omitempty"`
+
+	// Put before the type of every event (unnamed ones are `message`).
+	// Default: none.
+	Prefix string `json:"prefix,omitempty"`
+}
+
+// Connect says when upstreams are connected. In JSON the mode alone may stand
+// for it.
+type Connect struct {
+	// `eager` or `on_demand`. Default: `eager`.
+	Mode string `json:"mode,omitempty"`
+
+	// How long upstreams stay connected after the last client has left.
+	// Default: `30s`.
+	Linger *caddy.Duration `json:"linger,omitempty"`
+}
+
+// UnmarshalJSON accepts an object or the mode.
+func (c *Connect) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &c.Mode)
+	}
+	type plain Connect
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	return dec.Decode((*plain)(c))
+}
+
+// Switch is `on` or `off`. In JSON also true or false.
+type Switch string
+
+// UnmarshalJSON accepts a string or a boolean.
+func (s *Switch) UnmarshalJSON(b []byte) error {
+	switch string(b) {
+	case "true":
+		*s = switchOn
+	case "false":
+		*s = switchOff
+	default:
+		return json.Unmarshal(b, (*string)(s))
+	}
+	return nil
 }
 
 // Backoff is the wait before a reconnect: base + random(0, min(max, base·2ⁿ) − base)
@@ -161,13 +260,8 @@ type Retain struct {
 
 // checkWord says whether a setting has one of its words, or none.
 func checkWord(setting, got string, want ...string) error {
-	if got == "" {
+	if got == "" || slices.Contains(want, got) {
 		return nil
-	}
-	for _, w := range want {
-		if got == w {
-			return nil
-		}
 	}
 	return fmt.Errorf("%s: unrecognized value '%s', expected %s", setting, got, strings.Join(want, " or "))
 }
@@ -240,7 +334,18 @@ func (o *UpstreamOptions) validate() error {
 		return fmt.Errorf("resume: an event id in a request cannot contain control characters")
 	}
 	if p := findRequestPlaceholder(o.Resume); p != "" {
-		return fmt.Errorf("resume: the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)
+		return fmt.Errorf("resume: the placeholder %s belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up", p)
+	}
+	for _, typ := range o.Events {
+		if typ == "" || strings.ContainsAny(typ, "\r\n") {
+			return fmt.Errorf("events: '%s' is not the type of an event; unnamed events are '%s'", typ, unnamedType)
+		}
+	}
+	if strings.HasPrefix(o.Prefix, controlPrefix) {
+		return fmt.Errorf("prefix: '%s' begins with '%s', which is kept for the module's own events", o.Prefix, controlPrefix)
+	}
+	if strings.ContainsAny(o.Prefix, "\r\n") {
+		return fmt.Errorf("prefix: a type cannot contain line ends")
 	}
 	return checkHeaderUp(o.HeaderUp)
 }
@@ -265,9 +370,6 @@ var validField = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 func checkHeaderUp(ops *headers.HeaderOps) error {
 	if ops == nil {
 		return nil
-	}
-	if p := requestPlaceholder(ops); p != "" {
-		return fmt.Errorf("header_up: the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)
 	}
 	fields := slices.Clone(ops.Delete)
 	for _, h := range []http.Header{ops.Add, ops.Set} {
@@ -321,10 +423,42 @@ func findRequestPlaceholder(s string) string {
 	return ""
 }
 
-func requestPlaceholder(ops *headers.HeaderOps) string {
-	// marshalled, every field name and value is looked at, of whatever operation
-	raw, _ := json.Marshal(ops)
-	return findRequestPlaceholder(string(raw))
+// placeholdersIn returns the request's placeholders in texts, without braces,
+// each once, sorted.
+func placeholdersIn(texts ...string) []string {
+	var names []string
+	for _, text := range texts {
+		for _, m := range requestPlaceholders.FindAllStringSubmatch(text, -1) {
+			if name := m[1]; !strings.HasPrefix(name, "http.reverse_proxy.upstream.") && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// headerPlaceholders returns those of header operations.
+func headerPlaceholders(ops ...*headers.HeaderOps) []string {
+	var texts []string
+	for _, o := range ops {
+		if o == nil {
+			continue
+		}
+		texts = append(texts, o.Delete...)
+		for _, h := range []http.Header{o.Add, o.Set} {
+			for field, values := range h {
+				texts = append(append(texts, field), values...)
+			}
+		}
+		for field, replacements := range o.Replace {
+			texts = append(texts, field)
+			for _, r := range replacements {
+				texts = append(texts, r.Search, r.SearchRegexp, r.Replace)
+			}
+		}
+	}
+	return placeholdersIn(texts...)
 }
 
 func (r *Retain) validate() error {
@@ -342,8 +476,28 @@ func (r *Retain) validate() error {
 
 // validate judges the stream's own settings, without its upstreams.
 func (s *Stream) validate() error {
-	if err := checkWord("ids", s.IDs, idsStream, idsNone); err != nil {
-		return err
+	for _, err := range []error{
+		checkWord("ids", s.IDs, idsStream, idsUpstream, idsNone),
+		checkWord("envelope", s.Envelope, envelopeJSON),
+		checkWord("source_events", string(s.SourceEvents), switchOn, switchOff),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if c := s.Connect; c != nil {
+		if err := checkWord("connect", c.Mode, connectEager, connectOnDemand); err != nil {
+			return err
+		}
+		if err := checkGiven("connect", c.Linger, true); err != nil {
+			return err
+		}
+		if c.Linger != nil && c.Mode != connectOnDemand {
+			return fmt.Errorf("connect: a linger belongs to '%s'", connectOnDemand)
+		}
+	}
+	if s.MaxStreams < 0 {
+		return fmt.Errorf("max_streams: %d is negative", s.MaxStreams)
 	}
 	if s.Retain != nil {
 		if err := s.Retain.validate(); err != nil {
@@ -365,6 +519,18 @@ func (s *Stream) hasSourceSide() string {
 		return "retain"
 	case s.IDs != "":
 		return "ids"
+	case s.Envelope != "":
+		return "envelope"
+	case s.SourceEvents != "":
+		return "source_events"
+	case s.Connect != nil:
+		return "connect"
+	case s.MaxStreams != 0:
+		return "max_streams"
+	case s.Events != nil:
+		return "events"
+	case s.Prefix != "":
+		return "prefix"
 	case s.HeaderUp != nil:
 		return "header_up"
 	case given(s.TransportRaw):
@@ -381,12 +547,75 @@ func (s *Stream) hasSourceSide() string {
 	return ""
 }
 
+// keyed returns a placeholder that makes the stream a keyed one, or "".
+func (s *Stream) keyed() string {
+	all := []*headers.HeaderOps{s.HeaderUp}
+	var texts []string
+	for _, u := range s.Upstreams {
+		if u != nil {
+			all = append(all, u.HeaderUp)
+			texts = append(texts, u.URLs...)
+		}
+	}
+	if names := append(placeholdersIn(texts...), headerPlaceholders(all...)...); len(names) > 0 {
+		return "{" + names[0] + "}"
+	}
+	return ""
+}
+
+// judgeWhole judges what only the stream as a whole shows.
+func (s *Stream) judgeWhole() error {
+	keyed := s.keyed()
+	switch {
+	case keyed != "" && s.Connect != nil && s.Connect.Mode == connectEager:
+		return fmt.Errorf("connect: the placeholder %s makes the stream a keyed one, which is connected on demand", keyed)
+	case keyed == "" && s.MaxStreams != 0:
+		return fmt.Errorf("max_streams: it bounds the keys of a keyed stream, but no upstream has a placeholder of the request")
+	}
+	if s.IDs != idsUpstream {
+		return nil
+	}
+	if len(s.Upstreams) > 1 {
+		return fmt.Errorf("ids: '%s' passes on the ids of one upstream, but there are %d; replicas of one source are several URLs of one upstream", idsUpstream, len(s.Upstreams))
+	}
+	if u := s.Upstreams[0]; u != nil && u.policy() == policyMerge {
+		return fmt.Errorf("ids: '%s' passes on the ids of one upstream, but policy '%s' makes several of it", idsUpstream, policyMerge)
+	}
+	return nil
+}
+
+// policy returns the upstream's policy, or its default.
+func (u *Upstream) policy() string {
+	if u.Policy == "" && given(u.DynamicRaw) {
+		return policyMerge
+	}
+	return wordOr(u.Policy, policyFailover)
+}
+
+// shape returns what the stream does to all events, and how it is connected.
+func (s *Stream) shape() hubShape {
+	h := hubShape{
+		envelope:     s.Envelope == envelopeJSON,
+		sourceEvents: s.SourceEvents == switchOn,
+		onDemand:     s.keyed() != "",
+		linger:       defaultLinger,
+	}
+	if s.Connect != nil {
+		h.onDemand = h.onDemand || s.Connect.Mode == connectOnDemand
+		h.linger = durationOr(s.Connect.Linger, defaultLinger)
+	}
+	return h
+}
+
 // retain returns the bounds of the log.
 func (s *Stream) retainOptions() eventlog.Options {
 	o := eventlog.Options{
 		MaxEvents: defaultRetainEvents,
 		MaxBytes:  defaultRetainSize,
 		IDs:       wordOr(s.IDs, idsStream) == idsStream,
+	}
+	if s.keyed() != "" {
+		o.MaxEvents, o.MaxBytes = defaultKeyedRetainEvents, defaultKeyedRetainSize
 	}
 	if s.Retain != nil {
 		if s.Retain.Events != 0 {

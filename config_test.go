@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 )
 
 // provision provisions handlers of one configuration, and the app if it is
@@ -39,186 +40,6 @@ func provision(t *testing.T, app string, configs ...string) []*Handler {
 		handlers = append(handlers, val.(*Handler))
 	}
 	return handlers
-}
-
-// sourceKeys are the keys of a definition's sources.
-func sourceKeys(def *definition) []string {
-	var keys []string
-	for _, u := range def.upstreams {
-		keys = append(keys, u.key)
-	}
-	return keys
-}
-
-func TestIdentity(t *testing.T) {
-	for _, test := range []struct {
-		name        string
-		more        string
-		sameStream  bool
-		sameSources bool
-	}{
-		{"nothing", ``, true, true},
-		// how clients are served is no part of it
-		{"start", `"start":"oldest"`, true, true},
-		{"heartbeat", `"heartbeat":"1s"`, true, true},
-		{"retry", `"retry":{"min":"1s"}`, true, true},
-		{"slow", `"slow":"disconnect"`, true, true},
-		{"write_timeout", `"write_timeout":"1s"`, true, true},
-		{"max_clients", `"max_clients":5,"when_full":"retry"`, true, true},
-		{"max_age", `"max_age":"1h"`, true, true},
-		{"drain", `"drain":"1s"`, true, true},
-		{"on_reload", `"on_reload":"drain"`, true, true},
-		// a default that is given is still the default
-		{"resume on", `"resume":"on"`, true, true},
-		{"backoff by default", `"backoff":{"base":"1s","max":"1m"}`, true, true},
-		{"idle_timeout off", `"idle_timeout":0`, true, true},
-		{"max_event_size by default", `"max_event_size":1048576`, true, true},
-		{"transport http", `"transport":{"protocol":"http"}`, true, true},
-		{"transport null", `"transport":null`, true, true},
-		{"header_up empty", `"header_up":{"set":{},"delete":[]}`, true, true},
-		{"retain empty", `"retain":{}`, true, true},
-		{"retain by default", `"retain":{"events":10000,"size":67108864,"age":0}`, true, true},
-		{"ids stream", `"ids":"stream"`, true, true},
-		// what the stream keeps makes another stream of the same sources
-		{"retain events", `"retain":{"events":5}`, false, true},
-		{"retain size", `"retain":{"size":33554432}`, false, true},
-		{"retain age", `"retain":{"age":"1h"}`, false, true},
-		{"ids none", `"ids":"none"`, false, true},
-		// what makes a connection makes another source, and another stream
-		{"resume off", `"resume":"off"`, false, false},
-		{"resume with an id", `"resume":"4711"`, false, false},
-		{"backoff base", `"backoff":{"base":"2s"}`, false, false},
-		{"backoff max", `"backoff":{"max":"2m"}`, false, false},
-		{"idle_timeout", `"idle_timeout":"1m"`, false, false},
-		{"max_event_size", `"max_event_size":1000`, false, false},
-		{"header_up", `"header_up":{"set":{"A":["b"]}}`, false, false},
-		{"transport", `"transport":{"protocol":"http","dial_timeout":"1s"}`, false, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			handlers := provision(t, "", withUpstream(""), withUpstream(test.more))
-			base, changed := handlers[0].def, handlers[1].def
-			if same := base.key == changed.key; same != test.sameStream {
-				t.Errorf("the same stream: %v", same)
-			}
-			if same := slices.Equal(sourceKeys(base), sourceKeys(changed)); same != test.sameSources {
-				t.Errorf("the same source: %v", same)
-			}
-		})
-	}
-}
-
-// Configurations of an upstream that mean the same are one source.
-func TestSourceIdentity(t *testing.T) {
-	setFeedEnv(t)
-	urls := func(text string) string { return fmt.Sprintf(`{"urls":[%q]}`, text) }
-	with := func(more string) string { return `{"urls":["https://a.example.com/events"],` + more + `}` }
-	for _, test := range []struct {
-		name string
-		a, b string
-		same bool
-	}{
-		{"case of scheme and host", urls("https://a.example.com/Events"), urls("HTTPS://A.Example.COM/Events"), true},
-		{"case of the path", urls("https://a.example.com/events"), urls("https://a.example.com/Events"), false},
-		{"default port", urls("https://a.example.com/events"), urls("https://a.example.com:443/events"), true},
-		{"default port of http", urls("http://a.example.com/events"), urls("http://a.example.com:80/events"), true},
-		{"another port", urls("https://a.example.com/events"), urls("https://a.example.com:80/events"), false},
-		{"another scheme", urls("https://a.example.com:443/events"), urls("http://a.example.com:443/events"), false},
-		{"no path", urls("https://a.example.com"), urls("https://a.example.com/"), true},
-		{"fragment", urls("https://a.example.com/events"), urls("https://a.example.com/events#top"), true},
-		{"query", urls("https://a.example.com/events"), urls("https://a.example.com/events?a=b"), false},
-		{"user", urls("https://a.example.com/events"), urls("https://me@a.example.com/events"), false},
-		{"password", urls("https://me:a@a.example.com/events"), urls("https://me:b@a.example.com/events"), false},
-		{"IPv6 and default port", urls("http://[2001:DB8::1]/"), urls("http://[2001:db8::1]:80"), true},
-		{"socket without a path", urls("unix//run/a.sock"), urls("unix//run/a.sock|/"), true},
-		{"socket with another path", urls("unix//run/a.sock"), urls("unix//run/a.sock|/events"), false},
-		{"another socket", urls("unix//run/a.sock"), urls("unix//run/b.sock"), false},
-		{"placeholder and its value", urls("https://{env.FEED_HOST}/"), urls("https://host.example.com/"), false},
-		{"the name", `{"name":"a","urls":["https://a.example.com"]}`, `{"name":"b","urls":["https://a.example.com"]}`, true},
-
-		{"case of a header field", with(`"header_up":{"set":{"x-key":["1"]}}`), with(`"header_up":{"set":{"X-Key":["1"]}}`), true},
-		{"case of an added field", with(`"header_up":{"add":{"x-key":["1"]}}`), with(`"header_up":{"add":{"X-Key":["1"]}}`), true},
-		{"case of a replaced field", with(`"header_up":{"replace":{"accept":[{"search":"a","replace":"b"}]}}`), with(`"header_up":{"replace":{"Accept":[{"search":"a","replace":"b"}]}}`), true},
-		{"order of deleted fields", with(`"header_up":{"delete":["a","b"]}`), with(`"header_up":{"delete":["B","A"]}`), true},
-		{"value of a header field", with(`"header_up":{"set":{"X-Key":["1"]}}`), with(`"header_up":{"set":{"X-Key":["2"]}}`), false},
-		{"case of a value", with(`"header_up":{"set":{"X-Key":["a"]}}`), with(`"header_up":{"set":{"X-Key":["A"]}}`), false},
-		{"set and add", with(`"header_up":{"set":{"X-Key":["1"]}}`), with(`"header_up":{"add":{"X-Key":["1"]}}`), false},
-
-		{"way of writing a duration", with(`"transport":{"protocol":"http","dial_timeout":"1s"}`), with(`"transport":{"dial_timeout":1000000000,"protocol":"http"}`), true},
-		{"TLS as the URL has it", with(`"transport":{"protocol":"http","tls":{"server_name":"a"}}`), with(`"transport":{"protocol":"http","tls":{"server_name":"b"}}`), false},
-		{"half a backoff", with(`"backoff":{"base":"5s"}`), with(`"backoff":{"base":"5s","max":"1m"}`), true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			handlers := provision(t, "", asUpstream(test.a), asUpstream(test.b))
-			a, b := sourceKeys(handlers[0].def), sourceKeys(handlers[1].def)
-			if same := slices.Equal(a, b); same != test.same {
-				t.Errorf("the same source: %v", same)
-			}
-		})
-	}
-}
-
-func TestSourceIdentityOutlivesChangesOfTheEnvironment(t *testing.T) {
-	config := asUpstream(`{"urls":["https://{env.FEED_HOST}/events"],"header_up":{"set":{"Authorization":["{env.FEED_TOKEN}"]}}}`)
-	t.Setenv("FEED_HOST", "a.example.com")
-	t.Setenv("FEED_TOKEN", "a")
-	before := provision(t, "", config)[0]
-	t.Setenv("FEED_HOST", "b.example.com")
-	t.Setenv("FEED_TOKEN", "b")
-	after := provision(t, "", config)[0]
-	if !slices.Equal(sourceKeys(before.def), sourceKeys(after.def)) {
-		t.Error("it is another source")
-	}
-}
-
-// An option of the stream means the same as one of each upstream.
-func TestSourceIdentityDoesNotDependOnWhereOptionsStand(t *testing.T) {
-	const options = `"header_up":{"set":{"A":["b"]}},"transport":{"protocol":"http","dial_timeout":"1s"},"resume":"off","backoff":{"base":"2s"},"idle_timeout":"1m","max_event_size":1000`
-	handlers := provision(t, "", withUpstream(options), asUpstream(`{"urls":["https://a.example.com/events"],`+options+`}`))
-	if handlers[0].def.key != handlers[1].def.key {
-		t.Error("they are two streams")
-	}
-}
-
-func TestStreamIdentity(t *testing.T) {
-	setFeedEnv(t)
-	const a, b = `{"urls":["https://a.example.com/events"]}`, `{"urls":["https://b.example.com/events"]}`
-	for _, test := range []struct {
-		name string
-		a, b string
-		same bool
-	}{
-		{"order of upstreams", asUpstream(a + "," + b), asUpstream(b + "," + a), true},
-		{"fewer upstreams", asUpstream(a + "," + b), asUpstream(a), false},
-		{"default name", asUpstream(a), asUpstream(`{"name":"a.example.com-events","urls":["https://a.example.com/events"]}`), true},
-		{"another name", asUpstream(a), asUpstream(`{"name":"a","urls":["https://a.example.com/events"]}`), false},
-		{"another way to write the URL", asUpstream(`{"urls":["https://a.example.com"]}`), asUpstream(`{"urls":["HTTPS://A.example.com:443/"]}`), true},
-		{"a name for one of them", withUpstream(""), withUpstream(`"stream":"prices"`), false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			handlers := provision(t, "", test.a, test.b)
-			if same := handlers[0].def.key == handlers[1].def.key; same != test.same {
-				t.Errorf("the same stream: %v", same)
-			}
-		})
-	}
-}
-
-func TestNamedStreamIsItsName(t *testing.T) {
-	before := provision(t, "", withUpstream(`"stream":"prices"`))[0]
-	after := provision(t, "", `{"handler":"sse_fanin","stream":"prices","ids":"none","upstreams":[{"urls":["https://other.example.com"]}]}`)[0]
-	if before.def.key != after.def.key || before.def.hub != after.def.hub {
-		t.Error("another configuration made it another stream")
-	}
-	if before.def.label != "prices" {
-		t.Errorf("it is labelled %q", before.def.label)
-	}
-}
-
-func TestUnnamedStreamIsLabelledByItsIdentity(t *testing.T) {
-	def := provision(t, "", withUpstream(""))[0].def
-	if len(def.label) != 8 || !strings.HasPrefix(def.digest, def.label) {
-		t.Errorf("label %q of %s", def.label, def.digest)
-	}
 }
 
 func TestDefaultUpstreamNames(t *testing.T) {
@@ -267,6 +88,77 @@ func TestDefaultUpstreamNames(t *testing.T) {
 	}
 }
 
+// With `merge`, each URL is a source of its own.
+func TestNamesOfMergedURLs(t *testing.T) {
+	setFeedEnv(t)
+	for _, test := range []struct {
+		name      string
+		upstreams string
+		want      []string // names
+		upstream  []string // whose sources they are
+	}{
+		{"named", `{"name":"a","policy":"merge","urls":["https://x.example.com/e","http://y.example.com/e","https://z.example.com:8443"]}`,
+			[]string{"a-x.example.com-443", "a-y.example.com-80", "a-z.example.com-8443"}, []string{"a", "a", "a"}},
+		{"one URL", `{"name":"a","policy":"merge","urls":["https://x.example.com/e"]}`,
+			[]string{"a-x.example.com-443"}, []string{"a"}},
+		{"by default", `{"policy":"merge","urls":["https://x.example.com/e","https://y.example.com/f"]}`,
+			[]string{"x.example.com-e-x.example.com-443", "x.example.com-e-y.example.com-443"}, []string{"x.example.com-e", "x.example.com-e"}},
+		{"the same host", `{"name":"a","policy":"merge","urls":["https://x.example.com/e","https://x.example.com/f"]}`,
+			[]string{"a-x.example.com-443", "a-x.example.com-443-2"}, []string{"a", "a"}},
+		{"placeholder of the host", `{"name":"a","policy":"merge","urls":["https://{env.FEED_HOST}/e","https://x.example.com/{env.FEED_TOKEN}"]}`,
+			[]string{"a-host.example.com-443", "a-x.example.com-443"}, []string{"a", "a"}},
+		{"socket", `{"name":"a","policy":"merge","urls":["unix//run/x.sock|/e","https://x.example.com"]}`,
+			[]string{"a-unix--run-x.sock", "a-x.example.com-443"}, []string{"a", "a"}},
+		{"IPv6", `{"name":"a","policy":"merge","urls":["https://[2001:db8::1]/e","https://x.example.com"]}`,
+			[]string{"a--2001-db8--1--443", "a-x.example.com-443"}, []string{"a", "a"}},
+		{"a name that another has", `{"name":"a","policy":"merge","urls":["https://x.example.com/e"]},{"name":"a-x.example.com-443","urls":["https://y.example.com"]}`,
+			[]string{"a-x.example.com-443-2", "a-x.example.com-443"}, []string{"a", ""}},
+		{"two by default with the same first URL", `{"policy":"merge","urls":["https://x.example.com/e"]},{"policy":"merge","urls":["https://x.example.com/e?f"]},{"urls":["https://x.example.com/e?g"]}`,
+			[]string{"x.example.com-e-x.example.com-443", "x.example.com-e-2-x.example.com-443", "x.example.com-e-3"}, []string{"x.example.com-e", "x.example.com-e-2", ""}},
+		{"other policies", `{"name":"a","policy":"mirror","urls":["https://x.example.com/e","https://y.example.com/e"]}`,
+			[]string{"a"}, []string{""}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var names, upstreams []string
+			for _, u := range provision(t, "", asUpstream(test.upstreams))[0].def.upstreams {
+				names, upstreams = append(names, u.name), append(upstreams, u.upstream)
+			}
+			if !slices.Equal(names, test.want) || !slices.Equal(upstreams, test.upstream) {
+				t.Errorf("got %q of %q, want %q of %q", names, upstreams, test.want, test.upstream)
+			}
+		})
+	}
+}
+
+// So is each discovered address.
+func TestNamesOfDiscoveredAddresses(t *testing.T) {
+	u := provision(t, "", asUpstream(`{"name":"a","urls":["https://x.example.com/e"],"dynamic":{"source":"a","name":"x"}}`))[0].def.upstreams[0]
+	if !u.expands {
+		t.Fatal("the addresses are no sources of their own")
+	}
+	keys := map[string]bool{u.key: true}
+	for address, want := range map[string]string{
+		"10.0.0.1:443":      "a-10.0.0.1-443",
+		"[2001:db8::1]:443": "a--2001-db8--1--443",
+		"b.example.com:80":  "a-b.example.com-80",
+	} {
+		m := u.member(address)
+		if m.name != want || m.upstream != "a" {
+			t.Errorf("%s: got %s of %s, want %s", address, m.name, m.upstream, want)
+		}
+		if places := m.spec.places(); len(places) != 1 || places[0].address != address {
+			t.Errorf("%s: it is dialled at %v", address, places)
+		}
+		if keys[m.key] {
+			t.Errorf("%s: it is the source of another", address)
+		}
+		keys[m.key] = true
+		if again := u.member(address); again != m {
+			t.Errorf("%s: it is made twice", address)
+		}
+	}
+}
+
 // A given name is never taken away by a default one that comes first.
 func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 	def := provision(t, "", asUpstream(`{"urls":["https://a.example.com/e"]},{"name":"a.example.com-e","urls":["https://b.example.com"]}`))[0].def
@@ -279,10 +171,10 @@ func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 // before the defaults.
 func TestClientSettingsAreLayered(t *testing.T) {
 	const app = `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com/events"]}],
-		"start":"oldest","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
+		"start":"oldest","filters":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
 		"max_clients":5,"when_full":"retry","max_age":"1h","drain":"1s","on_reload":"drain"}}}`
 	own := clientSettings{
-		start: startOldest, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 5 * time.Second,
+		start: startOldest, filters: true, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 5 * time.Second,
 		slow: slowDisconnect, writeTimeout: time.Second, maxClients: 5, whenFull: fullRetry,
 		maxAge: time.Hour, drain: time.Second, onReload: reloadDrain,
 	}
@@ -299,6 +191,7 @@ func TestClientSettingsAreLayered(t *testing.T) {
 		{"start", `,"start":7`, with(func(s *clientSettings) { s.start = "7" })},
 		{"heartbeat off", `,"heartbeat":0`, with(func(s *clientSettings) { s.heartbeat = 0 })},
 		{"retry as a whole", `,"retry":{"max":"1s"}`, with(func(s *clientSettings) { s.retryMin, s.retryMax = time.Second, time.Second })},
+		{"filters", `,"filters":"off"`, with(func(s *clientSettings) { s.filters = false })},
 		{"slow", `,"slow":"skip"`, with(func(s *clientSettings) { s.slow = slowSkip })},
 		{"write_timeout", `,"write_timeout":"2s"`, with(func(s *clientSettings) { s.writeTimeout = 2 * time.Second })},
 		{"max_clients as a whole", `,"max_clients":7`, with(func(s *clientSettings) { s.maxClients, s.whenFull = 7, fullReject })},
@@ -367,5 +260,73 @@ func TestUpstreamOptionsAreLayered(t *testing.T) {
 	}
 	if got := time.Duration(own.env.transport.DialTimeout); got != 2*time.Second {
 		t.Errorf("own: dial_timeout %s", got)
+	}
+}
+
+func TestPlaceholdersOfTheRequest(t *testing.T) {
+	for text, want := range map[string][]string{
+		"": nil,
+		"https://a.example.com/{env.A}/{file./b}/{upstream}":     nil,
+		"{http.reverse_proxy.upstream.hostport}":                 nil,
+		"{http.request.uri.path.1}":                              {"http.request.uri.path.1"},
+		"{http.b}{http.a}{http.b}":                               {"http.a", "http.b"},
+		"{env.{http.a}}":                                         {"http.a"},
+		"{http.a":                                                nil,
+		"{http.reverse_proxy.upstream.port}/{http.vars.tenant}":  {"http.vars.tenant"},
+		"{http.request.uri.query.a b}&{http.request.header.X-Y}": {"http.request.header.X-Y", "http.request.uri.query.a b"},
+	} {
+		if got := placeholdersIn(text); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestPlaceholdersOfTheRequestInHeaders(t *testing.T) {
+	for _, test := range []struct{ name, ops, want string }{
+		{"none", `{"set":{"A":["{env.B}","{http.reverse_proxy.upstream.host}"]}}`, ""},
+		{"set", `{"set":{"A":["b","Bearer {http.a}"]}}`, "http.a"},
+		{"add", `{"add":{"A":["{http.a}"]}}`, "http.a"},
+		{"delete", `{"delete":["A","X-{http.a}"]}`, "http.a"},
+		{"name", `{"set":{"X-{http.a}":["b"]}}`, "http.a"},
+		{"search", `{"replace":{"A":[{"search":"{http.a}","replace":"b"}]}}`, "http.a"},
+		{"regular expression", `{"replace":{"A":[{"search_regexp":"{http.a}","replace":"b"}]}}`, "http.a"},
+		{"replacement", `{"replace":{"A":[{"search":"b","replace":"{http.a}"}]}}`, "http.a"},
+		{"name of a replacement", `{"replace":{"{http.a}":[{"search":"b","replace":"c"}]}}`, "http.a"},
+		{"characters that JSON escapes", `{"set":{"A":["{http.<a>&\"b\\"]},"delete":["{http.<a>&\"b\\}"]}`, `http.<a>&"b\`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ops := new(headers.HeaderOps)
+			if err := json.Unmarshal([]byte(test.ops), ops); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(headerPlaceholders(nil, ops), " "); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// The default of max_event_size shrinks to what is retained.
+func TestMaxEventSizeByDefault(t *testing.T) {
+	const plain, keyed = `{"urls":["https://a.example.com/"]}`, `{"urls":["https://a.example.com/{http.request.uri.query.user}"]}`
+	for _, test := range []struct {
+		name, upstream, more string
+		want                 int64
+	}{
+		{"plain", plain, ``, 1 << 20},
+		{"plain, small", plain, `,"retain":{"size":1000}`, 1000},
+		{"plain, as large", plain, `,"retain":{"size":1048576}`, 1 << 20},
+		{"plain, small, and given", plain, `,"retain":{"size":1000},"max_event_size":500`, 500},
+		{"keyed", keyed, ``, 256 << 10},
+		{"keyed, small", keyed, `,"retain":{"size":1000}`, 1000},
+		{"keyed, large", keyed, `,"retain":{"size":67108864}`, 256 << 10},
+		{"keyed, and given", keyed, `,"max_event_size":1048576`, 1 << 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			def := provision(t, "", `{"upstreams":[`+test.upstream+`]`+test.more+`}`)[0].def
+			if got := def.upstreams[0].spec.MaxEventSize; got != test.want {
+				t.Errorf("got %d, want %d", got, test.want)
+			}
+		})
 	}
 }

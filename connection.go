@@ -46,6 +46,8 @@ const (
 	reasonRedirect    reason = "redirect" // refused
 	reasonRequest     reason = "request"  // could not be built
 	reasonRefusedID   reason = "refused_id"
+	reasonClosed      reason = "closed"  // by us
+	reasonRemoved     reason = "removed" // from the configuration
 )
 
 var (
@@ -76,62 +78,19 @@ func (e ending) text() string {
 	return string(e.reason)
 }
 
-// resumeState is what a connection knows of an upstream: where to resume, and
-// what not to take over twice.
-type resumeState struct {
-	decoder *sse.Decoder
-	replay  *replay
-}
-
-// connection reads one endpoint for a source. Used by the source's run
-// goroutine only.
-type connection struct {
-	source *source
-	spec   *sourceSpec
-	resumeState
-	backoff backoff
-	buf     []byte
-
-	connected    bool // an answer was a stream at least once
-	badIDLogged  bool // of the current id
-	withoutID    bool // the next attempt leaves the id out, once
-	skippedSoFar uint64
-}
-
-// newConnection returns a connection that was never dialled; resume, if any,
-// is what an earlier connection to the same upstream left.
-func newConnection(s *source, spec *sourceSpec, resume *resumeState) *connection {
-	c := &connection{
-		source:  s,
-		spec:    spec,
-		backoff: backoff{base: spec.BackoffBase, max: spec.BackoffMax},
-	}
-	if resume != nil {
-		c.resumeState = *resume
-		c.connected = true
-		return c
-	}
-	c.decoder = sse.NewDecoder(int(spec.MaxEventSize))
-	c.replay = newReplay()
-	if spec.Resume != resumeOn && spec.Resume != resumeOff {
-		c.decoder.SetLastEventID(spec.Resume)
-	}
-	return c
-}
-
 // lastEventID returns the id to resume from, if it can be sent.
-func (c *connection) lastEventID() string {
-	if c.spec.Resume == resumeOff || c.withoutID {
+func (r *runner) lastEventID() string {
+	if r.spec.Resume == resumeOff || r.withoutID {
 		return ""
 	}
-	id := c.decoder.LastEventID()
+	id := r.decoder.LastEventID()
 	if id == "" || (len(id) <= maxResumeID && sendable(id)) {
-		c.badIDLogged = false
+		r.badIDLogged = false
 		return id
 	}
-	if !c.badIDLogged {
-		c.badIDLogged = true
-		c.source.logger().Warn("the last event id cannot be sent in a header; events may be missed over this reconnect",
+	if !r.badIDLogged {
+		r.badIDLogged = true
+		r.source.logger().Warn("the last event id cannot be sent in a header; events may be missed over this reconnect",
 			zap.Int("id_length", len(id)))
 	}
 	return ""
@@ -147,22 +106,22 @@ func sendable(id string) bool {
 	return true
 }
 
-// attempt dials once and reads until the stream ends, and says what to do
-// next. ctx ends it.
-func (c *connection) attempt(ctx context.Context, env *environment) ending {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-
-	id := c.lastEventID()
-	c.withoutID = false
+// attempt dials a replica once and reads until the stream ends, and says what
+// to do next. ctx ends it.
+func (r *runner) attempt(ctx context.Context, cancel context.CancelCauseFunc, env *environment, rep *replica) ending {
+	id := r.lastEventID()
+	if from, ok := r.source.resumeElsewhere(r); ok && !r.withoutID && len(from) <= maxResumeID && sendable(from) {
+		id = from
+	}
+	r.withoutID = false
 	headTimer := time.AfterFunc(headTimeout, func() { cancel(errHeadTimeout) })
-	resp, end := env.open(ctx, id)
+	resp, end := env.open(ctx, rep, id)
 	headTimer.Stop()
 	if resp == nil {
 		if errors.Is(context.Cause(ctx), errHeadTimeout) {
 			end.reason, end.err = reasonHeadTimeout, errHeadTimeout
 		}
-		return c.next(end)
+		return rep.next(end)
 	}
 	defer resp.Body.Close()
 
@@ -175,13 +134,13 @@ func (c *connection) attempt(ctx context.Context, env *environment) ending {
 			break
 		}
 		end.status = 0
-		return c.next(c.read(ctx, cancel, body, end))
+		return rep.next(r.read(ctx, cancel, body, rep, end))
 	case http.StatusNoContent:
 		end.reason, end.finished = reasonFinished, true
 	case http.StatusBadRequest, http.StatusPreconditionFailed,
 		http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
 		if id != "" {
-			c.withoutID = true
+			r.withoutID = true
 			end.reason = reasonRefusedID
 			end.err = fmt.Errorf("status %d to a request with a Last-Event-ID of %d bytes; trying once without it, events may be missed", resp.StatusCode, len(id))
 			return end
@@ -191,17 +150,17 @@ func (c *connection) attempt(ctx context.Context, env *environment) ending {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		end.wait = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
-	return c.next(end)
+	return rep.next(end)
 }
 
 // next adds the wait that follows from an ending, unless it has one.
-func (c *connection) next(end ending) ending {
+func (rep *replica) next(end ending) ending {
 	switch {
 	case end.finished:
 	case end.slow:
-		end.wait = c.backoff.slow()
+		end.wait = rep.backoff.slow()
 	case end.wait == 0:
-		end.wait = c.backoff.next()
+		end.wait = rep.backoff.next()
 	}
 	return end
 }
@@ -247,49 +206,52 @@ func (g *gzipBody) Read(p []byte) (int, error) {
 }
 
 // read takes over the events of a stream until it ends.
-func (c *connection) read(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader, end ending) ending {
+func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader, rep *replica, end ending) ending {
 	end.wasUp = true
-	c.source.up(end.url)
+	r.up(rep, end.url)
 	opened := time.Now()
-	c.decoder.Reset()
-	if c.connected {
-		c.replay.open(opened)
+	r.decoder.Reset()
+	if r.connected {
+		r.replay.open(opened)
 	}
-	c.connected = true
-	if c.buf == nil {
-		c.buf = make([]byte, readBuffer)
+	r.connected = true
+	r.source.opened(r, opened)
+	if r.buf == nil {
+		r.buf = make([]byte, readBuffer)
 	}
 
 	var idle *time.Timer
-	if c.spec.IdleTimeout > 0 {
-		idle = time.AfterFunc(c.spec.IdleTimeout, func() { cancel(errIdle) })
+	if r.spec.IdleTimeout > 0 {
+		idle = time.AfterFunc(r.spec.IdleTimeout, func() { cancel(errIdle) })
 		defer idle.Stop()
 	}
 	var now time.Time
 	deliver := func(ev *sse.Event) {
-		if !c.replay.seen(ev, now) {
-			c.source.deliver(ev, now)
+		if r.replay.seen(ev, now) {
+			r.source.repeated(r, ev, now)
+		} else {
+			r.source.deliver(r, ev, now)
 		}
 	}
-	c.skippedSoFar = c.decoder.Skipped()
+	r.skippedSoFar = r.decoder.Skipped()
 	loggedSkip := false
 	for {
-		n, err := body.Read(c.buf)
+		n, err := body.Read(r.buf)
 		if n > 0 {
 			now = time.Now()
 			if idle != nil {
-				idle.Reset(c.spec.IdleTimeout)
+				idle.Reset(r.spec.IdleTimeout)
 			}
-			c.decoder.Decode(c.buf[:n], deliver)
-			if d, ok := c.decoder.TakeRetry(); ok {
-				c.backoff.setBase(d)
+			r.decoder.Decode(r.buf[:n], deliver)
+			if d, ok := r.decoder.TakeRetry(); ok {
+				rep.backoff.setBase(d)
 			}
-			if skipped := c.decoder.Skipped(); skipped != c.skippedSoFar {
-				c.skippedSoFar = skipped
+			if skipped := r.decoder.Skipped(); skipped != r.skippedSoFar {
+				r.skippedSoFar = skipped
 				if !loggedSkip {
 					loggedSkip = true
-					c.source.logger().Warn("skipped an event larger than max_event_size; further ones of this connection are not logged",
-						zap.Int64("max_event_size", c.spec.MaxEventSize))
+					r.source.logger().Warn("skipped an event larger than max_event_size; further ones of this connection are not logged",
+						zap.Int64("max_event_size", r.spec.MaxEventSize))
 				}
 			}
 		}
@@ -303,7 +265,7 @@ func (c *connection) read(ctx context.Context, cancel context.CancelCauseFunc, b
 		if errors.Is(context.Cause(ctx), errIdle) {
 			end.reason, end.err = reasonIdle, errIdle
 		}
-		c.backoff.lived(time.Since(opened))
+		rep.backoff.lived(time.Since(opened))
 		return end
 	}
 }

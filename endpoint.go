@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,6 +21,10 @@ const unixPrefix = "unix/"
 type endpoint struct {
 	url    *url.URL
 	socket string // path of the unix socket; empty for TCP
+
+	// configured is the URL as logs show it where it has placeholders: what
+	// they stand for may be secret. Empty where it has none.
+	configured string
 }
 
 // isURLArgument tells URLs from names among a directive's arguments.
@@ -57,16 +62,29 @@ func checkNameArgument(what, arg string) error {
 // checkURL judges the text of a URL as far as that is possible before its
 // placeholders are evaluated.
 func checkURL(text string) error {
-	if p := findRequestPlaceholder(text); p != "" {
-		return &urlError{text, fmt.Errorf("the placeholder %s belongs to a client's request, but the connection to an upstream is shared by all clients", p)}
+	if err := checkPlaceholders(text); err != nil {
+		return &urlError{text, err}
 	}
-	if hasPlaceholder(text) {
+	tried, ok := tryText(text)
+	if !ok {
 		return nil
 	}
-	if _, err := parseEndpoint(text); err != nil {
+	if _, err := parseEndpoint(tried); err != nil {
 		return &urlError{text, err}
 	}
 	return nil
+}
+
+// tryText is the text of a URL with a letter for each placeholder of the
+// request, and whether that is without placeholders.
+func tryText(text string) (string, bool) {
+	text = requestPlaceholders.ReplaceAllStringFunc(text, func(p string) string {
+		if findRequestPlaceholder(p) == "" {
+			return p
+		}
+		return "x"
+	})
+	return text, !hasPlaceholder(text)
 }
 
 // urlError is an error about the URL of an upstream.
@@ -86,14 +104,72 @@ func hasPlaceholder(text string) bool {
 	return ok && strings.Contains(rest, "}")
 }
 
-// evaluateURL fills the placeholders of a URL, once, and parses it. An error
-// names the configured text: the evaluated one may hold secrets.
-func evaluateURL(text string) (endpoint, error) {
-	filled, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
-	if err != nil {
-		return endpoint{}, &urlError{text, err}
+// checkPlaceholders says whether placeholders of the request stand where a
+// value cannot decide which server is asked: in the path and the query.
+func checkPlaceholders(text string) error {
+	if findRequestPlaceholder(text) == "" {
+		return nil
 	}
-	ep, err := parseEndpoint(filled)
+	if i := indexOutside(text, "#"); i >= 0 {
+		if p := findRequestPlaceholder(text[i:]); p != "" {
+			return fmt.Errorf("the placeholder %s stands in the fragment, which is not sent to an upstream", p)
+		}
+	}
+	fixed := text
+	if rest, ok := strings.CutPrefix(text, unixPrefix); ok {
+		fixed, _, _ = strings.Cut(rest, "|")
+		if p := findRequestPlaceholder(fixed); p != "" {
+			return fmt.Errorf("the placeholder %s belongs to a client's request, so it may stand in the path and the query of the request, not in the path of the socket", p)
+		}
+		return nil
+	}
+	if end := strings.IndexByte(text, '}'); text[0] == '{' && findRequestPlaceholder(text[:end+1]) == "" && !strings.HasPrefix(text[end+1:], "://") {
+		return nil // what {env.FEED_URL} is, is judged when it is filled in
+	}
+	if scheme, rest, ok := cutScheme(text); ok {
+		if i := indexOutside(rest, "/?#"); i >= 0 {
+			rest = rest[:i]
+		}
+		fixed = scheme + rest
+	}
+	if p := findRequestPlaceholder(fixed); p != "" {
+		return fmt.Errorf("the placeholder %s belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port", p)
+	}
+	return nil
+}
+
+// evaluateURL fills the placeholders of a URL, once, but for those of the
+// request, and parses it. An error names the configured text: the evaluated
+// one may hold secrets.
+func evaluateURL(text string) (template string, ep endpoint, err error) {
+	// what a request fills in is set aside; a letter stands where it was
+	var kept []string
+	outer := requestPlaceholders.ReplaceAllStringFunc(text, func(p string) string {
+		if findRequestPlaceholder(p) == "" {
+			return p // an upstream's; it has no meaning in its own URL
+		}
+		kept = append(kept, p)
+		return fmt.Sprintf("{sse_fanin.kept.%d}", len(kept)-1)
+	})
+	repl, trial := caddy.NewReplacer(), caddy.NewReplacer()
+	for i, p := range kept {
+		repl.Set(fmt.Sprintf("sse_fanin.kept.%d", i), p)
+		trial.Set(fmt.Sprintf("sse_fanin.kept.%d", i), "x")
+	}
+	if template, err = repl.ReplaceOrErr(outer, true, true); err != nil {
+		return "", endpoint{}, &urlError{text, err}
+	}
+	filled, err := trial.ReplaceOrErr(outer, true, true)
+	if err != nil {
+		return "", endpoint{}, &urlError{text, err}
+	}
+	ep, err = parseEndpoint(filled)
+	if err == nil {
+		err = checkPlaceholders(template)
+	}
+	if err == nil && !slices.Equal(placeholdersIn(template), placeholdersIn(text)) {
+		err = errors.New("a value has a placeholder of a client's request, which may only stand in the configuration itself")
+	}
 	if err != nil && filled != text {
 		if _, unparsed := url.Parse(filled); unparsed != nil {
 			err = errors.New("it cannot be parsed") // the reason may quote a secret
@@ -101,9 +177,12 @@ func evaluateURL(text string) (endpoint, error) {
 		err = fmt.Errorf("with its placeholders filled in: %w", err)
 	}
 	if err != nil {
-		return endpoint{}, &urlError{text, err}
+		return "", endpoint{}, &urlError{text, err}
 	}
-	return ep, nil
+	if filled != text {
+		ep.configured = redactText(text)
+	}
+	return template, ep, nil
 }
 
 // parseEndpoint parses a URL without placeholders. Its errors do not repeat
@@ -123,8 +202,7 @@ func parseEndpoint(text string) (endpoint, error) {
 		if strings.Contains(text, "@") { // the reason may quote a password
 			return endpoint{}, errors.New("it cannot be parsed; in a user name or a password, characters such as / ? # % @ must be percent-encoded")
 		}
-		var parseErr *url.Error
-		if errors.As(err, &parseErr) {
+		if parseErr, ok := errors.AsType[*url.Error](err); ok {
 			err = parseErr.Err // without the URL
 		}
 		return endpoint{}, err
@@ -198,7 +276,7 @@ func redactURL(u *url.URL) string {
 // redactText does the same for the text of a URL that may not be parseable. A
 // password in it may hold any character.
 func redactText(text string) string {
-	scheme, rest, ok := strings.Cut(text, "://")
+	scheme, rest, ok := cutScheme(text)
 	if ok {
 		scheme += "://"
 	} else {
@@ -270,7 +348,7 @@ func defaultName(text string, ep endpoint) string {
 	if rest, ok := strings.CutPrefix(text, unixPrefix); ok {
 		host, path, _ = strings.Cut(rest, "|")
 		host = strings.TrimPrefix(host, "/")
-	} else if _, rest, ok := strings.Cut(text, "://"); ok {
+	} else if _, rest, ok := cutScheme(text); ok {
 		path = configuredPath(rest)
 	}
 	path, _, _ = strings.Cut(path, "?")
@@ -283,21 +361,37 @@ func defaultName(text string, ep endpoint) string {
 // configuredPath finds the path in what follows a URL's scheme. A '/' within a
 // placeholder, as in {file./path}, begins none.
 func configuredPath(rest string) string {
+	if i := indexOutside(rest, "/?#"); i >= 0 && rest[i] == '/' {
+		return rest[i:]
+	}
+	return ""
+}
+
+// cutScheme finds the scheme of a URL. A "://" within what follows, as in
+// {env.FEED_URL}?next=https://example.com, ends none.
+func cutScheme(text string) (scheme, rest string, ok bool) {
+	scheme, rest, ok = strings.Cut(text, "://")
+	if ok && indexOutside(scheme, "/?#@:") >= 0 {
+		return "", text, false
+	}
+	return scheme, rest, ok
+}
+
+// indexOutside finds the first of some characters that is not within a
+// placeholder.
+func indexOutside(text, chars string) int {
 	depth := 0
-	for i, c := range rest {
+	for i, c := range text {
 		switch {
 		case c == '{':
 			depth++
 		case c == '}':
-			depth--
-		case depth > 0:
-		case c == '?', c == '#':
-			return ""
-		case c == '/':
-			return rest[i:]
+			depth = max(depth-1, 0)
+		case depth == 0 && strings.ContainsRune(chars, c):
+			return i
 		}
 	}
-	return ""
+	return -1
 }
 
 func nameFrom(s string) string {

@@ -1,6 +1,8 @@
 package ssefanin
 
 import (
+	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -112,6 +114,9 @@ func TestRedactText(t *testing.T) {
 		"https://{env.HOST}:{env.PORT}/users/@me":         "https://{env.HOST}:{env.PORT}/users/@me",
 		"https://[2001:db8::1]:8443/?mail=me@example.com": "https://[2001:db8::1]:8443/",
 		"{env.FEED_URL}?token=s3cret":                     "{env.FEED_URL}",
+		"{env.FEED_URL}?token=s3cret&next=http://a":       "{env.FEED_URL}",
+		"{file./run/feed}://me:s3cret@a.example.com/e":    "{file./run/feed}://a.example.com/e",
+		"me:s3cret@a.example.com?next=http://a":           "a.example.com",
 		"me:s3cret@a.example.com/events?token=s3cret":     "a.example.com/events",
 		"unix//run/a.sock|/events?token=s3cret":           "unix//run/a.sock|/events",
 		"":                                                "",
@@ -149,11 +154,14 @@ func TestErrorsAboutURLsTellNoSecrets(t *testing.T) {
 		"{env.FEED_URL}",
 		"{env.FEED_QUERY}",
 		"https://me:s3cret@{env.NOT_SET}/?s3cret",
-		"https://me:s3cret@a.example.com/{http.request.uri}?s3cret",
+		"https://me:s3cret@{http.request.host}/?s3cret",
+		"https://me:s3cret@a.example.com/e?s3cret#{http.request.uri}",
+		"{http.request.host}?s3cret&next=https://a.example.com",
+		"unix//run/{http.request.host}.sock|/?s3cret",
 	} {
 		err := checkURL(text)
 		if err == nil {
-			_, err = evaluateURL(text)
+			_, _, err = evaluateURL(text)
 		}
 		switch {
 		case err == nil:
@@ -176,5 +184,145 @@ func TestEndpointIsShownWithoutSecrets(t *testing.T) {
 		if got := ep.String(); got != want {
 			t.Errorf("%s: got %s, want %s", text, got, want)
 		}
+	}
+}
+
+// Placeholders of the configuration are filled in, those of the request stay,
+// and those of the upstream mean nothing here.
+func TestEvaluateURL(t *testing.T) {
+	setFeedEnv(t)
+	t.Setenv("FEED_BRACES", "{b}")
+	for text, want := range map[string]struct{ template, shown string }{
+		"https://a.example.com/events":                                {"https://a.example.com/events", "https://a.example.com/events"},
+		"https://{env.FEED_HOST}/e":                                   {"https://host.example.com/e", "https://host.example.com/e"},
+		"https://a.example.com/{http.request.uri.path.1}":             {"https://a.example.com/{http.request.uri.path.1}", "https://a.example.com/x"},
+		"https://{env.FEED_HOST}/{http.a}/{env.FEED_TOKEN}?{http.b}":  {"https://host.example.com/{http.a}/s3cret?{http.b}", "https://host.example.com/x/s3cret"},
+		"{env.FEED_URL}/{http.a}":                                     {"https://url.example.com/events/{http.a}", "https://url.example.com/events/x"},
+		"{env.FEED_URL}?a={http.a}&b={http.a}":                        {"https://url.example.com/events?a={http.a}&b={http.a}", "https://url.example.com/events"},
+		"{env.FEED_URL}?next=https://b.example.com/{http.a}":          {"https://url.example.com/events?next=https://b.example.com/{http.a}", "https://url.example.com/events"},
+		"{env.FEED_SOCKET}|/{http.a}":                                 {"unix//run/feed.sock|/{http.a}", "unix//run/feed.sock|/x"},
+		"unix/{env.FEED_NAME}|/{http.a}?{http.b}":                     {"unix/name.example.com|/{http.a}?{http.b}", "unix/name.example.com|/x"},
+		"https://a.example.com/{http.a}/{env.FEED_BRACES}":            {"https://a.example.com/{http.a}/{b}", "https://a.example.com/x/%7Bb%7D"},
+		"https://a.example.com?a={http.a}":                            {"https://a.example.com?a={http.a}", "https://a.example.com/"},
+		"https://a.example.com/{http.request.uri.query.a?b}?{http.b}": {"https://a.example.com/{http.request.uri.query.a?b}?{http.b}", "https://a.example.com/x"},
+	} {
+		if err := checkURL(text); err != nil {
+			t.Error(err)
+		}
+		template, ep, err := evaluateURL(text)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if template != want.template || ep.String() != want.shown {
+			t.Errorf("%s: got %s and %s, want %s and %s", text, template, ep, want.template, want.shown)
+		}
+	}
+}
+
+// Wherever a value of the environment ends, one of a request stands behind the
+// host.
+func TestEvaluateURLKeepsTheRequestFromTheHost(t *testing.T) {
+	for _, base := range []string{
+		"https://", "https://a.example.com", "https://a.example.com:", "https://a.example.com:80", "https://me@",
+		"https://me:", "https", "unix/", "unix//run/", "", "https://{http.a}.example.com/", "https://a.example.com/{http.a}",
+		"https://a.example.com/#",
+	} {
+		t.Setenv("FEED_BASE", base)
+		for _, text := range []string{"{env.FEED_BASE}{http.request.uri.query.a}", "{env.FEED_BASE}{http.request.uri.query.a}/events"} {
+			if template, _, err := evaluateURL(text); err == nil {
+				t.Errorf("%s with %s: got %s", text, base, template)
+			}
+		}
+	}
+}
+
+// hostile are values that a client may try, to get at something else than its
+// own.
+var hostile = []string{
+	"a", "a b", "a/b", "../", "/..", "../../admin", "%2f", "%2e%2e", "..%2f", "a?b", "?", "a#b", "#", "a&b=c", "a=b", "a;b", "a+b", "a%", "%zz",
+	"a|b", "a:b", "a@b", "//b.example.com", "https://b.example.com/", "\\\\", "..\\", "ä", "日本", "\u2028", "\u202e", "\xff", "\"", "'", "<", "...",
+	"{env.FEED_TOKEN}", "{http.request.uri.query.other}", "{http.request.uri.path.1}", "{", "}", "{{", "$1", "\\{", "*", "~", "[", "a,b",
+}
+
+// A value is one segment of the path, or one value of the query.
+func TestFillURLKeepsValuesInTheirPlace(t *testing.T) {
+	t.Setenv("FEED_TOKEN", "s3cret")
+	const path, query = "http.request.uri.path.1", "http.request.uri.query.user"
+	for _, before := range []string{"https://a.example.com", "unix//run/a.sock|"} {
+		template := before + "/users/{" + path + "}/events?fixed=1&user={" + query + "}&last=2"
+		filled := make(map[string]string)
+		for _, value := range hostile {
+			if err := checkKeyValue(value); err != nil {
+				t.Errorf("%q is refused: it %v", value, err)
+			}
+			text, err := fillURL(template, map[string]string{path: value, query: value})
+			if err != nil {
+				t.Errorf("%q: %v", value, err)
+				continue
+			}
+			if other, ok := filled[text]; ok {
+				t.Errorf("%q and %q both give %s", other, value, text)
+			}
+			filled[text] = value
+			ep, err := parseEndpoint(text)
+			if err != nil {
+				t.Errorf("%q: %s: %v", value, text, err)
+				continue
+			}
+			plain, err := parseEndpoint(before + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ep.url.Host != plain.url.Host || ep.socket != plain.socket || ep.url.User != nil || ep.url.Scheme != plain.url.Scheme {
+				t.Errorf("%q: it is asked at %s", value, text)
+			}
+			segments := strings.Split(ep.url.EscapedPath(), "/")
+			if len(segments) != 4 || segments[1] != "users" || segments[3] != "events" {
+				t.Errorf("%q: the path is %s", value, ep.url.EscapedPath())
+			} else if got, err := url.PathUnescape(segments[2]); err != nil || got != value {
+				t.Errorf("%q: the segment is %q: %v", value, got, err)
+			}
+			got, err := url.ParseQuery(ep.url.RawQuery)
+			if want := (url.Values{"fixed": {"1"}, "user": {value}, "last": {"2"}}); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%q: the query is %s: %v", value, ep.url.RawQuery, err)
+			}
+			// what is sent is what was parsed
+			if uri := ep.url.RequestURI(); !strings.HasSuffix(text, uri) {
+				t.Errorf("%q: %s is asked for as %s", value, text, uri)
+			}
+		}
+	}
+}
+
+func TestFillURL(t *testing.T) {
+	values := map[string]string{"http.a": "1 /", "http.b": "2&", "http.q?": "3"}
+	for template, want := range map[string]string{
+		"https://a.example.com/e":                      "https://a.example.com/e",
+		"https://a.example.com/{http.a}{http.b}":       "https://a.example.com/1%20%2F2&",
+		"https://a.example.com/{http.a}?{http.b}":      "https://a.example.com/1%20%2F?2%26",
+		"https://a.example.com?x={http.a}":             "https://a.example.com?x=1+%2F",
+		"https://a.example.com/?x=a?y={http.a}":        "https://a.example.com/?x=a?y=1+%2F",
+		"https://a.example.com/{http.q?}/?x={http.q?}": "https://a.example.com/3/?x=3",
+	} {
+		if got, err := fillURL(template, values); err != nil || got != want {
+			t.Errorf("%s: got %s, %v; want %s", template, got, err, want)
+		}
+	}
+	if got, err := fillURL("https://a.example.com/{http.a}/{http.c}", values); err == nil {
+		t.Errorf("without a value: got %s", got)
+	}
+}
+
+func TestValuesThatAreNoKeys(t *testing.T) {
+	for _, value := range []string{
+		"", ".", "..", "\x00", "a\x00", "a\nb", "a\r\nX-Admin: 1", "\t", "a\x1f", "\x7f", strings.Repeat("a", maxKeyValue+1),
+	} {
+		if checkKeyValue(value) == nil {
+			t.Errorf("%.20q is a key", value)
+		}
+	}
+	if err := checkKeyValue(strings.Repeat("a", maxKeyValue)); err != nil {
+		t.Errorf("the longest is no key: it %v", err)
 	}
 }

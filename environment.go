@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"go.uber.org/zap"
 
@@ -29,21 +31,34 @@ const (
 // environment is what one configuration supplies to dial a source with. It is
 // used only while the configuration is: from its Start to its Stop.
 type environment struct {
-	endpoint  endpoint
+	endpoints []endpoint // of the URLs, evaluated; unusable where a template has placeholders
+	templates []string   // of the URLs, evaluated but for placeholders of the request
 	transport *reverseproxy.HTTPTransport
 	headerOps []*headers.HeaderOps
+	addresses reverseproxy.UpstreamSource // of `dynamic`, or nil
+	values    map[string]string           // of a keyed stream's placeholders in headers
 	logger    *zap.Logger
 }
 
 // newEnvironment evaluates a spec for one configuration. Nothing is dialled.
 func newEnvironment(ctx caddy.Context, spec *sourceSpec) (*environment, error) {
-	ep, err := evaluateURL(spec.URLs[0])
-	if err != nil {
+	env := &environment{logger: ctx.Logger()}
+	for _, text := range spec.URLs {
+		template, ep, err := evaluateURL(text)
+		if err != nil {
+			return nil, err
+		}
+		env.templates = append(env.templates, template)
+		env.endpoints = append(env.endpoints, ep)
+	}
+	var err error
+	if env.transport, err = loadTransport(ctx, spec, env.endpoints); err != nil {
 		return nil, err
 	}
-	env := &environment{endpoint: ep, logger: ctx.Logger()}
-	if env.transport, err = loadTransport(ctx, spec, ep); err != nil {
-		return nil, err
+	if spec.dynamicRaw != nil {
+		if err := env.loadAddresses(ctx, spec); err != nil {
+			return nil, err
+		}
 	}
 	for _, ops := range spec.headerOps {
 		if err := ops.Provision(ctx); err != nil {
@@ -56,7 +71,7 @@ func newEnvironment(ctx caddy.Context, spec *sourceSpec) (*environment, error) {
 
 // loadTransport loads the transport module and rejects what cannot stream
 // outside a client's request.
-func loadTransport(ctx caddy.Context, spec *sourceSpec, ep endpoint) (*reverseproxy.HTTPTransport, error) {
+func loadTransport(ctx caddy.Context, spec *sourceSpec, eps []endpoint) (*reverseproxy.HTTPTransport, error) {
 	var transport *reverseproxy.HTTPTransport
 	if spec.transportRaw == nil {
 		transport = new(reverseproxy.HTTPTransport)
@@ -74,8 +89,10 @@ func loadTransport(ctx caddy.Context, spec *sourceSpec, ep endpoint) (*reversepr
 			return nil, err
 		}
 	}
-	if err := checkTransport(transport, ep); err != nil {
-		return nil, err
+	for _, ep := range eps {
+		if err := checkTransport(transport, ep); err != nil {
+			return nil, err
+		}
 	}
 	transport.Transport.DisableCompression = true // it would hold small events back
 	if transport.MaxResponseHeaderSize == 0 {
@@ -121,24 +138,32 @@ func (e *environment) hasClientCertificate() bool {
 	return tls != nil && (tls.ClientCertificateFile != "" || tls.ClientCertificateAutomate != "")
 }
 
+// target is one endpoint to ask, and how to dial it.
+type target struct {
+	endpoint
+	address string // discovered; empty: where the URL says
+	number  int    // of the URL among the upstream's
+}
+
 // open asks for the stream, following redirects. It returns a response that
 // is no redirect, whose body is to be closed, or nil and why there is none.
-func (e *environment) open(ctx context.Context, lastEventID string) (*http.Response, ending) {
-	target := e.endpoint.url
+func (e *environment) open(ctx context.Context, rep *replica, lastEventID string) (*http.Response, ending) {
+	t := target{endpoint: e.endpoints[rep.url], address: rep.address, number: rep.url}
+	at := t.url
 	abroad := false // a redirect has left the upstream's origin
 	for hop := 0; ; hop++ {
-		end := ending{url: redactURL(target)}
-		if !abroad && e.endpoint.socket != "" {
-			end.url = e.endpoint.String()
+		end := ending{url: redactURL(at)}
+		if !abroad {
+			end.url = t.shown(at)
 		}
-		req, err := e.request(ctx, target, abroad, lastEventID)
+		req, err := e.request(ctx, t, at, abroad, lastEventID)
 		if err != nil {
 			end.reason, end.err = reasonRequest, err
 			return nil, end
 		}
 		resp, err := e.transport.RoundTrip(req)
 		if err != nil {
-			end.reason, end.err = reasonError, err
+			end.reason, end.err = reasonError, bounded(err)
 			return nil, end
 		}
 		switch resp.StatusCode {
@@ -148,18 +173,46 @@ func (e *environment) open(ctx context.Context, lastEventID string) (*http.Respo
 			return resp, end
 		}
 		_ = resp.Body.Close() // nothing of it is wanted
-		next, err := e.redirect(target, resp, hop)
+		next, err := e.redirect(t, at, resp, hop)
 		if err != nil {
 			end.reason, end.status, end.err, end.slow = reasonRedirect, resp.StatusCode, err, true
 			return nil, end
 		}
-		abroad = abroad || origin(next) != origin(e.endpoint.url)
-		target = next
+		abroad = abroad || origin(next) != origin(t.url)
+		at = next
 	}
 }
 
+// maxErrorText bounds what an error says, in bytes: net/http quotes answers
+// that are no HTTP, and those can be anything.
+const maxErrorText = 200
+
+func bounded(err error) error {
+	if text := err.Error(); len(text) > maxErrorText {
+		return fmt.Errorf("%.*s…", maxErrorText, text)
+	}
+	return err
+}
+
+// shown is a URL of the upstream as logs show it.
+func (t target) shown(at *url.URL) string {
+	shown := redactURL(at)
+	switch {
+	case t.configured != "" && at == t.url:
+		shown = t.configured
+	case t.configured != "": // redirected; a path may repeat what was filled in
+		shown = origin(at) + "/…"
+	case t.socket != "":
+		shown = unixPrefix + t.socket + "|" + at.EscapedPath()
+	}
+	if t.address != "" {
+		shown += " at " + t.address
+	}
+	return shown
+}
+
 // redirect judges where a response sends us.
-func (e *environment) redirect(from *url.URL, resp *http.Response, hop int) (*url.URL, error) {
+func (e *environment) redirect(t target, from *url.URL, resp *http.Response, hop int) (*url.URL, error) {
 	if hop == maxRedirects {
 		return nil, fmt.Errorf("more than %d redirects", maxRedirects)
 	}
@@ -178,8 +231,13 @@ func (e *environment) redirect(from *url.URL, resp *http.Response, hop int) (*ur
 		return nil, fmt.Errorf("a redirect from https to %s", redactURL(next))
 	}
 	next.Fragment, next.RawFragment = "", ""
-	if origin(next) != origin(e.endpoint.url) && e.hasClientCertificate() {
-		return nil, fmt.Errorf("a redirect to another origin, %s, though a client certificate is configured", redactURL(next))
+	if origin(next) != origin(t.url) {
+		if e.hasClientCertificate() {
+			return nil, fmt.Errorf("a redirect to another origin, %s, though a client certificate is configured", redactURL(next))
+		}
+		if t.address != "" && next.Scheme == "https" {
+			return nil, fmt.Errorf("a redirect to another origin, %s, whose certificate would be checked against the upstream's name", redactURL(next))
+		}
 	}
 	next.User = nil // never what a Location says
 	return next, nil
@@ -187,18 +245,34 @@ func (e *environment) redirect(from *url.URL, resp *http.Response, hop int) (*ur
 
 // request builds a prepared request. Abroad, beyond a redirect to another
 // origin, it carries no secrets.
-func (e *environment) request(ctx context.Context, target *url.URL, abroad bool, lastEventID string) (*http.Request, error) {
-	if e.endpoint.socket != "" && !abroad {
-		ctx = context.WithValue(ctx, caddy.CtxKey("reverse_proxy.dial_info"), reverseproxy.DialInfo{
-			Network: "unix",
-			Address: e.endpoint.socket,
-			Host:    e.endpoint.socket,
-		})
+func (e *environment) request(ctx context.Context, t target, at *url.URL, abroad bool, lastEventID string) (*http.Request, error) {
+	dialled := *at
+	host, port, hostport := t.hostport()
+	if !abroad {
+		info, err := t.dialInfo()
+		if err != nil {
+			return nil, err
+		}
+		if info != nil {
+			ctx = context.WithValue(ctx, caddy.CtxKey("reverse_proxy.dial_info"), *info)
+			host, port = info.Host, info.Port
+			hostport = info.Address
+			if t.socket != "" {
+				hostport = unixPrefix + t.socket
+			}
+			// net/http keeps idle connections by the URL's host, so that must
+			// tell the places of an upstream apart
+			dialled.Host = info.Address
+			if info.Port == "" {
+				dialled.Host = "localhost:" + strconv.Itoa(t.number+1)
+			}
+		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, dialled.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("building the request: %w", err)
 	}
+	req.Host = at.Host
 	req.Header.Set("Accept", "text/event-stream")
 	req.Header.Set("Cache-Control", "no-cache")
 	req.Header.Set("Accept-Encoding", "identity")
@@ -206,7 +280,6 @@ func (e *environment) request(ctx context.Context, target *url.URL, abroad bool,
 
 	repl := caddy.NewReplacer()
 	req = caddyhttp.PrepareRequest(req, repl, nil, nil)
-	host, port, hostport := e.endpoint.hostport()
 	repl.Set("http.reverse_proxy.upstream.address", hostport)
 	repl.Set("http.reverse_proxy.upstream.hostport", hostport)
 	repl.Set("http.reverse_proxy.upstream.host", host)
@@ -214,7 +287,12 @@ func (e *environment) request(ctx context.Context, target *url.URL, abroad bool,
 	if abroad {
 		return req, nil
 	}
-	if user := e.endpoint.url.User; user != nil {
+	// what a client's request says, for keyed streams; what it does not say is
+	// not to be taken from our own request
+	for name, value := range e.values {
+		repl.Set(name, value)
+	}
+	if user := t.url.User; user != nil {
 		password, _ := user.Password()
 		req.SetBasicAuth(user.Username(), password)
 	}
@@ -228,4 +306,26 @@ func (e *environment) request(ctx context.Context, target *url.URL, abroad bool,
 		req.Header["User-Agent"] = []string{""} // deleted; net/http would send its own
 	}
 	return req, nil
+}
+
+// dialInfo says where to dial, if that is not where the URL says.
+func (t target) dialInfo() (*reverseproxy.DialInfo, error) {
+	if t.socket != "" {
+		return &reverseproxy.DialInfo{Network: "unix", Address: t.socket, Host: t.socket}, nil
+	}
+	if t.address == "" {
+		return nil, nil
+	}
+	addr, err := caddy.ParseNetworkAddress(t.address)
+	if err != nil {
+		return nil, fmt.Errorf("the discovered address %q: %w", t.address, err)
+	}
+	if addr.IsUnixNetwork() {
+		return &reverseproxy.DialInfo{Network: addr.Network, Address: addr.Host, Host: addr.Host}, nil
+	}
+	if addr.PortRangeSize() != 1 || addr.Host == "" {
+		return nil, fmt.Errorf("the discovered address %q is not one host and port", t.address)
+	}
+	port := strconv.FormatUint(uint64(addr.StartPort), 10)
+	return &reverseproxy.DialInfo{Network: addr.Network, Address: net.JoinHostPort(addr.Host, port), Host: addr.Host, Port: port}, nil
 }

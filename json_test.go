@@ -44,9 +44,12 @@ func TestJSONIsRefused(t *testing.T) {
 		{"upstreams null", "", `{"handler":"sse_fanin","upstreams":null}`, "no upstreams: give at least one URL, or the name of a stream"},
 		{"upstreams empty", "", `{"handler":"sse_fanin","upstreams":[]}`, "no upstreams: give at least one URL, or the name of a stream"},
 		{"unknown key", "", withUpstream(`"hartbeat":"5s"`), `json: unknown field "hartbeat"`},
-		{"unknown key of a later version", "", withUpstream(`"filters":"on"`), `json: unknown field "filters"`},
+		{"unknown key of a later version", "", withUpstream(`"coalesce":"5ms"`), `json: unknown field "coalesce"`},
 		{"unknown key of retain", "", withUpstream(`"retain":{"count":5}`), `json: unknown field "count"`},
-		{"unknown key of an upstream", "", asUpstream(`{"urls":["https://a.example.com"],"policy":"mirror"}`), `json: unknown field "policy"`},
+		{"unknown key of an upstream", "", asUpstream(`{"urls":["https://a.example.com"],"envelope":"json"}`), `json: unknown field "envelope"`},
+		{"unknown key of a stream", "", withUpstream(`"policy":"mirror"`), `json: unknown field "policy"`},
+		{"unknown key of connect", "", withUpstream(`"connect":{"mode":"on_demand","wait":"5s"}`), `json: unknown field "wait"`},
+		{"unknown key of dynamic", "", asUpstream(`{"urls":["https://a.example.com"],"dynamic":{"source":"a","nam":"a"}}`), `json: unknown field "nam"`},
 		{"unknown key of the transport", "", withUpstream(`"transport":{"protocol":"http","tsl":{}}`), `json: unknown field "tsl"`},
 		{"undefined stream", "", reference, "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
 		{"undefined stream beside another", `{"streams":{"news":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, reference, "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
@@ -64,27 +67,36 @@ func TestJSONIsRefused(t *testing.T) {
 		{"stream with a bad URL", `{"streams":{"a":{"upstreams":[{"urls":["a.example.com"]}]}}}`, respond, "stream 'a': upstream URL 'a.example.com': missing http:// or https://"},
 		{"stream with a bad setting", `{"streams":{"a":{"upstreams":[{"urls":["https://a.example.com"]}],"slow":"maybe"}}}`, respond, "stream 'a': slow: unrecognized value 'maybe', expected skip or disconnect"},
 		{"unknown key of the app", `{"stream":{}}`, respond, `json: unknown field "stream"`},
-		{"unknown key of a stream", `{"streams":{"a":{"upstreams":[{"urls":["https://a.example.com"]}],"name":"a"}}}`, respond, `json: unknown field "name"`},
+		{"unknown key of a stream of the app", `{"streams":{"a":{"upstreams":[{"urls":["https://a.example.com"]}],"name":"a"}}}`, respond, `json: unknown field "name"`},
 		// upstreams
 		{"upstream null", "", asUpstream(`null`), "upstream 1 is null"},
 		{"upstream empty", "", asUpstream(`{}`), "upstream 1: it has no URL"},
 		{"upstream without URLs", "", asUpstream(`{"name":"a","urls":[]}`), "upstream 'a': it has no URL"},
 		{"URL null", "", asUpstream(`{"urls":[null]}`), "upstream URL '': the URL is empty"},
 		{"URL empty", "", asUpstream(`{"name":"a","urls":[""]}`), "upstream 'a': upstream URL '': the URL is empty"},
-		{"URLs, several", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"]}`), "upstream 'a': it has 2 URLs, but an upstream has one; write an upstream for each"},
 		{"URL without a scheme", "", asUpstream(`{"urls":["me:s3cret@a.example.com?token=s3cret"]}`), "upstream URL 'a.example.com': missing http:// or https://"},
 		{"URL with a wrong scheme", "", asUpstream(`{"urls":["wss://me:s3cret@a.example.com/?token=s3cret"]}`), "upstream URL 'wss://a.example.com/': the scheme 'wss' is not supported, use http, https or unix//path/to.sock"},
 		{"URL without a host", "", asUpstream(`{"urls":["https:///events"]}`), "upstream URL 'https:///events': the host is empty"},
 		{"URL with a bad port", "", asUpstream(`{"urls":["https://a.example.com:70000/"]}`), "upstream URL 'https://a.example.com:70000/': '70000' is not a port from 1 to 65535"},
 		{"URL with a space in front", "", asUpstream(`{"urls":[" https://a.example.com/"]}`), "upstream URL ' https://a.example.com/': first path segment in URL cannot contain colon"},
-		{"URL with a request's placeholder", "", asUpstream(`{"urls":["https://a.example.com{http.request.uri}"]}`), "upstream URL 'https://a.example.com{http.request.uri}': the placeholder {http.request.uri} belongs to a client's request, but the connection to an upstream is shared by all clients"},
+		{"URL with a request's placeholder after the host", "", asUpstream(`{"urls":["https://a.example.com{http.request.uri}"]}`), "upstream URL 'https://a.example.com{http.request.uri}': the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder after the host, and a path", "", asUpstream(`{"urls":["https://a.example.com{http.request.uri}/x"]}`), "upstream URL 'https://a.example.com{http.request.uri}/x': the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder as the host", "", asUpstream(`{"urls":["https://{http.request.uri.query.h}/x"]}`), "upstream URL 'https://{http.request.uri.query.h}/x': the placeholder {http.request.uri.query.h} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder as the port", "", asUpstream(`{"urls":["https://a.example.com:{http.request.uri.query.p}/"]}`), "upstream URL 'https://a.example.com:{http.request.uri.query.p}/': the placeholder {http.request.uri.query.p} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder as the scheme", "", asUpstream(`{"urls":["{http.request.scheme}://a.example.com/"]}`), "upstream URL '{http.request.scheme}://a.example.com/': the placeholder {http.request.scheme} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder as all", "", asUpstream(`{"urls":["{http.request.uri.query.u}"]}`), "upstream URL '{http.request.uri.query.u}': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder in the name of another", "", asUpstream(`{"urls":["https://{env.{http.request.uri.query.u}}/"]}`), "upstream URL 'https://{env.{http.request.uri.query.u}}/': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a request's placeholder in the path of the socket", "", asUpstream(`{"urls":["unix//run/{http.request.uri.query.u}.sock"]}`), "upstream URL 'unix//run/{http.request.uri.query.u}.sock': the placeholder {http.request.uri.query.u} belongs to a client's request, so it may stand in the path and the query of the request, not in the path of the socket"},
+		{"URL with a request's placeholder in the fragment", "", asUpstream(`{"urls":["https://a.example.com/#{http.request.uri.query.u}"]}`), "upstream URL 'https://a.example.com/': the placeholder {http.request.uri.query.u} stands in the fragment, which is not sent to an upstream"},
+		{"URL with a request's placeholder in the value of another", "", asUpstream(`{"urls":["{env.FEED_KEYED_URL}"]}`), "upstream URL '{env.FEED_KEYED_URL}': with its placeholders filled in: a value has a placeholder of a client's request, which may only stand in the configuration itself"},
+		{"URL with a request's placeholder after one that ends in the host", "", asUpstream(`{"urls":["{env.FEED_HOST_URL}{http.request.uri}"]}`), "upstream URL '{env.FEED_HOST_URL}{http.request.uri}': with its placeholders filled in: the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
 		{"URL with an empty placeholder", "", asUpstream(`{"urls":["https://{env.NOT_SET}/?token={env.FEED_TOKEN}"]}`), "upstream URL 'https://{env.NOT_SET}/': evaluated placeholder {env.NOT_SET} is empty"},
 		{"name", "", asUpstream(`{"name":"a b","urls":["https://a.example.com"]}`), "upstream: the name 'a b' may only contain letters, digits and '_.-'"},
 		{"name twice", "", asUpstream(`{"name":"a","urls":["https://a.example.com"]},{"name":"a","urls":["https://b.example.com"]}`), "upstream 'a' is defined twice"},
 		{"name too long", "", asUpstream(`{"name":"` + strings.Repeat("a", 129) + `","urls":["https://a.example.com"]}`), "upstream: the name is longer than 128 characters"},
 		// upstream options, of the stream and of an upstream
 		{"resume with a line end", "", withUpstream(`"resume":"a\nb"`), "resume: an event id in a request cannot contain control characters"},
-		{"resume with a request's placeholder", "", asUpstream(`{"name":"a","urls":["https://a.example.com"],"resume":"{http.request.uri.query.id}"}`), "upstream 'a': resume: the placeholder {http.request.uri.query.id} belongs to a client's request, but the connection to an upstream is shared by all clients"},
+		{"resume with a request's placeholder", "", asUpstream(`{"name":"a","urls":["https://a.example.com"],"resume":"{http.request.uri.query.id}"}`), "upstream 'a': resume: the placeholder {http.request.uri.query.id} belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up"},
 		{"backoff empty", "", withUpstream(`"backoff":{}`), "backoff: neither base nor max is above 0; upstreams would be reconnected without a pause"},
 		{"backoff in nanoseconds", "", withUpstream(`"backoff":{"base":5}`), "backoff: 5ns is too short, it must be at least 1ms"},
 		{"backoff negative", "", withUpstream(`"backoff":{"base":"-1s"}`), "backoff: -1s is negative"},
@@ -97,7 +109,6 @@ func TestJSONIsRefused(t *testing.T) {
 		{"max_event_size too large", "", withUpstream(`"max_event_size":5000000000,"retain":{"size":6000000000}`), "max_event_size: 5000000000 bytes is too much, it must be at most 1.0 GiB"},
 		{"header_up with a bad name", "", withUpstream(`"header_up":{"set":{"A B":["c"]}}`), "header_up: 'A …' is not the name of a header field"},
 		{"header_up with a line end", "", withUpstream(`"header_up":{"add":{"A":["b\r\nC: d"]}}`), "header_up: the value of 'A' cannot contain control characters"},
-		{"header_up with a request's placeholder", "", withUpstream(`"header_up":{"set":{"A":["{http.request.header.B}"]}}`), "header_up: the placeholder {http.request.header.B} belongs to a client's request, but the connection to an upstream is shared by all clients"},
 		{"header_up with two searches", "", withUpstream(`"header_up":{"replace":{"A":[{"search":"b","search_regexp":"c","replace":"d"}]}}`), "header_up: 'A' has both a substring and a regular expression to search for"},
 		{"header_up with a bad regular expression", "", withUpstream(`"header_up":{"replace":{"A":[{"search_regexp":"(","replace":"d"}]}}`), "header_up: 'A': error parsing regexp: missing closing ): `(`"},
 		{"transport of a request", "", withUpstream(`"transport":{"protocol":"fastcgi"}`), "upstream 'https://a.example.com/events': transport: 'fastcgi' works only within a client's request, while an upstream is connected without one; use 'http'"},
@@ -108,10 +119,65 @@ func TestJSONIsRefused(t *testing.T) {
 		{"retain events, too many", "", withUpstream(`"retain":{"events":9999999999}`), "retain: events: 9999999999 is too much, it must be at most 2147483647"},
 		{"retain size", "", withUpstream(`"retain":{"size":-1}`), "retain: size: -1 is negative"},
 		{"retain size, too large", "", withUpstream(`"retain":{"size":2199023255552}`), "retain: size: 2199023255552 bytes is too much, it must be at most 1.0 TiB"},
-		{"retain size below max_event_size", "", withUpstream(`"retain":{"size":1000}`), "upstream 'https://a.example.com/events': max_event_size: 1048576 bytes is more than the size of all that is retained, 1000 bytes; lower max_event_size, or raise size in retain"},
+		{"retain size below max_event_size", "", withUpstream(`"retain":{"size":1000},"max_event_size":1048576`), "upstream 'https://a.example.com/events': max_event_size: 1048576 bytes is more than the size of all that is retained, 1000 bytes; lower max_event_size, or raise size in retain"},
+		{"retain size of a keyed stream below max_event_size", "", asUpstream(`{"urls":["https://a.example.com/{http.request.uri.query.u}"],"max_event_size":2097152}`), "upstream 'https://a.example.com/{http.request.uri.query.u}': max_event_size: 2097152 bytes is more than the size of all that is retained, 1048576 bytes; lower max_event_size, or raise size in retain"},
 		{"retain age", "", withUpstream(`"retain":{"age":"-1h"}`), "retain: age: -1h0m0s is negative"},
 		{"retain age in nanoseconds", "", withUpstream(`"retain":{"age":3600}`), "retain: age: 3.6µs is too short, it must be 0 or at least 1ms"},
-		{"ids", "", withUpstream(`"ids":"upstream"`), "ids: unrecognized value 'upstream', expected stream or none"},
+		{"ids", "", withUpstream(`"ids":"yes"`), "ids: unrecognized value 'yes', expected stream or upstream or none"},
+		// several places of an upstream
+		{"policy", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"random"}`), "upstream 'a': policy: unrecognized value 'random', expected failover or mirror or balance or merge"},
+		{"mirror with one URL", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"mirror"}`), "upstream 'a': policy: 'mirror' needs several URLs, or dynamic addresses"},
+		{"balance with one URL", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"balance","dynamic":null}`), "upstream 'a': policy: 'balance' needs several URLs, or dynamic addresses"},
+		{"the same URL twice", "", asUpstream(`{"name":"a","urls":["https://a.example.com?s3cret","HTTPS://A.example.com:443/?s3cret"]}`), "upstream 'a': the URL 'https://a.example.com/' is given twice"},
+		{"the second URL without a scheme", "", asUpstream(`{"name":"a","urls":["https://a.example.com","b.example.com"]}`), "upstream 'a': upstream URL 'b.example.com': missing http:// or https://"},
+		{"dynamic with two URLs", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"dynamic":{"source":"a","name":"a"}}`), "upstream 'a': dynamic: it gives the addresses for one URL, but there are 2"},
+		{"dynamic without a URL", "", asUpstream(`{"name":"a","dynamic":{"source":"a","name":"a"}}`), "upstream 'a': it has no URL"},
+		{"dynamic with a socket", "", asUpstream(`{"name":"a","urls":["unix//run/a.sock"],"dynamic":{"source":"a","name":"a"}}`), "upstream 'a': dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://"},
+		{"dynamic with a placeholder that is a socket", "", asUpstream(`{"name":"a","urls":["{env.FEED_SOCKET}"],"dynamic":{"source":"a","name":"a"}}`), "upstream 'a': dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://"},
+		{"dynamic with HTTP/3", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"dynamic":{"source":"a","name":"a"},"transport":{"protocol":"http","versions":["3"]}}`), "upstream 'a': dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport"},
+		{"dynamic with HTTP/3 of the stream", "", `{"handler":"sse_fanin","transport":{"protocol":"http","versions":["3"]},"upstreams":[{"name":"a","urls":["https://a.example.com/events"],"dynamic":{"source":"a","name":"a"}}]}`, "upstream 'a': dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport"},
+		{"dynamic of an unknown module", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"dynamic":{"source":"pigeon"}}`), "upstream 'a': dynamic: loading module 'pigeon': unknown module: http.reverse_proxy.upstreams.pigeon"},
+		{"dynamic without a module", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"dynamic":{"name":"a"}}`), "upstream 'a': dynamic: module name not specified with key 'source' in map[name:a]"},
+		{"dynamic as a text", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"dynamic":"a"}`), "upstream 'a': dynamic: json: cannot unmarshal string into Go value of type map[string]interface {}"},
+		{"dynamic with a request's placeholder", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"dynamic":{"source":"a","name":"{http.request.uri.query.n}"}}`), "upstream 'a': dynamic: the placeholder {http.request.uri.query.n} belongs to a client's request, which cannot decide which server is asked"},
+		{"transport with a request's placeholder", "", withUpstream(`"transport":{"protocol":"http","tls":{"server_name":"{http.request.host}"}}`), "upstream 'https://a.example.com/events': transport: the placeholder {http.request.host} belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up"},
+		{"transport with TLS for a keyed http", "", asUpstream(`{"name":"a","urls":["http://a.example.com/{http.request.uri.query.u}"],"transport":{"protocol":"http","tls":{}}}`), "upstream 'a': transport: TLS is configured, but the URL 'http://a.example.com/x' begins with http://; use https://"},
+		// what becomes of events
+		{"events empty", "", withUpstream(`"events":[""]`), "events: '' is not the type of an event; unnamed events are 'message'"},
+		{"events with a line end", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"events":["a\nb"]}`), "upstream 'a': events: 'a\nb' is not the type of an event; unnamed events are 'message'"},
+		{"prefix of control events", "", withUpstream(`"prefix":"fanin."`), "prefix: 'fanin.' begins with 'fanin.', which is kept for the module's own events"},
+		{"prefix of control events for an upstream", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"prefix":"fanin.a"}`), "upstream 'a': prefix: 'fanin.a' begins with 'fanin.', which is kept for the module's own events"},
+		{"prefix with a line end", "", withUpstream(`"prefix":"a\r"`), "prefix: a type cannot contain line ends"},
+		{"envelope", "", withUpstream(`"envelope":"xml"`), "envelope: unrecognized value 'xml', expected json"},
+		{"source_events", "", withUpstream(`"source_events":"yes"`), "source_events: unrecognized value 'yes', expected on or off"},
+		{"source_events a number", "", withUpstream(`"source_events":1`), "json: cannot unmarshal number into Go struct field Handler.Stream.source_events of type string"},
+		{"ids upstream with two upstreams", "", `{"handler":"sse_fanin","ids":"upstream","upstreams":[{"urls":["https://a.example.com"]},{"urls":["https://b.example.com"]}]}`, "ids: 'upstream' passes on the ids of one upstream, but there are 2; replicas of one source are several URLs of one upstream"},
+		{"ids upstream with two upstreams in the app", `{"streams":{"a":{"ids":"upstream","upstreams":[{"urls":["https://a.example.com"]},{"urls":["https://b.example.com"]}]}}}`, respond, "stream 'a': ids: 'upstream' passes on the ids of one upstream, but there are 2; replicas of one source are several URLs of one upstream"},
+		{"ids upstream with merge", "", `{"handler":"sse_fanin","ids":"upstream","upstreams":[{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"merge"}]}`, "ids: 'upstream' passes on the ids of one upstream, but policy 'merge' makes several of it"},
+		{"ids upstream with dynamic addresses", "", `{"handler":"sse_fanin","ids":"upstream","upstreams":[{"name":"a","urls":["https://a.example.com/events"],"dynamic":{"source":"a","name":"a"}}]}`, "ids: 'upstream' passes on the ids of one upstream, but policy 'merge' makes several of it"},
+		{"ids upstream with null", "", `{"handler":"sse_fanin","ids":"upstream","upstreams":[null]}`, "upstream 1 is null"},
+		// when upstreams are connected
+		{"connect", "", withUpstream(`"connect":"lazy"`), "connect: unrecognized value 'lazy', expected eager or on_demand"},
+		{"connect, mode", "", withUpstream(`"connect":{"mode":"lazy"}`), "connect: unrecognized value 'lazy', expected eager or on_demand"},
+		{"connect eager with a linger", "", withUpstream(`"connect":{"mode":"eager","linger":"5s"}`), "connect: a linger belongs to 'on_demand'"},
+		{"connect by default with a linger", "", withUpstream(`"connect":{"linger":"5s"}`), "connect: a linger belongs to 'on_demand'"},
+		{"connect with a linger in nanoseconds", "", withUpstream(`"connect":{"mode":"on_demand","linger":5}`), "connect: 5ns is too short, it must be 0 or at least 1ms"},
+		{"connect with a negative linger", "", withUpstream(`"connect":{"mode":"on_demand","linger":-1}`), "connect: -1ns is negative"},
+		{"connect eager with a keyed URL", "", `{"handler":"sse_fanin","connect":"eager","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`, "connect: the placeholder {http.request.uri.query.u} makes the stream a keyed one, which is connected on demand"},
+		{"connect eager with a keyed header", "", withUpstream(`"connect":"eager","header_up":{"set":{"A":["{http.request.header.B}"]}}`), "connect: the placeholder {http.request.header.B} makes the stream a keyed one, which is connected on demand"},
+		{"connect eager with a keyed stream in the app", `{"streams":{"a":{"connect":"eager","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}}}`, respond, "stream 'a': connect: the placeholder {http.request.uri.query.u} makes the stream a keyed one, which is connected on demand"},
+		{"max_streams without a key", "", withUpstream(`"max_streams":5`), "max_streams: it bounds the keys of a keyed stream, but no upstream has a placeholder of the request"},
+		{"max_streams negative", "", `{"handler":"sse_fanin","max_streams":-1,"upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`, "max_streams: -1 is negative"},
+		{"keyed stream in two handlers", "", `{"handler":"sse_fanin","stream":"a","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]},{"handler":"sse_fanin","stream":"a","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`, "stream 'a' is defined twice: define it once and let the other handlers only name it"},
+		{"keyed stream and another of its name", "", `{"handler":"sse_fanin","stream":"a","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]},` + withUpstream(`"stream":"a"`), "stream 'a' is defined twice: define it once and let the other handlers only name it"},
+		{"reference with envelope", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","envelope":"json"}`, "envelope: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"reference with source_events", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","source_events":false}`, "source_events: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"reference with connect", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","connect":"eager"}`, "connect: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"reference with max_streams", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","max_streams":5}`, "max_streams: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"reference with events", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","events":[]}`, "events: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"reference with prefix", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","prefix":"a."}`, "prefix: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"reference with ids", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","ids":"stream"}`, "ids: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"filters", "", withUpstream(`"filters":"yes"`), "filters: unrecognized value 'yes', expected on or off"},
 		// client settings
 		{"start", "", withUpstream(`"start":"now"`), "start: 'now' is neither live, oldest nor a number of events"},
 		{"start negative", "", withUpstream(`"start":-5`), "start: '-5' is neither live, oldest nor a number of events"},
@@ -152,6 +218,7 @@ func TestJSONIsRefused(t *testing.T) {
 
 func TestJSONIsValid(t *testing.T) {
 	streams := `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`
+	setFeedEnv(t)
 	for _, test := range []struct{ name, app, handler string }{
 		{"one upstream", "", withUpstream("")},
 		{"app alone", streams, respond},
@@ -162,9 +229,39 @@ func TestJSONIsValid(t *testing.T) {
 		{"reference in a subroute before its definition", "", `{"handler":"subroute","routes":[{"handle":[` + reference + `]}]},` + withUpstream(`"stream":"prices"`)},
 		{"reference before its definition in a subroute", "", reference + `,{"handler":"subroute","routes":[{"handle":[` + withUpstream(`"stream":"prices"`) + `]}]}`},
 		{"equal streams without a name", "", withUpstream("") + "," + withUpstream(`"heartbeat":"1s"`)},
-		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"header_up":null,"transport":null,"backoff":null}],` +
+		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
-			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"drain":null,"on_reload":null}`},
+			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"drain":null,"on_reload":null,` +
+			`"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null}`},
+		{"several URLs", "", asUpstream(`{"urls":["https://a.example.com","https://b.example.com"]}`)},
+		{"failover", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"failover"}`)},
+		{"mirror", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"mirror"}`)},
+		{"balance", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"balance"}`)},
+		{"merge", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"merge"}`)},
+		{"failover with one URL", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"failover"}`)},
+		{"merge with one URL", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"merge"}`)},
+		{"dynamic, failover", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"failover","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
+		{"dynamic, mirror", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"mirror","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
+		{"dynamic, balance", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
+		{"dynamic, merge", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"merge","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
+		{"filters with one source", "", withUpstream(`"filters":"on"`)},
+		{"switches as booleans", "", withUpstream(`"filters":true,"source_events":false`)},
+		{"connect as a word", "", withUpstream(`"connect":"on_demand"`)},
+		{"connect empty", "", withUpstream(`"connect":{}`)},
+		{"connect without a linger to speak of", "", withUpstream(`"connect":{"mode":"on_demand","linger":0}`)},
+		{"ids upstream", "", withUpstream(`"ids":"upstream"`)},
+		{"ids upstream with replicas", "", `{"handler":"sse_fanin","ids":"upstream","upstreams":[{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"mirror"}]}`},
+		{"ids upstream with dynamic replicas", "", `{"handler":"sse_fanin","ids":"upstream","upstreams":[{"name":"a","urls":["https://a.example.com/events"],"policy":"balance","dynamic":{"source":"a","name":"a"}}]}`},
+		{"events of none", "", withUpstream(`"events":[]`)},
+		{"prefix that only resembles that of control events", "", withUpstream(`"prefix":"fanin"`)},
+		{"keyed", "", asUpstream(`{"urls":["https://a.example.com/{http.request.uri.query.u}"]}`)},
+		{"keyed by a header", "", withUpstream(`"header_up":{"set":{"A":["{http.request.header.B}"]}},"max_streams":5`)},
+		{"keyed on demand", "", `{"handler":"sse_fanin","connect":"on_demand","max_streams":1,"upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`},
+		{"keyed, by a reference before its definition", "", `{"handler":"sse_fanin","stream":"a"},{"handler":"sse_fanin","stream":"a","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`},
+		{"keyed twice, without a name", "", `{"handler":"sse_fanin","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]},{"handler":"sse_fanin","upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`},
+		{"retain size below the default of max_event_size", "", withUpstream(`"retain":{"size":1000}`)},
+		{"retain size of a keyed stream below the default of max_event_size", "", `{"handler":"sse_fanin","retain":{"size":1000},"upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`},
+		{"header_up with upstream placeholders is not keyed", "", withUpstream(`"connect":"eager","header_up":{"set":{"A":["{http.reverse_proxy.upstream.hostport}"]}}`)},
 		{"start a number", "", withUpstream(`"start":5`)},
 		{"start a number in quotes", "", withUpstream(`"start":"5"`)},
 		{"retain empty", "", withUpstream(`"retain":{}`)},
@@ -182,8 +279,8 @@ func TestJSONIsValid(t *testing.T) {
 func TestJSONDefaults(t *testing.T) {
 	for _, test := range []struct{ name, handler string }{
 		{"absent", withUpstream("")},
-		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"drain":null,"on_reload":null`)},
-		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"drain":"5s","on_reload":"keep"`)},
+		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null`)},
+		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","source_events":"off","connect":"eager","events":[],"prefix":""`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, "", test.handler)[0]
@@ -210,6 +307,15 @@ func TestJSONDefaults(t *testing.T) {
 				spec.IdleTimeout != 0 || spec.MaxEventSize != 1<<20 || len(spec.headerOps) != 0 {
 				t.Errorf("upstream: got %+v", spec)
 			}
+			if spec.Policy != "" || spec.Dynamic != nil {
+				t.Errorf("upstream: got policy %q and addresses of %v", spec.Policy, spec.Dynamic)
+			}
+			if want := (hubShape{linger: 30 * time.Second}); h.def.shape != want {
+				t.Errorf("shape: got %+v, want %+v", h.def.shape, want)
+			}
+			if shape := h.def.upstreams[0].shape; shape.events != nil || shape.prefix != "" {
+				t.Errorf("shape of the upstream: got %+v", shape)
+			}
 		})
 	}
 }
@@ -220,12 +326,14 @@ func TestJSONNeverPanics(t *testing.T) {
 		"http":{"servers":{"srv0":{"listen":[":8080"],"routes":[{"handle":[
 			{"handler":"sse_fanin","stream":"a","upstreams":[{"name":"a","urls":["https://a.example.com"],
 				"header_up":{"set":{"A":["b"]},"add":{"B":["c"]},"delete":["C"],"replace":{"D":[{"search":"e","replace":"f"}]}},
-				"transport":{"protocol":"http","tls":{}},"resume":"on","backoff":{"base":"1s","max":"2s"},"idle_timeout":"1m","max_event_size":1000}],
-				"retain":{"events":5,"size":100000,"age":"1h"},"ids":"stream","max_event_size":500,
+				"transport":{"protocol":"http","tls":{}},"resume":"on","backoff":{"base":"1s","max":"2s"},"idle_timeout":"1m","max_event_size":1000,
+				"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"},"events":["tick"],"prefix":"a."}],
+				"ids":"upstream","envelope":"json","filters":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
+				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",
 				"max_clients":5,"when_full":"retry","max_age":"1h","drain":"5s","on_reload":"keep"},
 			{"handler":"sse_fanin","stream":"b"}]}]}}},
-		"sse_fanin":{"streams":{"b":{"upstreams":[{"urls":["https://b.example.com"]}]}}}}}`
+		"sse_fanin":{"streams":{"b":{"max_streams":5,"ids":"upstream","upstreams":[{"urls":["https://b.example.com/{http.request.uri.query.u}","https://c.example.com"],"policy":"mirror"}]}}}}}`
 	if err := validateJSON(full); err != nil {
 		t.Fatal(err)
 	}

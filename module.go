@@ -97,6 +97,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	case http.MethodGet:
 		return serveStream(w, r, h)
 	case http.MethodHead:
+		if _, err := h.def.keyOf(r); err != nil {
+			return caddyhttp.Error(http.StatusBadRequest, err)
+		}
 		writeHeader(w)
 		return nil
 	default:

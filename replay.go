@@ -25,7 +25,6 @@ const (
 // ones, each as often as it was recent. The first that differs ends the run.
 // Not safe for concurrent use.
 type replay struct {
-	seed   maphash.Seed
 	recent []uint64 // ring of hashes, grown on demand
 	next   int      // where the next hash goes once the ring is full
 
@@ -36,7 +35,7 @@ type replay struct {
 }
 
 func newReplay() *replay {
-	return &replay{seed: maphash.MakeSeed()}
+	return new(replay)
 }
 
 // open begins a connection.
@@ -56,7 +55,7 @@ func (r *replay) open(now time.Time) {
 // seen says whether the event is one that was sent before the reconnect; if
 // not it is remembered.
 func (r *replay) seen(ev *sse.Event, now time.Time) bool {
-	h := r.hash(ev)
+	h := eventHash(ev)
 	if r.run != nil {
 		// An id that repeats tells nothing: some servers use one for everything.
 		ownID := len(ev.ID) > 0 && string(ev.ID) != string(r.lastID)
@@ -76,11 +75,13 @@ func (r *replay) seen(ev *sse.Event, now time.Time) bool {
 	return false
 }
 
-// hash covers id, type and data, each with its length so that none can be
+var eventSeed = maphash.MakeSeed()
+
+// eventHash covers id, type and data, each with its length so that none can be
 // taken for a part of another.
-func (r *replay) hash(ev *sse.Event) uint64 {
+func eventHash(ev *sse.Event) uint64 {
 	var h maphash.Hash
-	h.SetSeed(r.seed)
+	h.SetSeed(eventSeed)
 	var lengths [16]byte
 	binary.LittleEndian.PutUint64(lengths[:8], uint64(len(ev.ID)))
 	binary.LittleEndian.PutUint64(lengths[8:], uint64(len(ev.Type)))

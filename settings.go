@@ -17,6 +17,10 @@ type ClientSettings struct {
 	// (everything retained), or a number (the last n). Default: `live`.
 	Start Start `json:"start,omitempty"`
 
+	// Whether clients may ask for some events only, with `?source=` and
+	// `?type=`. Default: `off`.
+	Filters Switch `json:"filters,omitempty"`
+
 	// How often a comment is sent to a client that gets nothing else. 0 is
 	// never. Default: `15s`.
 	Heartbeat *caddy.Duration `json:"heartbeat,omitempty"`
@@ -102,6 +106,7 @@ func (c *ClientSettings) validate() error {
 		return err
 	}
 	for _, err := range []error{
+		checkWord("filters", string(c.Filters), switchOn, switchOff),
 		checkWord("slow", c.Slow, slowSkip, slowDisconnect),
 		checkWord("when_full", c.WhenFull, fullReject, fullRetry),
 		checkWord("on_reload", c.OnReload, reloadKeep, reloadDrain),
@@ -147,6 +152,9 @@ func (c ClientSettings) over(base *ClientSettings) ClientSettings {
 	if c.Start == "" {
 		c.Start = base.Start
 	}
+	if c.Filters == "" {
+		c.Filters = base.Filters
+	}
 	if c.Heartbeat == nil {
 		c.Heartbeat = base.Heartbeat
 	}
@@ -177,6 +185,7 @@ func (c ClientSettings) over(base *ClientSettings) ClientSettings {
 // clientSettings are the ClientSettings with their defaults applied.
 type clientSettings struct {
 	start        Start
+	filters      bool
 	heartbeat    time.Duration // 0 is off
 	retryMin     time.Duration
 	retryMax     time.Duration
@@ -193,6 +202,7 @@ type clientSettings struct {
 func (c ClientSettings) resolve() clientSettings {
 	r := clientSettings{
 		start:        Start(wordOr(string(c.Start), startLive)),
+		filters:      c.Filters == switchOn,
 		heartbeat:    durationOr(c.Heartbeat, defaultHeartbeat),
 		retryMin:     defaultRetryMin,
 		retryMax:     defaultRetryMax,

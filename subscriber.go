@@ -34,6 +34,7 @@ const never = math.MaxInt64
 type subscriber struct {
 	handler  *Handler
 	settings *clientSettings
+	asked    string // the position that the client came with
 
 	// token has capacity 1: a client that was woken looks for everything, so
 	// that a second token would say nothing new.

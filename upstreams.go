@@ -1,9 +1,7 @@
 package ssefanin
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,49 +19,44 @@ import (
 // stream wants it, over config reloads.
 var sources = caddy.NewUsagePool()
 
-const (
-	// controlPrefix begins the types of the module's own events; an upstream's
-	// that begins with it is renamed.
-	controlPrefix = "fanin."
-
-	// keepScratch is the largest buffer, in bytes, that a source keeps for the
-	// next event.
-	keepScratch = 64 << 10
-)
-
 // source is one upstream, connected once for every stream that names it in
-// the same way. It owns its connection, and hands each event to every
-// subscription. It lives in the pool of sources.
+// the same way. It owns the connections to its replicas, and hands each event
+// to every subscription. It lives in the pool of sources.
+//
+// Locks, in the order in which they may be held together: mu, then that of a
+// runner, or deliverMu, then those of the streams' logs.
 //
 // Safe for concurrent use.
 type source struct {
 	key  string
 	spec *sourceSpec
-	conn *connection
 
 	// subs is replaced, never changed, so that delivering an event takes no lock.
 	subs atomic.Pointer[[]*subscription]
 
-	mu      sync.Mutex // protects subs (as writer), the envs of each, state, started
-	state   sourceState
-	started bool
+	mu        sync.Mutex          // protects what follows, and envs and demand of the subscriptions
+	runners   map[string]*runner  // one, or with `mirror` one for each replica
+	places    map[string]*replica // by id
+	inherited *runner             // whose position to go on from
+	seed      string              // id to begin with, from the first client
+	state     sourceState         // of the best runner
+	resolve   context.CancelFunc  // ends the look-ups for addresses; nil if there are none
+	resolved  chan struct{}       // closed when they have ended
 
-	// of the run goroutine
-	body       []byte // scratch: the encoded event
-	typeBuf    []byte // scratch: a renamed type
-	lastLogged string // kind of the failure that was logged last
+	deliverMu sync.Mutex // makes delivering to all subscriptions one step
+	mirror    *mirror    // nil without `mirror`; deliverMu protects it
 
-	ctx     context.Context
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when run has returned
-	changed chan struct{} // capacity 1: "the environments changed" needs to be known once
+	ctx    context.Context
+	cancel context.CancelFunc
 }
 
-// sourceState is what a source is doing; for people and logs.
+// sourceState is what a source or a runner is doing; for people, logs and
+// source events.
 type sourceState struct {
 	phase   phase
 	since   time.Time
-	reason  string // why it is not up
+	reason  reason // why it is not up
+	text    string // the same with details
 	retryAt time.Time
 }
 
@@ -71,8 +64,8 @@ type sourceState struct {
 type phase string
 
 const (
-	phaseIdle       phase = "idle"       // never dialled yet, or no configuration to dial with
-	phaseConnecting phase = "connecting" // before the first answer
+	phaseIdle       phase = "idle"       // not wanted: no client, or no configuration
+	phaseConnecting phase = "connecting" // before the answer
 	phaseUp         phase = "up"
 	phaseDown       phase = "down"     // waiting to try again
 	phaseFinished   phase = "finished" // answered 204: not dialled again until a reload
@@ -80,21 +73,27 @@ const (
 
 // subscription is one stream's use of a source.
 type subscription struct {
-	source *source
-	hub    *hub
-	name   string // of the upstream within the stream
-	key    string // of the source
+	source   *source
+	hub      *hub
+	name     string // of the upstream within the stream
+	key      string // of the source
+	sourceID uint32 // number of the name in the stream's tags
+	shape    atomic.Pointer[shape]
+
+	lastID []byte // of the event delivered last; the source's deliverMu protects it
 
 	// envs are the environments of the configurations that use the stream and
-	// this source, oldest first. The source's mutex protects it.
-	envs []*environment
+	// this source, oldest first. demand says that the stream wants events now.
+	// The source's mutex protects both.
+	envs   []*environment
+	demand bool
 }
 
 // acquireSource returns the source for a spec, with a reference that
-// releaseSource gives back. resume, if any, is where a new source begins.
-func acquireSource(key string, spec *sourceSpec, resume *resumeState) *source {
+// releaseSource gives back.
+func acquireSource(key string, spec *sourceSpec) *source {
 	val, _, _ := sources.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return newSource(key, spec, resume), nil
+		return newSource(key, spec), nil
 	})
 	return val.(*source)
 }
@@ -104,36 +103,41 @@ func releaseSource(s *source) {
 	_, _ = sources.Delete(s.key)
 }
 
-func newSource(key string, spec *sourceSpec, resume *resumeState) *source {
+func newSource(key string, spec *sourceSpec) *source {
 	s := &source{
 		key:     key,
 		spec:    spec,
-		done:    make(chan struct{}),
-		changed: make(chan struct{}, 1),
+		runners: make(map[string]*runner),
+		places:  make(map[string]*replica),
 		state:   sourceState{phase: phaseIdle, since: time.Now()},
+	}
+	if spec.Policy == policyMirror {
+		s.mirror = newMirror()
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.subs.Store(new([]*subscription))
-	s.conn = newConnection(s, spec, resume)
 	return s
 }
 
-// Destruct ends the connection and waits for it. The pool calls it when the
-// last subscription has gone.
+// Destruct ends the connections and waits for them. The pool calls it when
+// the last subscription has gone.
 func (s *source) Destruct() error {
 	s.cancel()
 	s.mu.Lock()
-	started := s.started
-	s.started = true // never from here on
+	runners, resolved := s.runners, s.resolved
 	s.mu.Unlock()
-	if started {
-		<-s.done
+	if resolved != nil {
+		<-resolved
+	}
+	for _, r := range runners {
+		<-r.done
 	}
 	return nil
 }
 
 // subscribe adds a subscription: it gets every event from now on. The source
-// is dialled once a subscription brings an environment to dial with.
+// is dialled once a subscription wants it and brings an environment to dial
+// with.
 func (s *source) subscribe(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,60 +145,84 @@ func (s *source) subscribe(sub *subscription) {
 	s.subs.Store(&subs)
 }
 
-// unsubscribe removes a subscription. An event that is being delivered may
-// still reach it.
+// unsubscribe removes a subscription: it gets no event from now on.
 func (s *source) unsubscribe(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.deliverMu.Lock()
 	subs := slices.DeleteFunc(slices.Clone(*s.subs.Load()), func(other *subscription) bool { return other == sub })
 	s.subs.Store(&subs)
-	sub.envs = nil
+	s.deliverMu.Unlock()
+	sub.envs, sub.demand = nil, false
+	s.reconcileLocked()
+}
+
+// exchange puts a subscription in the place of another: each event goes to
+// one of the two.
+func (s *source) exchange(old, renamed *subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subs := slices.Clone(*s.subs.Load())
+	subs[slices.Index(subs, old)] = renamed
+	s.subs.Store(&subs)
+	renamed.envs, renamed.demand = old.envs, old.demand
+	old.envs, old.demand = nil, false
 }
 
 // setEnvironments says which configurations a subscription can dial with,
-// oldest first, and starts the source when it is the first to have one.
+// oldest first.
 func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	added := slices.ContainsFunc(envs, func(env *environment) bool { return !slices.Contains(sub.envs, env) })
 	sub.envs = envs
-	switch {
-	case len(envs) == 0:
-	case !s.started:
-		s.started = true
-		go s.run()
-	case added:
-		select {
-		case s.changed <- struct{}{}:
-		default:
+	s.reconcileLocked()
+	if added { // a reload: what had finished may be asked again
+		for _, r := range s.runners {
+			r.retryFinished()
 		}
 	}
 }
 
-// ended says whether the source was connected and has ended for good: nobody
-// uses its connection any more.
-func (s *source) ended() bool {
-	select {
-	case <-s.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// environment returns the environment to dial with: the oldest that is in
-// use, since a newer one may belong to a configuration that fails to load, and
-// the oldest leaves before its configuration is cleaned up. Nil means that no
-// configuration wants the source any more.
-func (s *source) environment() *environment {
+// setDemand says whether a subscription wants the source connected. seed is
+// an id to begin with, if the source was never connected and has none.
+func (s *source) setDemand(sub *subscription, demand bool, seed string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	sub.demand = demand
+	if len(s.runners) == 0 && s.seed == "" {
+		s.seed = seed
+	}
+	s.reconcileLocked()
+}
+
+// beginsAfter says whether the source was asked for what comes after an id at
+// its very first connection, or, not connected yet, can still be.
+func (s *source) beginsAfter(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spec.Resume == resumeOn && (s.seed == id || s.seed == "" && len(s.runners) == 0)
+}
+
+// wantedLocked returns the environment to dial with, and whether to dial at
+// all. The environment is the oldest in use, since a newer one may belong to
+// a configuration that fails to load, and the oldest leaves before its
+// configuration is cleaned up.
+func (s *source) wantedLocked() (env *environment, wanted bool) {
 	for _, sub := range *s.subs.Load() {
-		if len(sub.envs) > 0 {
-			return sub.envs[0]
+		wanted = wanted || sub.demand
+		if env == nil && len(sub.envs) > 0 {
+			env = sub.envs[0]
 		}
 	}
-	return nil
+	return env, wanted && env != nil
+}
+
+// wanted is wantedLocked for the runners.
+func (s *source) wanted() (env *environment, wanted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wantedLocked()
 }
 
 // uses says whether an environment is still in use.
@@ -209,144 +237,242 @@ func (s *source) uses(env *environment) bool {
 	return false
 }
 
-// run keeps the source connected until Destruct. The source owns it.
-func (s *source) run() {
-	defer close(s.done)
-	for s.ctx.Err() == nil {
-		select {
-		case <-s.changed: // what came before this attempt is no news
-		default:
+// reconcileLocked starts what is wanted and tells the runners to look again.
+// A source that no configuration can dial any more keeps the connections it
+// has: its stream may have clients that are still leaving.
+func (s *source) reconcileLocked() {
+	demand := false
+	for _, sub := range *s.subs.Load() {
+		demand = demand || sub.demand
+	}
+	if _, wanted := s.wantedLocked(); wanted && s.ctx.Err() == nil {
+		switch {
+		case s.spec.Dynamic == nil:
+			if len(s.runners) == 0 {
+				s.setPlacesLocked(s.spec.places())
+			}
+		case s.resolve == nil:
+			ctx, cancel := context.WithCancel(s.ctx)
+			s.resolve, s.resolved = cancel, make(chan struct{})
+			go s.resolveAddresses(ctx, s.resolved)
 		}
-		env := s.environment()
-		if env == nil {
-			s.setState(sourceState{phase: phaseIdle, reason: "no configuration uses it any more"})
-			s.awaitReload()
-			continue
+	}
+	for _, r := range s.runners {
+		if demand {
+			r.wake()
+		} else {
+			r.stopNow(errUnwanted)
 		}
-		s.setState(sourceState{phase: phaseConnecting, reason: s.status().reason})
-		end := s.conn.attempt(s.ctx, env)
-		if s.ctx.Err() != nil {
-			return
-		}
-		if end.finished {
-			s.setState(sourceState{phase: phaseFinished, reason: end.text()})
-			s.logDown(end, 0)
-			s.awaitReload()
-			continue
-		}
-		if end.wasUp && !s.uses(env) {
-			// the transport went with its configuration (HTTP/3 does); that is
-			// no failure of the upstream
-			end.wait = 0
-		}
-		s.setState(sourceState{phase: phaseDown, reason: end.text(), retryAt: time.Now().Add(end.wait)})
-		s.logDown(end, end.wait)
-		s.pause(end.wait)
 	}
 }
 
-// awaitReload waits until a configuration brings a new environment, or the
-// source ends.
-func (s *source) awaitReload() {
-	select {
-	case <-s.changed:
-	case <-s.ctx.Done():
-	}
+// resolveAddresses keeps the replicas those that the look-ups give. The
+// source owns it; it ends with the source.
+func (s *source) resolveAddresses(ctx context.Context, done chan struct{}) {
+	defer close(done)
+	watchAddresses(ctx, s.wanted, s.logger, func(addresses []string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		places := make([]place, 0, len(addresses))
+		for _, address := range addresses {
+			places = append(places, place{id: address, address: address})
+		}
+		s.setPlacesLocked(s.spec.order(places))
+	})
 }
 
-// pause waits before the next attempt, or until the source ends.
-func (s *source) pause(wait time.Duration) {
-	if wait <= 0 {
+// setPlacesLocked makes the replicas those at the given places, in their
+// order, and has them connected as the policy says.
+func (s *source) setPlacesLocked(places []place) {
+	if s.ctx.Err() != nil {
 		return
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.ctx.Done():
+	replicas := make([]*replica, 0, len(places))
+	kept := make(map[string]*replica, len(places))
+	for _, p := range places {
+		rep := s.places[p.id]
+		if rep == nil {
+			rep = newReplica(p, s.spec)
+		}
+		kept[p.id] = rep
+		replicas = append(replicas, rep)
+	}
+	s.places = kept
+	if s.mirror == nil {
+		if r := s.runners[""]; r != nil {
+			r.setReplicas(replicas)
+		} else {
+			s.startLocked("", replicas, 0)
+		}
+		return
+	}
+	for id, r := range s.runners {
+		if kept[id] == nil { // withdrawn; Destruct need not wait for it
+			r.cancel()
+			delete(s.runners, id)
+		}
+	}
+	for _, rep := range replicas {
+		if s.runners[rep.id] != nil {
+			continue
+		}
+		s.deliverMu.Lock()
+		slot, ok := s.mirror.add()
+		s.deliverMu.Unlock()
+		if ok { // beyond 64 replicas there is nothing to gain
+			s.startLocked(rep.id, []*replica{rep}, slot)
+		}
 	}
 }
 
-// deliver hands an event to every subscription, encoded once for all. The
-// connection calls it.
-func (s *source) deliver(ev *sse.Event, now time.Time) {
-	shaped := sse.Event{Type: ev.Type, Data: ev.Data} // ids are the log's business
-	if bytes.HasPrefix(ev.Type, []byte(controlPrefix)) {
-		s.typeBuf = append(append(s.typeBuf[:0], "upstream."...), ev.Type...)
-		shaped.Type = s.typeBuf
+func (s *source) startLocked(id string, replicas []*replica, slot int) {
+	r := newRunner(s, replicas, slot)
+	if s.seed != "" && r.decoder.LastEventID() == "" {
+		r.decoder.SetLastEventID(s.seed)
 	}
-	s.body = sse.AppendEvent(s.body[:0], &shaped)
+	if s.inherited != nil && id == "" {
+		r.decoder, r.replay, r.connected = s.inherited.decoder, s.inherited.replay, true
+		s.inherited = nil
+	}
+	s.runners[id] = r
+	go r.run()
+}
+
+// inherit makes a source that was not dialled yet go on where another one,
+// which has ended, was.
+func (s *source) inherit(old *source) {
+	old.mu.Lock()
+	last := old.runners[""]
+	old.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.runners) == 0 && last != nil && last.connected {
+		s.inherited = last
+	}
+}
+
+// begin makes a source that was not dialled yet begin after an event of an
+// upstream that another one is still connected to.
+func (s *source) begin(lastID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seed = lastID
+}
+
+// ended says whether the source has ended for good.
+func (s *source) ended() bool {
+	return s.ctx.Err() != nil
+}
+
+// resumeElsewhere returns the id from which a mirror's runner is to resume
+// instead of its own.
+func (s *source) resumeElsewhere(r *runner) (id string, ok bool) {
+	if s.mirror == nil || s.spec.Resume == resumeOff {
+		return "", false
+	}
+	s.deliverMu.Lock()
+	defer s.deliverMu.Unlock()
+	return s.mirror.resumeElsewhere(r.slot)
+}
+
+// opened notes that a runner's connection has become a stream.
+func (s *source) opened(r *runner, now time.Time) {
+	if s.mirror != nil {
+		s.deliverMu.Lock()
+		defer s.deliverMu.Unlock()
+		s.mirror.open(r.slot, now)
+	}
+}
+
+// repeated notes an event that a runner has recognised as sent before.
+func (s *source) repeated(r *runner, ev *sse.Event, now time.Time) {
+	if s.mirror != nil {
+		s.deliverMu.Lock()
+		defer s.deliverMu.Unlock()
+		s.mirror.repeated(r.slot, ev, now)
+	}
+}
+
+// leaves gives the slot of a runner that has ended back, and tells the streams
+// what is left without it.
+func (s *source) leaves(r *runner) {
+	if s.mirror == nil || s.ended() {
+		return
+	}
+	s.deliverMu.Lock()
+	s.mirror.remove(r.slot)
+	s.deliverMu.Unlock()
+	s.stateChanged()
+}
+
+// deliver hands an event to every subscription. The runners call it.
+func (s *source) deliver(r *runner, ev *sse.Event, now time.Time) {
+	s.deliverMu.Lock()
+	defer s.deliverMu.Unlock()
+	if s.mirror != nil && !s.mirror.first(r.slot, ev, now) {
+		return
+	}
+	r.enc.begin()
 	for _, sub := range *s.subs.Load() {
-		sub.hub.publish(s.body, now)
-	}
-	if cap(s.body) > keepScratch {
-		s.body = nil
+		sub.hub.publish(sub, ev, &r.enc, now)
 	}
 }
 
+// status returns the state of the source: that of its best runner.
 func (s *source) status() sourceState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
 }
 
-func (s *source) setState(st sourceState) {
+// stateChanged is called by a runner whose state has changed. The streams
+// are told when the source has gone up or down.
+func (s *source) stateChanged() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.since = time.Now()
-	s.state = st
+	was := s.state
+	s.state = s.bestStateLocked()
+	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	for _, sub := range *s.subs.Load() {
+		sub.hub.sourceChanged()
+	}
+}
+
+func (s *source) bestStateLocked() sourceState {
+	rank := map[phase]int{phaseUp: 4, phaseConnecting: 3, phaseDown: 2, phaseFinished: 1}
+	best := sourceState{phase: phaseIdle, since: s.state.since}
+	for _, r := range s.runners {
+		if st := r.status(); rank[st.phase] > rank[best.phase] {
+			best = st
+		}
+	}
+	if (best.phase == phaseUp) == (s.state.phase == phaseUp) {
+		best.since = s.state.since // one replica is as good as the other
+	} else {
+		best.since = time.Now()
+	}
+	return best
 }
 
 // logger is that of a configuration in use, with the upstream's name.
 func (s *source) logger() *zap.Logger {
 	logger := caddy.Log().Named("sse_fanin")
-	if env := s.environment(); env != nil {
+	if env, _ := s.wanted(); env != nil {
 		logger = env.logger
 	}
 	var name string
-	var streams []string
-	for _, sub := range *s.subs.Load() {
+	subs := *s.subs.Load()
+	streams := make([]string, 0, len(subs))
+	for _, sub := range subs {
 		if name == "" {
 			name = sub.name
 		}
-		streams = append(streams, sub.hub.label)
+		if !slices.Contains(streams, sub.hub.label) {
+			streams = append(streams, sub.hub.label)
+		}
 	}
 	return logger.With(zap.String("upstream", name), zap.Strings("streams", streams))
-}
-
-// up is called by the connection when the upstream has answered with a stream.
-func (s *source) up(shown string) {
-	s.setState(sourceState{phase: phaseUp})
-	s.lastLogged = ""
-	s.logger().Info("upstream connected", zap.String("url", shown))
-}
-
-// logDown writes a line when the state changes, or the reason for it, not for
-// every attempt.
-func (s *source) logDown(end ending, wait time.Duration) {
-	kind := fmt.Sprint(end.reason, " ", end.status)
-	if !end.wasUp && kind == s.lastLogged {
-		return
-	}
-	s.lastLogged = kind
-	fields := []zap.Field{
-		zap.String("url", end.url),
-		zap.String("reason", string(end.reason)),
-	}
-	if end.status != 0 {
-		fields = append(fields, zap.Int("status", end.status))
-	}
-	if end.err != nil {
-		fields = append(fields, zap.Error(end.err))
-	}
-	logger := s.logger()
-	switch {
-	case end.finished:
-		logger.Info("upstream finished; it is not connected again until a reload", fields...)
-	case end.slow:
-		logger.Error("upstream refused; this looks like a mistake in its configuration",
-			append(fields, zap.Duration("retry_in", wait))...)
-	default:
-		logger.Warn("upstream disconnected", append(fields, zap.Duration("retry_in", wait))...)
-	}
 }

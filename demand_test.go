@@ -1,0 +1,243 @@
+package ssefanin
+
+import (
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// onDemand is a site with a stream that is connected on demand.
+func onDemand(o *ssetest.Origin, linger, options string) string {
+	return "sse_fanin /events " + o.URL() + " {\nconnect on_demand " + linger + "\n" + options + "\n}"
+}
+
+func TestOnDemandDialsWithTheFirstClient(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", onDemand(o, "1m", ""))
+	if status, _ := in.status(http.MethodHead, "/events"); status != http.StatusOK {
+		t.Errorf("HEAD: status %d", status)
+	}
+	if status, _ := in.status(http.MethodPost, "/events"); status != http.StatusMethodNotAllowed {
+		t.Errorf("POST: status %d", status)
+	}
+	if n := o.Accepts(); n != 0 {
+		t.Fatalf("dialled %d times before there was a client", n)
+	}
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "x")
+	gets(t, c, "x")
+	in.connect("/events")
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("dialled %d times for two clients", n)
+	}
+}
+
+func TestOnDemandHeadersDoNotWaitForTheUpstream(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	o.Inject(ssetest.Fault{Kind: ssetest.Hang})
+	in := serve(t, "", onDemand(o, "1m", ""))
+	c := in.connect("/events")
+	must(t, c.WaitComments(within(t, 10*time.Second), 1))
+	must(t, o.WaitConnections(within(t, 10*time.Second), 1))
+}
+
+func TestOnDemandHangsUpAfterTheLinger(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	const linger = 200 * time.Millisecond
+	in := serve(t, "", onDemand(o, linger.String(), ""))
+	c := in.connect("/events")
+	up(t, o)
+	left := time.Now()
+	c.Close()
+	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
+	if after := time.Since(left); after < linger {
+		t.Errorf("hung up after %s, want %s", after, linger)
+	}
+	in.connect("/events")
+	up(t, o)
+	if n := o.TotalConnections(); n != 2 {
+		t.Errorf("dialled %d times, want 2", n)
+	}
+}
+
+func TestOnDemandComingBackWithinTheLingerDoesNotRedial(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", onDemand(o, "1m", ""))
+	for range 5 {
+		c := in.connect("/events")
+		up(t, o)
+		c.Close()
+	}
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("dialled %d times, want once", n)
+	}
+}
+
+func TestOnDemandWithoutALinger(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", onDemand(o, "0s", ""))
+	for range 5 {
+		c := in.connect("/events")
+		up(t, o)
+		c.Close()
+		must(t, o.WaitConnections(within(t, 10*time.Second), 0))
+	}
+}
+
+func TestOnDemandResumesAcrossThePause(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", onDemand(o, "1ms", ""))
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "1")
+	gets(t, c, "1")
+	at := c.LastEventID()
+	c.Close()
+	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
+	o.Emit("", "2") // nobody is there
+	again := in.connect("/events", resumeFrom(at))
+	up(t, o)
+	o.Emit("", "3")
+	gets(t, again, "2", "3")
+	if ids := o.LastEventIDs(); !slices.Equal(ids, []string{"", "1"}) {
+		t.Errorf("asked from %q, want none and 1", ids)
+	}
+	if gaps := control(again, "gap"); gaps != nil {
+		t.Errorf("gaps: %q", gaps)
+	}
+}
+
+func TestOnDemandStreamGoesOnWhileAnotherOneKeepsTheConnection(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", `
+	sse_fanin /a `+o.URL()+` {
+		connect on_demand 1ms
+	}
+	sse_fanin /b `+o.URL()+` {
+		connect on_demand 1ms
+		ids     none
+	}`)
+	a, b := in.connect("/a"), in.connect("/b")
+	up(t, o)
+	o.Emit("", "1")
+	gets(t, a, "1")
+	gets(t, b, "1")
+	at := a.LastEventID()
+	a.Close()
+	eventually(t, 10*time.Second, "the linger has ended", func() bool {
+		still := 0
+		hubs.Range(func(_, val any) bool {
+			h := val.(*hub)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if h.running {
+				still++
+			}
+			return true
+		})
+		return still == 1
+	})
+	o.Emit("", "2")
+	gets(t, b, "1", "2")
+	gets(t, in.connect("/a", resumeFrom(at)), "2")
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("dialled %d times, want once", n)
+	}
+}
+
+func TestOnDemandOverReloads(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	site := onDemand(o, "1m", "")
+	in := serve(t, "", site)
+	in.reload("", site+"\nrespond /x 1")
+	if n := o.Accepts(); n != 0 {
+		t.Fatalf("a reload dialled")
+	}
+	c := in.connect("/events")
+	up(t, o)
+	in.reload("", site+"\nrespond /x 2")
+	o.Emit("", "x")
+	gets(t, c, "x")
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("dialled %d times, want once", n)
+	}
+}
+
+// seedSite is a stream with the upstream's ids that is connected on demand.
+func seedSite(o *ssetest.Origin, options string) string {
+	return onDemand(o, "1m", "ids upstream\n"+options)
+}
+
+func TestOnDemandFirstClientBringsTheUpstreamsID(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	for _, data := range []string{"1", "2", "3", "4"} {
+		o.Emit("", data)
+	}
+	in := serve(t, "", seedSite(o, ""))
+	c := in.connect("/events", resumeFrom("2"))
+	up(t, o)
+	gets(t, c, "3", "4")
+	if ids := o.LastEventIDs(); !slices.Equal(ids, []string{"2"}) {
+		t.Errorf("asked from %q, want 2", ids)
+	}
+	if gaps := control(c, "gap"); gaps != nil {
+		t.Errorf("gaps: %q", gaps)
+	}
+}
+
+// What was not asked for is missing, and has to be announced.
+func TestOnDemandIDThatTheUpstreamWasNotAskedFor(t *testing.T) {
+	for name, tc := range map[string]struct {
+		options string
+		first   string // the first client's id
+		other   string // another stream on the same connection
+		late    string // the id of the client to look at; if empty it is the first
+		query   string
+	}{
+		"the first client had none":    {late: "2"},
+		"the first client had another": {first: "3", late: "2"},
+		"resume off":                   {options: "resume off", first: "2"},
+		"resume from elsewhere":        {options: "resume 3", first: "2"},
+		"control characters":           {query: "?lastEventId=a%0Ab"},
+		"too long":                     {first: string(make8(maxPosition + 1))},
+		"connected for another stream": {first: "2", other: "true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, ssetest.OriginConfig{})
+			o.SetResume(ssetest.LiveOnly)
+			site := seedSite(o, tc.options)
+			if tc.other != "" {
+				site += "\nsse_fanin /other " + o.URL()
+			}
+			in := serve(t, "", site)
+			if tc.other != "" {
+				up(t, o)
+			}
+			c := in.connect("/events"+tc.query, resumeFrom(tc.first))
+			up(t, o)
+			if tc.late != "" {
+				c = in.connect("/events", resumeFrom(tc.late))
+			}
+			o.Emit("", "end")
+			gets(t, c, "end")
+			if gaps := control(c, "gap"); len(gaps) != 1 {
+				t.Errorf("%d gaps, want 1; asked from %q", len(gaps), o.LastEventIDs())
+			}
+			if name == "too long" && o.LastEventIDs()[0] != "" {
+				t.Errorf("the upstream was asked from %q", o.LastEventIDs())
+			}
+		})
+	}
+}
+
+func make8(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = '8'
+	}
+	return b
+}

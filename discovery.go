@@ -1,0 +1,152 @@
+package ssefanin
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+const (
+	// lookupEvery is how often addresses are asked for where the module does
+	// not say how often they are refreshed. Modules cache what they look up.
+	lookupEvery = 5 * time.Second
+
+	// lookupTimeout bounds one look-up.
+	lookupTimeout = 10 * time.Second
+
+	// leastLookup is the least time between two look-ups.
+	leastLookup = 50 * time.Millisecond
+
+	// unwantedCheck is how often it is checked whether addresses are wanted.
+	unwantedCheck = 250 * time.Millisecond
+)
+
+// loadAddresses loads the module that gives the addresses.
+func (e *environment) loadAddresses(ctx caddy.Context, spec *sourceSpec) error {
+	// loading clears the raw text
+	u := Upstream{DynamicRaw: slices.Clone(spec.dynamicRaw)}
+	mod, err := ctx.LoadModule(&u, "DynamicRaw")
+	if err != nil {
+		return fmt.Errorf("dynamic: %w", err)
+	}
+	var ok bool
+	if e.addresses, ok = mod.(reverseproxy.UpstreamSource); !ok {
+		return fmt.Errorf("dynamic: module %T gives no addresses", mod)
+	}
+	if slices.Equal(e.transport.Versions, []string{"3"}) {
+		return errors.New("dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport")
+	}
+	if url := e.endpoints[0].url; url.Scheme == "https" {
+		// addresses are dialled, but the name is what the certificate is for
+		t := e.transport.Transport
+		if t.TLSClientConfig == nil {
+			t.TLSClientConfig = new(tls.Config)
+		}
+		if t.TLSClientConfig.ServerName == "" {
+			t.TLSClientConfig.ServerName = url.Hostname()
+		}
+	}
+	return nil
+}
+
+// lookup asks for the addresses, in the order the module gives them.
+func (e *environment) lookup(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.endpoints[0].url.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	repl := caddy.NewReplacer()
+	req = caddyhttp.PrepareRequest(req, repl, nil, nil)
+	for name, value := range e.values {
+		repl.Set(name, value)
+	}
+	upstreams, err := e.addresses.GetUpstreams(req)
+	if err != nil {
+		return nil, err
+	}
+	var addresses []string
+	for _, u := range upstreams {
+		if u.Dial != "" && !slices.Contains(addresses, u.Dial) {
+			addresses = append(addresses, u.Dial)
+		}
+	}
+	if len(addresses) == 0 {
+		return nil, errors.New("the look-up gave no address")
+	}
+	return addresses, nil
+}
+
+// refresh is how often the addresses are looked up.
+func (e *environment) refresh() time.Duration {
+	every := lookupEvery
+	switch m := e.addresses.(type) {
+	case *reverseproxy.AUpstreams:
+		every = time.Duration(m.Refresh)
+	case *reverseproxy.SRVUpstreams:
+		every = time.Duration(m.Refresh)
+	}
+	return max(every, leastLookup)
+}
+
+// watchAddresses looks addresses up again and again, while there is an
+// environment to do so with and they are wanted, and calls changed with them
+// when they are others than before. A look-up that fails keeps what there is;
+// the first failure in a row is logged. It returns when ctx ends.
+func watchAddresses(ctx context.Context, wanted func() (*environment, bool), logger func() *zap.Logger, changed func([]string)) {
+	var known []string
+	failing := false
+	for {
+		every := unwantedCheck
+		if env, ok := wanted(); ok {
+			addresses, err := env.lookup(ctx)
+			every = env.refresh()
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				every = min(every, lookupEvery)
+				if !failing {
+					logger().Warn("looking up addresses failed; keeping those there are",
+						zap.Int("addresses", len(known)), zap.Error(err))
+				}
+			case !sameAddresses(known, addresses):
+				known = addresses
+				logger().Info("upstream addresses changed", zap.Strings("addresses", addresses))
+				changed(addresses)
+			}
+			failing = err != nil
+		}
+		timer := time.NewTimer(every)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// sameAddresses compares without regard to order, which resolvers rotate.
+func sameAddresses(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, address := range a {
+		if !slices.Contains(b, address) {
+			return false
+		}
+	}
+	return true
+}

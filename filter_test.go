@@ -1,0 +1,303 @@
+package ssefanin
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// hasGot waits until a client has an event with the data.
+func hasGot(t *testing.T, c *ssetest.Client, data string) {
+	t.Helper()
+	_, err := c.WaitEvent(within(t, 10*time.Second), func(e ssetest.Event) bool { return e.Data == data })
+	must(t, err)
+}
+
+// filtered serves two origins, a and b, with filters.
+func filtered(t *testing.T, options string) (in *instance, a, b *ssetest.Origin) {
+	t.Helper()
+	both := plainOrigins(t, 2)
+	a, b = both[0], both[1]
+	in = serve(t, "", "sse_fanin /events {\nupstream a "+a.URL()+"\nupstream b "+b.URL()+"\nfilters on\n"+options+"\n}")
+	up(t, a)
+	up(t, b)
+	return in, a, b
+}
+
+func TestFilters(t *testing.T) {
+	in, a, b := filtered(t, "")
+	want := map[string][]string{
+		"":                                 {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?source=":                         {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?source=a":                        {"a1", "a2", "a3"},
+		"?source=b":                        {"b1", "b2", "b3"},
+		"?source=a,b":                      {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?source=a&source=b":               {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?source=%20a%20,,":                {"a1", "a2", "a3"},
+		"?type=price":                      {"a2", "b2"},
+		"?type=price&source=b":             {"b2"},
+		"?type=message":                    {"a1", "a3", "b1", "b3"},
+		"?type=message,price":              {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?type=price&type=message":         {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?type=nothing":                    {},
+		"?type=upstream.fanin.x":           {},
+		"?unrelated=1&type=price&source=a": {"a2"},
+	}
+	clients := make(map[string]*ssetest.Client)
+	for query := range want {
+		clients[query] = in.connect("/events" + query)
+	}
+	for _, event := range []struct {
+		o         *ssetest.Origin
+		typ, data string
+	}{{a, "", "a1"}, {a, "price", "a2"}, {a, "message", "a3"}, {b, "", "b1"}, {b, "price", "b2"}, {b, "message", "b3"}} {
+		event.o.Emit(event.typ, event.data)
+		hasGot(t, clients[""], event.data)
+	}
+	for query, want := range want {
+		c := clients[query]
+		waitFor(t, c, query, func() bool { return len(received(c)) >= len(want) })
+		if got := received(c); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", query, got, want)
+		}
+	}
+}
+
+func TestFilterForAnUnknownSource(t *testing.T) {
+	in, _, _ := filtered(t, "")
+	resp, err := http.Get(in.url("/events?source=a,nobody")) //nolint:gosec // our own address
+	must(t, err)
+	resp.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("status %d, want 400", resp.StatusCode)
+	}
+	hubs.Range(func(_, val any) bool {
+		_, err := val.(*hub).filterOf(httptest.NewRequest(http.MethodGet, "/?source=a,nobody", nil))
+		if err == nil || err.Error() != "unknown source 'nobody', there are: a, b" {
+			t.Errorf("the error is %v", err)
+		}
+		return true
+	})
+}
+
+func TestFiltersOff(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", "sse_fanin /events "+o.URL())
+	c := in.connect("/events?source=nobody&type=x")
+	up(t, o)
+	o.Emit("", "1")
+	gets(t, c, "1")
+}
+
+func TestFilterLooksAtTheFinalType(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nprefix p.\nfilters on\n}")
+	c, original := in.connect("/events?type=p.price"), in.connect("/events?type=price,message")
+	up(t, o)
+	o.Emit("price", "1")
+	o.Emit("", "2")
+	o.Emit("price", "end")
+	gets(t, c, "1", "end")
+	if n := len(original.Events()); n != 0 {
+		t.Errorf("%d events by their original type", n)
+	}
+}
+
+func TestFilteredClientResumesExactly(t *testing.T) {
+	in, a, b := filtered(t, "")
+	c := in.connect("/events?source=a")
+	all := in.connect("/events")
+	send := func(o *ssetest.Origin, data string) {
+		o.Emit("", data)
+		hasGot(t, all, data)
+	}
+	send(a, "a1")
+	send(b, "b1")
+	send(b, "b2")
+	gets(t, c, "a1")
+	at := c.LastEventID()
+	c.Close()
+	send(a, "a2")
+	send(b, "b3")
+	send(a, "a3")
+	again := in.connect("/events?source=a", resumeFrom(at))
+	gets(t, again, "a2", "a3")
+	gets(t, in.connect("/events?source=b", resumeFrom(at)), "b1", "b2", "b3")
+	if gaps := control(again, "gap"); gaps != nil {
+		t.Errorf("gaps: %q", gaps)
+	}
+}
+
+func TestFilteredClientKeepsUpByHeartbeats(t *testing.T) {
+	for name, options := range map[string]string{"stream": "", "upstream": "ids upstream"} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, ssetest.OriginConfig{})
+			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nheartbeat 20ms\nretain {\nevents 100\n}\n"+options+"\n}")
+			c := in.connect("/events?type=rare")
+			up(t, o)
+			o.Emit("rare", "1")
+			gets(t, c, "1")
+			at := c.LastEventID()
+			for sent := 1; sent < 301; { // more than is retained, but not at once
+				for range 50 {
+					o.Emit("other", "x")
+					sent++
+				}
+				waitFor(t, c, "a heartbeat with the position at the end", func() bool {
+					id := c.LastEventID()
+					return id == fmt.Sprint(sent) || strings.Contains(id, fmt.Sprintf("-%d-", sent))
+				})
+			}
+			if c.LastEventID() == at || len(received(c)) != 1 {
+				t.Fatalf("the position is %s after %q", c.LastEventID(), received(c))
+			}
+			c.Disconnect()
+			must(t, c.WaitOpen(within(t, 10*time.Second), 2))
+			o.Emit("rare", "2")
+			gets(t, c, "1", "2")
+			if gaps := control(c, "gap"); gaps != nil {
+				t.Errorf("gaps: %q", gaps)
+			}
+		})
+	}
+}
+
+func TestFilterByTheUpstreamOfMergedSources(t *testing.T) {
+	origins := plainOrigins(t, 3)
+	in := serve(t, "", `sse_fanin /events {
+		upstream pool `+urls(origins[:2])+` {
+			policy merge
+		}
+		upstream other `+origins[2].URL()+`
+		filters on
+	}`)
+	pool, one, other := in.connect("/events?source=pool"), in.connect("/events?source="+memberOf("pool", origins[1])), in.connect("/events?source=other")
+	for _, o := range origins {
+		up(t, o)
+	}
+	all := in.connect("/events")
+	for i, o := range origins {
+		o.Emit("", fmt.Sprint(i))
+		hasGot(t, all, fmt.Sprint(i))
+	}
+	gets(t, pool, "0", "1")
+	gets(t, one, "1")
+	gets(t, other, "2")
+}
+
+// That nothing was found yet is no mistake of the client's.
+func TestFilterByAnUpstreamWithoutAddressesYet(t *testing.T) {
+	p := newPool(t, 1)
+	in := serve(t, "", "sse_fanin /events {\n"+p.upstream("")+"\nfilters on\n}")
+	c := in.connect("/events?source=pool")
+	if status := c.Connection().Status; status != http.StatusOK {
+		t.Fatalf("status %d, want 200", status)
+	}
+	p.publish(0)
+	up(t, p.origins[0])
+	p.origins[0].Emit("", "x")
+	gets(t, c, "x")
+}
+
+func TestFilterWithManyTypes(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nretain {\nevents 20000\n}\nstart oldest\n}")
+	up(t, o)
+	const types = 10_000
+	long := strings.Repeat("x", 2*tagTypeLength)
+	for i := range types {
+		o.Emit(fmt.Sprint("type-", i), fmt.Sprint(i))
+	}
+	o.Emit(long, "long")
+	all := in.connect("/events", func(cfg *ssetest.ClientConfig) { cfg.Record = 1 })
+	must(t, all.WaitCount(within(t, 20*time.Second), types+1))
+	gets(t, in.connect("/events?type=type-7,type-4095,type-4096,type-9999,"+long), "7", "4095", "4096", "9999", "long")
+	hubs.Range(func(_, val any) bool {
+		tags := val.(*hub).tags
+		tags.mu.RLock()
+		defer tags.mu.RUnlock()
+		if len(tags.types) > tagTypes || len(tags.typeNames) > tagTypes {
+			t.Errorf("%d types are remembered", len(tags.types))
+		}
+		return true
+	})
+}
+
+func TestTagsForManySources(t *testing.T) {
+	tags := newTags()
+	longLived := tags.source("static", "")
+	var last uint32
+	for i := range 3 * tagSources {
+		name := fmt.Sprint("pool-", i)
+		last = tags.source(name, "pool")
+		tags.release(name)
+	}
+	if len(tags.sources) > tagSources || len(tags.sourceNames) > tagSources {
+		t.Errorf("%d sources are remembered", len(tags.sources))
+	}
+	only := func(names ...string) map[string]bool { return listed(names) }
+	if !tags.matches(tags.tag(longLived, nil), only("static"), nil) {
+		t.Error("the number of a source in use was given to another one")
+	}
+	if tag := tags.tag(last, []byte("x")); !tags.matches(tag, only("pool"), only("x")) || tags.matches(tag, only("static"), nil) || tags.matches(tag, only("pool"), only("y")) {
+		t.Error("the newest source does not match its names")
+	}
+	if !tags.knows("static") || !tags.knows("pool") || tags.knows("pool-0") {
+		t.Error("what is known is not what there is")
+	}
+}
+
+func TestTagsAllInUse(t *testing.T) {
+	tags := newTags()
+	for i := range tagSources + 10 {
+		tags.source(fmt.Sprint(i), "") // must end, whatever it gives
+	}
+	if len(tags.sources) > tagSources {
+		t.Errorf("%d sources are remembered", len(tags.sources))
+	}
+}
+
+func TestFilterRemembersSoMuch(t *testing.T) {
+	tags := newTags()
+	f := &filter{tags: tags, types: listed([]string{"wanted"}), known: make(map[uint32]bool)}
+	n := tags.source("a", "")
+	for i := range 5 * maxKnownTags {
+		if f.wants(tags.tag(n, fmt.Append(nil, i))) {
+			t.Fatalf("type %d is wanted", i)
+		}
+	}
+	if len(f.known) > maxKnownTags {
+		t.Errorf("%d tags are remembered", len(f.known))
+	}
+	if !f.wants(tags.tag(n, []byte("wanted"))) {
+		t.Error("what is wanted is not")
+	}
+}
+
+func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
+	l := newStreamLog(eventlog.Options{MaxEvents: 100_000, MaxBytes: 64 << 20, IDs: true}, idsStream)
+	for i := range 50_000 {
+		l.Append(time.Now(), uint32(i%10_000), []byte("data: x\n\n"))
+	}
+	r := l.NewReader(1)
+	got := 0
+	for {
+		chunk, n, err := r.NextMatching(maxWrite, func(tag uint32) bool { return tag == 9_999 })
+		must(t, err)
+		if chunk == nil {
+			break
+		}
+		got += n
+	}
+	if got != 5 || r.Position() != l.Head()+1 {
+		t.Errorf("got %d events, and stands at %d of %d", got, r.Position(), l.Head())
+	}
+}

@@ -1,0 +1,311 @@
+package ssefanin
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// keyedStreams holds the keyed streams of the process, by stream key. Each
+// configuration that uses one holds a reference.
+var keyedStreams = caddy.NewUsagePool()
+
+// keyedStream is a stream whose upstreams depend on the request. It has a hub
+// for each key that has clients, or had until a linger ago; nothing else is
+// kept of a key.
+//
+// Locks: mu, then those of its hubs.
+//
+// Safe for concurrent use.
+type keyedStream struct {
+	key     string
+	clients atomic.Int64 // of all keys
+
+	mu   sync.Mutex    // protects what follows
+	uses []*definition // configurations that use the stream, oldest first
+	hubs map[string]*keyedHub
+	gone bool // removed: no new clients
+}
+
+// keyedHub is the stream of one key.
+type keyedHub struct {
+	hub    *hub
+	values map[string]string           // of the placeholders
+	defs   map[*definition]*definition // what each configuration is for this key
+}
+
+var errTooManyStreams = errors.New("the keyed stream has as many live keys as max_streams allows")
+
+// keyError is an error about what a request has for a placeholder.
+type keyError struct {
+	placeholder string
+	err         error
+}
+
+func (e *keyError) Error() string {
+	return fmt.Sprintf("the value of {%s} %v", e.placeholder, e.err)
+}
+
+func acquireKeyed(def *definition) *keyedStream {
+	val, _, _ := keyedStreams.LoadOrNew(def.key, func() (caddy.Destructor, error) {
+		return &keyedStream{key: def.key, hubs: make(map[string]*keyedHub)}, nil
+	})
+	return val.(*keyedStream)
+}
+
+func releaseKeyed(k *keyedStream) {
+	// the error is that of Destruct, which has none
+	_, _ = keyedStreams.Delete(k.key)
+}
+
+// attach adds a configuration that uses the stream; see hub.attach.
+func (k *keyedStream) attach(def *definition) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.uses = append(k.uses, def)
+	for _, kh := range k.hubs {
+		if own, err := def.instantiate(kh.values); err == nil {
+			kh.defs[def] = own
+			kh.hub.attach(own)
+		}
+	}
+}
+
+// detach removes a configuration; see hub.detach. Streams of keys that the
+// next configuration does not make the same way are removed.
+func (k *keyedStream) detach(def *definition) {
+	k.mu.Lock()
+	k.uses = slices.DeleteFunc(k.uses, func(other *definition) bool { return other == def })
+	var removed []*hub
+	for key, kh := range k.hubs {
+		own := kh.defs[def]
+		if own == nil {
+			continue
+		}
+		delete(kh.defs, def)
+		kh.hub.detach(own)
+		if len(kh.defs) == 0 && len(k.uses) > 0 {
+			delete(k.hubs, key)
+			removed = append(removed, kh.hub)
+		}
+	}
+	k.mu.Unlock()
+	for _, h := range removed {
+		_ = h.Destruct() // has no error
+	}
+}
+
+// Destruct removes the streams of all keys. The pool calls it when the last
+// configuration has gone.
+func (k *keyedStream) Destruct() error {
+	k.mu.Lock()
+	k.gone = true
+	all := slices.Collect(maps.Values(k.hubs))
+	clear(k.hubs)
+	k.mu.Unlock()
+	for _, kh := range all {
+		_ = kh.hub.Destruct() // has no error
+	}
+	return nil
+}
+
+// drop forgets the hub of a key, which has ended.
+func (k *keyedStream) drop(h *hub) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if kh := k.hubs[h.key]; kh != nil && kh.hub == h {
+		delete(k.hubs, h.key)
+	}
+}
+
+// hub returns the hub of the key that a request makes.
+func (k *keyedStream) hub(values map[string]string) (*hub, error) {
+	key := digestValues(values)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.gone || len(k.uses) == 0 {
+		return nil, errGone
+	}
+	if kh := k.hubs[key]; kh != nil {
+		if !kh.hub.removed() {
+			return kh.hub, nil
+		}
+		delete(k.hubs, key) // it has ended, and is about to be dropped
+	}
+	if limit := k.uses[0].maxStreams; len(k.hubs) >= limit {
+		return nil, errTooManyStreams
+	}
+	kh := &keyedHub{values: values, defs: make(map[*definition]*definition)}
+	for _, def := range k.uses {
+		own, err := def.instantiate(values)
+		if err != nil {
+			continue // made from other placeholders; the next configuration is not used yet
+		}
+		own.key = key
+		if kh.hub == nil {
+			kh.hub = newHub(own, k)
+		}
+		kh.defs[def] = own
+		kh.hub.attach(own)
+	}
+	if kh.hub == nil {
+		return nil, errGone
+	}
+	k.hubs[key] = kh
+	return kh.hub, nil
+}
+
+// drainHandler ends the clients that one handler serves; see hub.drainHandler.
+func (k *keyedStream) drainHandler(handler *Handler) {
+	k.mu.Lock()
+	all := slices.Collect(maps.Values(k.hubs))
+	k.mu.Unlock()
+	for _, kh := range all {
+		kh.hub.drainHandler(handler)
+	}
+}
+
+// stream returns the hub that serves a request.
+func (d *definition) stream(r *http.Request) (*hub, error) {
+	if d.keyed == nil {
+		return d.hub, nil
+	}
+	values, err := d.keyOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return d.keyed.hub(values)
+}
+
+// keyOf fills the placeholders of a definition from a request. The error is
+// the client's: a value that cannot be one path segment, query value or
+// header value.
+func (d *definition) keyOf(r *http.Request) (map[string]string, error) {
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	values := make(map[string]string, len(d.placeholders))
+	for _, name := range d.placeholders {
+		value, _ := repl.GetString(name)
+		if err := checkKeyValue(value); err != nil {
+			return nil, &keyError{name, err}
+		}
+		values[name] = value
+	}
+	return values, nil
+}
+
+// maxKeyValue bounds a value of a key, in bytes: what fits into the request
+// line and header fields of any server.
+const maxKeyValue = 4 << 10
+
+func checkKeyValue(value string) error {
+	switch {
+	case value == "":
+		return errors.New("is empty")
+	case value == "." || value == "..":
+		return errors.New("is a relative path")
+	case len(value) > maxKeyValue:
+		return errors.New("is too long")
+	}
+	for i := 0; i < len(value); i++ {
+		if value[i] < ' ' || value[i] == 0x7f {
+			return errors.New("has control characters")
+		}
+	}
+	return nil
+}
+
+// digestValues gives different values different keys, whatever bytes they
+// hold: in JSON, all that is not UTF-8 is the same.
+func digestValues(values map[string]string) string {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		for _, text := range []string{name, values[name]} {
+			fmt.Fprintf(h, "%d:%s", len(text), text)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// instantiate returns what a keyed definition is for one key.
+func (d *definition) instantiate(values map[string]string) (*definition, error) {
+	own := *d
+	own.upstreams = make([]*upstreamDef, len(d.upstreams))
+	for i, u := range d.upstreams {
+		ud, err := u.instantiate(values)
+		if err != nil {
+			return nil, err
+		}
+		own.upstreams[i] = ud
+	}
+	return &own, nil
+}
+
+func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error) {
+	own := *u
+	spec := *u.spec
+	env := *u.env
+	spec.URLs = make([]string, len(u.env.templates))
+	env.endpoints = make([]endpoint, len(u.env.templates))
+	own.members = nil
+	for i, template := range u.env.templates {
+		text, err := fillURL(template, values)
+		if err != nil {
+			return nil, err
+		}
+		if env.endpoints[i], err = parseEndpoint(text); err != nil {
+			return nil, err
+		}
+		// what is configured identifies the source, not what that evaluates to
+		configured, err := fillURL(u.spec.URLs[i], values)
+		if err != nil {
+			return nil, err
+		}
+		spec.URLs[i] = canonicalURL(configured)
+	}
+	// the values of placeholders in headers make another connection, too
+	spec.Values = make(map[string]string)
+	for _, name := range u.headerPlaceholders {
+		value, ok := values[name]
+		if !ok {
+			return nil, fmt.Errorf("no value for {%s}", name)
+		}
+		spec.Values[name] = value
+	}
+	env.values = spec.Values
+	own.spec, own.env = &spec, &env
+	spec.Key = digestValues(values) // for the order of replicas; and never shared with a plain stream
+	own.key = spec.key()
+	return &own, nil
+}
+
+// fillURL puts values into a URL's placeholders, escaped for where they stand.
+// A value is one path segment or one query value and cannot become more.
+func fillURL(template string, values map[string]string) (string, error) {
+	var err error
+	path, query := template, ""
+	if i := indexOutside(template, "?"); i >= 0 {
+		path, query = template[:i], template[i:]
+	}
+	fill := func(text string, escape func(string) string) string {
+		return requestPlaceholders.ReplaceAllStringFunc(text, func(p string) string {
+			value, ok := values[p[1:len(p)-1]]
+			if !ok {
+				err = fmt.Errorf("no value for %s", p)
+			}
+			return escape(value)
+		})
+	}
+	return fill(path, url.PathEscape) + fill(query, url.QueryEscape), err
+}
+
+// Interface guards
+var _ caddy.Destructor = (*keyedStream)(nil)

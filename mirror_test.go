@@ -1,0 +1,496 @@
+package ssefanin
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// each has every origin send an unnamed event.
+func each(origins []*ssetest.Origin, data ...string) {
+	for _, d := range data {
+		for _, o := range origins {
+			o.Emit("", d)
+		}
+	}
+}
+
+// withoutIDs makes the origins' events come without ids.
+func withoutIDs(origins []*ssetest.Origin) {
+	for _, o := range origins {
+		o.SetIDs(func(uint64) string { return "" })
+	}
+}
+
+// mirrored serves an upstream with mirrored replicas, and waits until all are
+// connected.
+func mirrored(t *testing.T, origins []*ssetest.Origin) (*instance, *ssetest.Client) {
+	t.Helper()
+	in := serve(t, "", replicas(origins, "policy mirror\nbackoff 10ms 10ms"))
+	c := in.connect("/events")
+	for _, o := range origins {
+		up(t, o)
+	}
+	return in, c
+}
+
+// up waits until an origin's one connection has been answered, and what the
+// origin has sent has been taken over.
+func up(t *testing.T, o *ssetest.Origin) {
+	t.Helper()
+	must(t, o.WaitConnections(within(t, 10*time.Second), 1))
+}
+
+// everyMirrorUp waits until so many runners of the one source are up.
+func everyMirrorUp(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, 10*time.Second, fmt.Sprintf("%d replicas are up", n), func() bool {
+		up := 0
+		sources.Range(func(_, val any) bool {
+			s := val.(*source)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, r := range s.runners {
+				if r.status().phase == phaseUp {
+					up++
+				}
+			}
+			return true
+		})
+		return up == n
+	})
+}
+
+func TestMirrorDeliversEachEventOnce(t *testing.T) {
+	origins := plainOrigins(t, 3)
+	_, c := mirrored(t, origins)
+	each(origins, "1", "2", "3")
+	// whichever is first: now the last one is
+	slices.Reverse(origins)
+	each(origins, "4", "end")
+	gets(t, c, "1", "2", "3", "4", "end")
+}
+
+func TestMirrorTellsEqualDataByIDs(t *testing.T) {
+	origins := plainOrigins(t, 2)
+	_, c := mirrored(t, origins)
+	each(origins, "x", "x", "x", "end")
+	gets(t, c, "x", "x", "x", "end")
+}
+
+func TestMirrorDeliversRepeatsAsOftenAsOneReplicaSendsThem(t *testing.T) {
+	for name, prepare := range map[string]func([]*ssetest.Origin){
+		"without ids":           withoutIDs,
+		"one id for everything": func(all []*ssetest.Origin) { all[0].RepeatIDs(0); all[1].RepeatIDs(0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			origins := plainOrigins(t, 2)
+			prepare(origins)
+			_, c := mirrored(t, origins)
+			want := []string{"tick", "tick", "tock", "tick", "tick", "tick"}
+			each(origins, want...)
+			// one is ahead, then the other
+			for _, o := range origins {
+				each([]*ssetest.Origin{o}, "tick", "tick")
+			}
+			slices.Reverse(origins)
+			for _, o := range origins {
+				each([]*ssetest.Origin{o}, "tick", "end")
+			}
+			gets(t, c, append(want, "tick", "tick", "tick", "end")...)
+		})
+	}
+}
+
+func TestMirrorGoesOnWithTheReplicaThatIsLeft(t *testing.T) {
+	for name, prepare := range map[string]func([]*ssetest.Origin){
+		"ids":         func([]*ssetest.Origin) {},
+		"without ids": withoutIDs,
+	} {
+		t.Run(name, func(t *testing.T) {
+			origins := plainOrigins(t, 3)
+			prepare(origins)
+			in, c := mirrored(t, origins)
+			each(origins, "1")
+			origins[0].Stop()
+			each(origins, "2")
+			origins[2].Stop()
+			each(origins, "3", "end")
+			gets(t, c, "1", "2", "3", "end")
+			if n := len(in.connect("/events").Events()); n != 0 || c.Ends(ssetest.EndNone) != 0 || len(c.Connections()) != 1 {
+				t.Errorf("a client noticed")
+			}
+		})
+	}
+}
+
+func TestMirrorWithALaggingReplica(t *testing.T) {
+	origins := plainOrigins(t, 2)
+	_, c := mirrored(t, origins)
+	each(origins, "0")
+	gets(t, c, "0")
+	origins[1].Stall(true)
+	want := []string{"0"}
+	for i := range 100 {
+		want = append(want, fmt.Sprint("event ", i))
+	}
+	each(origins, want[1:]...)
+	gets(t, c, want...) // nobody waits for it
+	origins[1].Stall(false)
+	origins[0].Stop()
+	each(origins, "end")
+	gets(t, c, append(want, "end")...)
+}
+
+func TestMirrorRecognisesWhatAReconnectedReplicaReplays(t *testing.T) {
+	for name, prepare := range map[string]func(*ssetest.Origin){
+		"overlap": func(o *ssetest.Origin) { o.SetOverlap(3) },
+		"everything, with ids": func(o *ssetest.Origin) {
+			o.SetResume(ssetest.ReplayAll)
+		},
+		"everything, without ids": func(o *ssetest.Origin) {
+			o.SetIDs(func(uint64) string { return "" })
+			o.SetResume(ssetest.ReplayAll)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			origins := plainOrigins(t, 2)
+			for _, o := range origins {
+				prepare(o)
+			}
+			_, c := mirrored(t, origins)
+			each(origins, "1", "2", "tick", "tick", "5")
+			gets(t, c, "1", "2", "tick", "tick", "5")
+			origins[1].Stop()
+			each(origins, "6", "tick", "8")
+			must(t, origins[1].Start())
+			everyMirrorUp(t, 2)
+			each(origins, "9")
+			origins[0].Stop()
+			each(origins, "tick", "end")
+			gets(t, c, "1", "2", "tick", "tick", "5", "6", "tick", "8", "9", "tick", "end")
+		})
+	}
+}
+
+func TestMirrorWithALateJoiner(t *testing.T) {
+	for name, prepare := range map[string]func([]*ssetest.Origin){
+		"ids":         func([]*ssetest.Origin) {},
+		"without ids": withoutIDs,
+	} {
+		t.Run(name, func(t *testing.T) {
+			origins := plainOrigins(t, 2)
+			prepare(origins)
+			origins[1].Stop()
+			in := serve(t, "", replicas(origins, "policy mirror\nbackoff 10ms 10ms"))
+			c := in.connect("/events")
+			up(t, origins[0])
+			each(origins, "1", "2", "3")
+			gets(t, c, "1", "2", "3")
+			must(t, origins[1].Start())
+			everyMirrorUp(t, 2)
+			each(origins, "4", "5")
+			origins[0].Stop()
+			each(origins, "6", "end")
+			gets(t, c, "1", "2", "3", "4", "5", "6", "end")
+		})
+	}
+}
+
+func TestMirrorResumesEachReplicaFromItsOwnID(t *testing.T) {
+	origins := plainOrigins(t, 2)
+	origins[0].SetIDs(func(n uint64) string { return fmt.Sprint("a", n) })
+	origins[1].SetIDs(func(n uint64) string { return fmt.Sprint("b", n) })
+	_, c := mirrored(t, origins)
+	origins[0].Emit("", "1")
+	origins[1].Emit("", "2")
+	gets2 := func(n int) { waitFor(t, c, fmt.Sprint(n, " events"), func() bool { return len(received(c)) == n }) }
+	gets2(2)
+	for i, want := range []string{"a1", "b1"} {
+		origins[i].CutConnections()
+		must(t, origins[i].WaitRequests(within(t, 10*time.Second), 2))
+		if ids := origins[i].LastEventIDs(); ids[1] != want {
+			t.Errorf("replica %d was asked from %q, want %s", i, ids, want)
+		}
+	}
+}
+
+func TestMirrorIsNotDelayedByAReplicaThatHangs(t *testing.T) {
+	origins := plainOrigins(t, 3)
+	origins[0].Inject(ssetest.Fault{Kind: ssetest.Hang})
+	origins[1].Stall(true)
+	_, c := mirrored(t, origins)
+	each(origins, "1", "end")
+	gets(t, c, "1", "end")
+}
+
+func TestMirrorRefusesMoreReplicasThanItCanTellApart(t *testing.T) {
+	var all []string
+	for i := range maxMirrors + 1 {
+		all = append(all, fmt.Sprintf("http://127.0.0.1:1/%d", i))
+	}
+	in := serve(t, "", "")
+	err := in.tryReload("", "sse_fanin {\nupstream a "+strings.Join(all, " ")+" {\npolicy mirror\n}\n}")
+	if err == nil || !strings.Contains(err.Error(), "at most 64 URLs, but there are 65") {
+		t.Errorf("65 replicas: %v", err)
+	}
+	if err := (&Upstream{URLs: all[1:], Policy: policyMirror}).judgePlaces(); err != nil {
+		t.Errorf("64 replicas: %v", err)
+	}
+}
+
+func TestMirrorDoesNotAskARefusingReplicaOverAndOver(t *testing.T) {
+	// Its own id is too old to be recognised from, so it is asked from the
+	// newest one; and it refuses every request with an id.
+	origins := plainOrigins(t, 2)
+	_, c := mirrored(t, origins)
+	each(origins, "1")
+	gets(t, c, "1")
+	origins[1].Stop()
+	for range mirrorWindow + 10 {
+		origins[0].Emit("", "x")
+	}
+	must(t, c.WaitCount(within(t, time.Minute), mirrorWindow+11))
+	origins[1].Handle(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Last-Event-ID") != "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	before := origins[1].TotalConnections()
+	must(t, origins[1].Start())
+	everyMirrorUp(t, 2)
+	ids := origins[1].LastEventIDs()[before:]
+	if want := []string{fmt.Sprint(mirrorWindow + 11), ""}; !slices.Equal(ids, want) {
+		t.Errorf("it was asked from %q, want %q", ids, want)
+	}
+}
+
+// feed is a mirror under test with its time.
+type feed struct {
+	*mirror
+	now time.Time
+}
+
+func newFeed(replicas int) *feed {
+	f := &feed{mirror: newMirror(), now: time.Now()}
+	for range replicas {
+		slot, _ := f.add()
+		f.open(slot, f.now)
+	}
+	return f
+}
+
+func (f *feed) send(slot int, id, data string) bool {
+	return f.first(slot, &sse.Event{ID: []byte(id), Data: []byte(data)}, f.now)
+}
+
+func TestMirrorWindowIsBounded(t *testing.T) {
+	f := newFeed(2)
+	for i := range 3 * mirrorWindow {
+		if !f.send(0, fmt.Sprint(i), "x") {
+			t.Fatalf("event %d was taken for an earlier one", i)
+		}
+	}
+	if len(f.window) != mirrorWindow || len(f.byHash) != mirrorWindow {
+		t.Fatalf("%d events and %d hashes are remembered, want %d", len(f.window), len(f.byHash), mirrorWindow)
+	}
+	if f.send(1, fmt.Sprint(2*mirrorWindow), "x") {
+		t.Error("the oldest event in the window was not recognised")
+	}
+	if !f.send(1, fmt.Sprint(mirrorWindow-1), "x") {
+		t.Error("an event beyond the window was recognised")
+	}
+	for range 2 * mirrorWindow { // all equal
+		f.send(0, "", "tick")
+	}
+	if len(f.byHash) != 1 {
+		t.Errorf("%d hashes are remembered of one event", len(f.byHash))
+	}
+}
+
+func TestMirrorResumesElsewhereWhatLeftTheWindow(t *testing.T) {
+	f := newFeed(2)
+	f.send(0, "0", "x")
+	f.send(1, "0", "x")
+	for i := range mirrorWindow - 1 {
+		f.send(0, fmt.Sprint(i+1), "x")
+	}
+	if id, ok := f.resumeElsewhere(1); ok {
+		t.Errorf("resumed from %s although its last event is in the window", id)
+	}
+	f.send(0, "newest", "x")
+	if id, ok := f.resumeElsewhere(1); !ok || id != "newest" {
+		t.Errorf("resumed from %q, %v; want newest", id, ok)
+	}
+	if _, ok := f.resumeElsewhere(0); ok {
+		t.Error("the replica that is up to date is resumed elsewhere")
+	}
+}
+
+func TestMirrorGivesSlotsOutAgain(t *testing.T) {
+	f := newFeed(maxMirrors)
+	if _, ok := f.add(); ok {
+		t.Fatal("a 65th replica got a slot")
+	}
+	f.send(7, "", "tick")
+	f.remove(7)
+	if slot, ok := f.add(); !ok || slot != 7 {
+		t.Fatalf("got slot %d, %v", slot, ok)
+	}
+	f.open(7, f.now)
+	if f.send(7, "", "tick") {
+		t.Error("what another replica in the slot has sent counts as sent by this one")
+	}
+}
+
+// Whatever replicas send the same events in whatever interleaving, each comes
+// once and in order.
+func TestMirrorKeepsTheOrderOfTheUpstream(t *testing.T) {
+	for name, content := range map[string]func(i int) (id, data string){
+		"ids":                   func(i int) (string, string) { return fmt.Sprint(i), "x" },
+		"distinct data":         func(i int) (string, string) { return "", fmt.Sprint(i) },
+		"repeated data":         func(i int) (string, string) { return "", fmt.Sprint(i * i % 7) },
+		"one id for everything": func(i int) (string, string) { return "same", fmt.Sprint(i % 3) },
+		"some ids": func(i int) (string, string) {
+			return fmt.Sprint(i / 4), fmt.Sprint(i % 2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(50) {
+				random := rand.New(rand.NewPCG(seed, 1))
+				const replicas, events = 4, 500
+				f := newFeed(replicas)
+				f.now = f.now.Add(time.Minute)
+				var at [replicas]int
+				var got []int
+				for slices.Min(at[:]) < events {
+					slot := random.IntN(replicas)
+					for range random.IntN(20) {
+						if at[slot] == events {
+							break
+						}
+						if id, data := content(at[slot]); f.send(slot, id, data) {
+							got = append(got, at[slot])
+						}
+						at[slot]++
+					}
+				}
+				if len(got) != events || !slices.IsSorted(got) {
+					t.Fatalf("seed %d: %d events delivered of %d, in order: %v", seed, len(got), events, slices.IsSorted(got))
+				}
+			}
+		})
+	}
+}
+
+// A replica that was away, and replays what it sent meanwhile, is in step with
+// the others when the replay is over.
+func TestMirrorReplicaReplaysRepeatedData(t *testing.T) {
+	f := newFeed(2)
+	for range 5 {
+		f.send(0, "", "tick")
+		f.send(1, "", "tick")
+	}
+	for range 3 { // 1 is away
+		f.now = f.now.Add(time.Second)
+		f.send(0, "", "tick")
+	}
+	f.open(1, f.now)
+	for i := range 3 {
+		if f.send(1, "", "tick") {
+			t.Fatalf("replayed event %d was delivered again", i)
+		}
+	}
+	f.now = f.now.Add(2 * time.Second) // 0 is away for good
+	for i := range 3 {
+		if !f.send(1, "", "tick") {
+			t.Fatalf("new event %d was taken for an old one", i)
+		}
+	}
+}
+
+// A replica that comes, or comes back, while equal events do, and replays
+// nothing, is in step with the others all the same: when they die, none of its
+// events is taken for an old one.
+func TestMirrorReplicaComesBetweenRepeatedData(t *testing.T) {
+	for name, before := range map[string]int{"the first time": 0, "again": 20} {
+		t.Run(name, func(t *testing.T) {
+			f := newFeed(2)
+			replays := [2]*replay{new(replay), new(replay)}
+			send := func(slot int) bool {
+				ev := &sse.Event{Data: []byte("tick")}
+				if replays[slot].seen(ev, f.now) {
+					f.repeated(slot, ev, f.now)
+					return false
+				}
+				return f.first(slot, ev, f.now)
+			}
+			for i := range 50 {
+				f.now = f.now.Add(100 * time.Millisecond)
+				send(0)
+				if i < before {
+					send(1)
+				}
+			}
+			f.open(1, f.now)
+			replays[1].open(f.now)
+			delivered := 0
+			tick := func(slots ...int) {
+				f.now = f.now.Add(100 * time.Millisecond)
+				for _, slot := range slots {
+					if send(slot) {
+						delivered++
+					}
+				}
+			}
+			for i := range 20 {
+				tick(i%2, 1-i%2)
+			}
+			if delivered != 20 {
+				t.Errorf("%d events were delivered of 20 that both sent", delivered)
+			}
+			delivered = 0
+			for range 20 { // 0 is away for good
+				tick(1)
+			}
+			if delivered != 20 {
+				t.Errorf("%d events were delivered of 20 that the only one left sent", delivered)
+			}
+		})
+	}
+}
+
+// A replica whose answer came late, after events that it sends, too, does not
+// take what comes then for a repeat.
+func TestMirrorReplicaIsHeardOfLate(t *testing.T) {
+	f := newFeed(2)
+	f.now = f.now.Add(time.Minute)
+	for range 6 {
+		f.send(0, "", "tick")
+	}
+	f.open(1, f.now)
+	f.send(0, "", "tick")
+	f.send(0, "", "tick")
+	for i := range 8 {
+		if f.send(1, "", "tick") {
+			t.Fatalf("event %d was delivered again", i)
+		}
+	}
+	for i := range 50 {
+		f.now = f.now.Add(100 * time.Millisecond)
+		if first, second := f.send(i%2, "", "tick"), f.send(1-i%2, "", "tick"); !first || second {
+			t.Fatalf("event %d was delivered %v by the first, %v by the second", i, first, second)
+		}
+	}
+}

@@ -1,0 +1,339 @@
+package ssefanin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+)
+
+// replica is one place where an upstream can be dialled. Its runner uses it,
+// and the source under its mutex tells the runner which there are.
+type replica struct {
+	place
+
+	// of the runner
+	backoff   backoff
+	notBefore time.Time // the next attempt
+	finished  bool      // answered 204
+	logged    string    // kind of the failure that was logged last
+}
+
+func newReplica(p place, spec *sourceSpec) *replica {
+	return &replica{place: p, backoff: backoff{base: spec.BackoffBase, max: spec.BackoffMax}}
+}
+
+// place is an address of an upstream.
+type place struct {
+	id      string // tells it from the others: the URL as configured, or the address
+	url     int    // number of the URL
+	address string // discovered; empty: where the URL says
+}
+
+// runner keeps one connection to an upstream, over one or several replicas:
+// the one it is connected to, and when that fails the next. A source has one
+// runner, or with `mirror` one for each replica.
+//
+// Each replica waits for itself after a failure; so another is tried at once,
+// and only when all have failed there is a pause.
+type runner struct {
+	source *source
+	spec   *sourceSpec
+	slot   int // in the source's mirror, if it has one
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{} // closed when run has returned
+	signal chan struct{} // capacity 1: "look again" needs to be said once
+
+	mu        sync.Mutex // protects what follows; never held over I/O
+	replicas  []*replica
+	at        int                     // number of the one that was tried last
+	current   *replica                // being connected or read
+	interrupt context.CancelCauseFunc // of the current attempt
+	reset     bool                    // forget who answered 204
+	state     sourceState
+
+	// of run: what is known of the upstream's stream, over connections and
+	// replicas
+	decoder      *sse.Decoder
+	replay       *replay
+	enc          encoder
+	buf          []byte
+	connected    bool // an answer was a stream at least once
+	badIDLogged  bool // of the current id
+	withoutID    bool // the next attempt leaves the id out, once
+	skippedSoFar uint64
+}
+
+// Why an attempt was interrupted.
+var (
+	errUnwanted  = errors.New("no client wants it now")
+	errWithdrawn = errors.New("its address was withdrawn")
+)
+
+func newRunner(s *source, replicas []*replica, slot int) *runner {
+	r := &runner{
+		source:   s,
+		spec:     s.spec,
+		slot:     slot,
+		done:     make(chan struct{}),
+		signal:   make(chan struct{}, 1),
+		replicas: replicas,
+		at:       -1,
+		state:    sourceState{phase: phaseIdle, since: time.Now()},
+		decoder:  sse.NewDecoder(int(s.spec.MaxEventSize)),
+		replay:   new(replay),
+	}
+	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	if resume := s.spec.Resume; resume != resumeOn && resume != resumeOff {
+		r.decoder.SetLastEventID(resume)
+	}
+	return r
+}
+
+// wake has the runner look again at what it is to do.
+func (r *runner) wake() {
+	select {
+	case r.signal <- struct{}{}:
+	default:
+	}
+}
+
+// setReplicas tells which replicas there are. A connection to one that is no
+// longer among them is ended.
+func (r *runner) setReplicas(replicas []*replica) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var last *replica
+	if r.at >= 0 && r.at < len(r.replicas) {
+		last = r.replicas[r.at]
+	}
+	r.replicas = replicas
+	r.at = slices.Index(replicas, last)
+	if r.current != nil && slices.Contains(replicas, r.current) {
+		return
+	}
+	if r.current != nil && r.interrupt != nil {
+		r.interrupt(errWithdrawn)
+	}
+	r.wake()
+}
+
+// stopNow ends the current connection; the runner then looks whether it is
+// still wanted.
+func (r *runner) stopNow(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.interrupt != nil {
+		r.interrupt(why)
+	}
+	r.wake()
+}
+
+// retryFinished has replicas asked again that answered 204.
+func (r *runner) retryFinished() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reset = true
+	r.wake()
+}
+
+func (r *runner) status() sourceState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
+
+// run keeps the connection until the runner's context ends. The source owns
+// it, and waits for it in Destruct.
+func (r *runner) run() {
+	defer close(r.done)
+	defer r.source.leaves(r)
+	for r.ctx.Err() == nil {
+		env, wanted := r.source.wanted()
+		if !wanted {
+			r.setState(sourceState{phase: phaseIdle, reason: reasonClosed, text: "not wanted at present"})
+			r.pause(-1)
+			continue
+		}
+		rep, wait := r.pick(time.Now())
+		if rep == nil {
+			r.pause(wait)
+			continue
+		}
+		r.try(env, rep)
+	}
+}
+
+// pause waits for so long, for ever if it is negative, or for a signal.
+func (r *runner) pause(wait time.Duration) {
+	var after <-chan time.Time
+	if wait >= 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		after = timer.C
+	}
+	select {
+	case <-after:
+	case <-r.signal:
+	case <-r.ctx.Done():
+	}
+}
+
+// pick returns the replica to try next: the first after the last one tried
+// that need not wait. Without one, it returns how long to wait, negative for
+// ever.
+func (r *runner) pick(now time.Time) (*replica, time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reset {
+		r.reset = false
+		for _, rep := range r.replicas {
+			rep.finished = false
+		}
+	}
+	wait := time.Duration(-1)
+	start := r.at
+	if len(r.replicas) == 1 || r.withoutID {
+		start = r.at - 1 // the same one again
+	}
+	for i := range r.replicas {
+		n := (max(start, -1) + 1 + i) % len(r.replicas)
+		rep := r.replicas[n]
+		if rep.finished {
+			continue
+		}
+		left := rep.notBefore.Sub(now)
+		if left <= 0 {
+			r.at = n
+			return rep, 0
+		}
+		if wait < 0 || left < wait {
+			wait = left
+		}
+	}
+	return nil, wait
+}
+
+// try makes one attempt, and notes what follows for the replica.
+func (r *runner) try(env *environment, rep *replica) {
+	ctx, cancel := context.WithCancelCause(r.ctx)
+	defer cancel(nil)
+	r.mu.Lock()
+	if !slices.Contains(r.replicas, rep) { // withdrawn since it was picked
+		r.mu.Unlock()
+		return
+	}
+	r.current, r.interrupt = rep, cancel
+	last := r.state
+	r.mu.Unlock()
+	if _, wanted := r.source.wanted(); !wanted { // no more, since run asked
+		cancel(errUnwanted)
+	}
+	r.setState(sourceState{phase: phaseConnecting, reason: last.reason, text: last.text})
+
+	end := r.attempt(ctx, cancel, env, rep)
+
+	r.mu.Lock()
+	r.current, r.interrupt = nil, nil
+	r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errUnwanted), errors.Is(cause, errWithdrawn):
+		end.reason, end.err, end.wait = reasonClosed, cause, 0
+		end.finished, end.slow = false, false
+	case end.wasUp && !r.source.uses(env):
+		// the transport went with its configuration (HTTP/3 does); that is no
+		// failure of the upstream
+		end.wait = 0
+	}
+	rep.finished = end.finished
+	rep.notBefore = time.Now().Add(end.wait)
+	st := sourceState{phase: phaseDown, reason: end.reason, text: end.text(), retryAt: rep.notBefore}
+	if end.finished && r.allFinished() {
+		st.phase = phaseFinished
+	}
+	r.setState(st)
+	r.logDown(rep, end)
+}
+
+// several says whether there are other replicas.
+func (r *runner) several() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.replicas) > 1 || r.source.mirror != nil
+}
+
+func (r *runner) allFinished() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rep := range r.replicas {
+		if !rep.finished {
+			return false
+		}
+	}
+	return true
+}
+
+// setState notes what the runner is doing, and has the source tell those who
+// want to know.
+func (r *runner) setState(st sourceState) {
+	r.mu.Lock()
+	st.since = time.Now()
+	if st.phase == r.state.phase {
+		st.since = r.state.since
+	}
+	r.state = st
+	r.mu.Unlock()
+	r.source.stateChanged()
+}
+
+// up is called when the upstream has answered with a stream.
+func (r *runner) up(rep *replica, shown string) {
+	r.setState(sourceState{phase: phaseUp})
+	rep.logged = ""
+	r.source.logger().Info("upstream connected", zap.String("url", shown))
+}
+
+// logDown writes a line when a replica's state changes, or the kind of its
+// failure, not for every attempt.
+func (r *runner) logDown(rep *replica, end ending) {
+	kind := fmt.Sprint(end.url, " ", end.reason, " ", end.status)
+	if !end.wasUp && (kind == rep.logged || end.reason == reasonClosed) {
+		return
+	}
+	rep.logged = kind
+	fields := []zap.Field{
+		zap.String("url", end.url),
+		zap.String("reason", string(end.reason)),
+	}
+	if end.status != 0 {
+		fields = append(fields, zap.Int("status", end.status))
+	}
+	if end.err != nil {
+		fields = append(fields, zap.Error(end.err))
+	}
+	logger := r.source.logger()
+	switch {
+	case end.reason == reasonClosed:
+		logger.Info("upstream disconnected", fields...)
+	case end.finished && r.several():
+		logger.Warn("a replica finished; it is passed over until a reload", fields...)
+	case end.finished:
+		logger.Info("upstream finished; it is not connected again until a reload", fields...)
+	case end.slow:
+		logger.Error("upstream refused; this looks like a mistake in its configuration",
+			append(fields, zap.Duration("retry_in", end.wait))...)
+	default:
+		logger.Warn("upstream disconnected", append(fields, zap.Duration("retry_in", end.wait))...)
+	}
+}

@@ -1,0 +1,101 @@
+package ssefanin
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+)
+
+// maxNotedID is the longest upstream id, in bytes, that a gap event can carry.
+const maxNotedID = 256
+
+// streamLog is a stream's log, and what kind of ids its events carry. With
+// `ids upstream` it also finds events by the upstream's id.
+type streamLog struct {
+	*eventlog.Log
+	ids string
+
+	// next is the log that came after this one; readers go through all of
+	// them. Nil for the hub's current one.
+	next atomic.Pointer[streamLog]
+
+	// mu makes appending an event and noting its id one step.
+	mu       sync.Mutex        // protects what follows
+	byID     map[uint64]uint64 // offset of the event that brought an id last, by the id's hash
+	noted    []notedID         // the events that brought a new id, oldest first
+	lastHash uint64            // of the id in force
+	lastID   string            // the id in force, empty if it is too long
+	hasLast  bool
+	evicted  string // the id in force before the oldest noted one
+}
+
+// notedID is an event that brought an id.
+type notedID struct {
+	offset uint64
+	hash   uint64
+	id     string // empty if too long
+}
+
+func newStreamLog(o eventlog.Options, ids string) *streamLog {
+	return &streamLog{Log: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
+}
+
+// resumable says whether clients can come back with an id.
+func (l *streamLog) resumable() bool { return l.ids != idsNone }
+
+// appendWithID appends an event that carries the upstream's id. The id of an
+// event that brought none of its own is the one before it: a client that has
+// it is resumed after the event that brought it, as the upstream would do.
+func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	offset := l.Append(now, tag, body)
+	hash := maphash.Bytes(tagSeed, id)
+	if !l.hasLast || hash != l.lastHash {
+		n := notedID{offset: offset, hash: hash}
+		if len(id) <= maxNotedID {
+			n.id = string(id)
+		}
+		l.noted = append(l.noted, n)
+		l.byID[hash] = offset
+		l.lastHash, l.lastID, l.hasLast = hash, n.id, true
+	}
+	// who has the event before the oldest retained one has missed nothing
+	tail := l.Tail()
+	for len(l.noted) > 0 && l.noted[0].offset+1 < tail {
+		n := l.noted[0]
+		l.noted = l.noted[1:]
+		l.evicted = n.id
+		if l.byID[n.hash] == n.offset {
+			delete(l.byID, n.hash)
+		}
+	}
+}
+
+// afterID returns the offset after the event that brought an id.
+func (l *streamLog) afterID(id string) (next uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	offset, ok := l.byID[maphash.String(tagSeed, id)]
+	if !ok || offset+1 < l.Tail() {
+		return 0, false
+	}
+	return offset + 1, true
+}
+
+// idBefore returns the id in force before an offset; empty if there is none,
+// or none is known.
+func (l *streamLog) idBefore(next uint64) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := l.evicted
+	for i := len(l.noted) - 1; i >= 0; i-- {
+		if l.noted[i].offset < next {
+			return l.noted[i].id
+		}
+	}
+	return id
+}
