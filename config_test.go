@@ -97,26 +97,56 @@ func TestNamesOfMergedURLs(t *testing.T) {
 		want      []string // names
 		upstream  []string // whose sources they are
 	}{
-		{"named", `{"name":"a","policy":"merge","urls":["https://x.example.com/e","http://y.example.com/e","https://z.example.com:8443"]}`,
-			[]string{"a-x.example.com-443", "a-y.example.com-80", "a-z.example.com-8443"}, []string{"a", "a", "a"}},
-		{"one URL", `{"name":"a","policy":"merge","urls":["https://x.example.com/e"]}`,
-			[]string{"a-x.example.com-443"}, []string{"a"}},
-		{"by default", `{"policy":"merge","urls":["https://x.example.com/e","https://y.example.com/f"]}`,
-			[]string{"x.example.com-e-x.example.com-443", "x.example.com-e-y.example.com-443"}, []string{"x.example.com-e", "x.example.com-e"}},
-		{"the same host", `{"name":"a","policy":"merge","urls":["https://x.example.com/e","https://x.example.com/f"]}`,
-			[]string{"a-x.example.com-443", "a-x.example.com-443-2"}, []string{"a", "a"}},
-		{"placeholder of the host", `{"name":"a","policy":"merge","urls":["https://{env.FEED_HOST}/e","https://x.example.com/{env.FEED_TOKEN}"]}`,
-			[]string{"a-host.example.com-443", "a-x.example.com-443"}, []string{"a", "a"}},
-		{"socket", `{"name":"a","policy":"merge","urls":["unix//run/x.sock|/e","https://x.example.com"]}`,
-			[]string{"a-unix--run-x.sock", "a-x.example.com-443"}, []string{"a", "a"}},
-		{"IPv6", `{"name":"a","policy":"merge","urls":["https://[2001:db8::1]/e","https://x.example.com"]}`,
-			[]string{"a--2001-db8--1--443", "a-x.example.com-443"}, []string{"a", "a"}},
-		{"a name that another has", `{"name":"a","policy":"merge","urls":["https://x.example.com/e"]},{"name":"a-x.example.com-443","urls":["https://y.example.com"]}`,
-			[]string{"a-x.example.com-443-2", "a-x.example.com-443"}, []string{"a", ""}},
-		{"two by default with the same first URL", `{"policy":"merge","urls":["https://x.example.com/e"]},{"policy":"merge","urls":["https://x.example.com/e?f"]},{"urls":["https://x.example.com/e?g"]}`,
-			[]string{"x.example.com-e-x.example.com-443", "x.example.com-e-2-x.example.com-443", "x.example.com-e-3"}, []string{"x.example.com-e", "x.example.com-e-2", ""}},
-		{"other policies", `{"name":"a","policy":"mirror","urls":["https://x.example.com/e","https://y.example.com/e"]}`,
-			[]string{"a"}, []string{""}},
+		{
+			"named", `{"name":"a","policy":"merge","urls":["https://x.example.com/e","http://y.example.com/e","https://z.example.com:8443"]}`,
+			[]string{"a-x.example.com-443", "a-y.example.com-80", "a-z.example.com-8443"},
+			[]string{"a", "a", "a"},
+		},
+		{
+			"one URL", `{"name":"a","policy":"merge","urls":["https://x.example.com/e"]}`,
+			[]string{"a-x.example.com-443"},
+			[]string{"a"},
+		},
+		{
+			"by default", `{"policy":"merge","urls":["https://x.example.com/e","https://y.example.com/f"]}`,
+			[]string{"x.example.com-e-x.example.com-443", "x.example.com-e-y.example.com-443"},
+			[]string{"x.example.com-e", "x.example.com-e"},
+		},
+		{
+			"the same host", `{"name":"a","policy":"merge","urls":["https://x.example.com/e","https://x.example.com/f"]}`,
+			[]string{"a-x.example.com-443", "a-x.example.com-443-2"},
+			[]string{"a", "a"},
+		},
+		{
+			"placeholder of the host", `{"name":"a","policy":"merge","urls":["https://{env.FEED_HOST}/e","https://x.example.com/{env.FEED_TOKEN}"]}`,
+			[]string{"a-host.example.com-443", "a-x.example.com-443"},
+			[]string{"a", "a"},
+		},
+		{
+			"socket", `{"name":"a","policy":"merge","urls":["unix//run/x.sock|/e","https://x.example.com"]}`,
+			[]string{"a-unix--run-x.sock", "a-x.example.com-443"},
+			[]string{"a", "a"},
+		},
+		{
+			"IPv6", `{"name":"a","policy":"merge","urls":["https://[2001:db8::1]/e","https://x.example.com"]}`,
+			[]string{"a--2001-db8--1--443", "a-x.example.com-443"},
+			[]string{"a", "a"},
+		},
+		{
+			"a name that another has", `{"name":"a","policy":"merge","urls":["https://x.example.com/e"]},{"name":"a-x.example.com-443","urls":["https://y.example.com"]}`,
+			[]string{"a-x.example.com-443-2", "a-x.example.com-443"},
+			[]string{"a", ""},
+		},
+		{
+			"two by default with the same first URL", `{"policy":"merge","urls":["https://x.example.com/e"]},{"policy":"merge","urls":["https://x.example.com/e?f"]},{"urls":["https://x.example.com/e?g"]}`,
+			[]string{"x.example.com-e-x.example.com-443", "x.example.com-e-2-x.example.com-443", "x.example.com-e-3"},
+			[]string{"x.example.com-e", "x.example.com-e-2", ""},
+		},
+		{
+			"other policies", `{"name":"a","policy":"mirror","urls":["https://x.example.com/e","https://y.example.com/e"]}`,
+			[]string{"a"},
+			[]string{""},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var names, upstreams []string

@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,11 +92,10 @@ func (l *streamLog) afterID(id string) (next uint64, ok bool) {
 func (l *streamLog) idBefore(next uint64) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	id := l.evicted
-	for i := len(l.noted) - 1; i >= 0; i-- {
-		if l.noted[i].offset < next {
-			return l.noted[i].id
+	for _, n := range slices.Backward(l.noted) {
+		if n.offset < next {
+			return n.id
 		}
 	}
-	return id
+	return l.evicted
 }

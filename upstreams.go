@@ -40,8 +40,7 @@ type source struct {
 	inherited *runner             // whose position to go on from
 	seed      string              // id to begin with, from the first client
 	state     sourceState         // of the best runner
-	resolve   context.CancelFunc  // ends the look-ups for addresses; nil if there are none
-	resolved  chan struct{}       // closed when they have ended
+	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
 	deliverMu sync.Mutex // makes delivering to all subscriptions one step
 	mirror    *mirror    // nil without `mirror`; deliverMu protects it
@@ -251,10 +250,9 @@ func (s *source) reconcileLocked() {
 			if len(s.runners) == 0 {
 				s.setPlacesLocked(s.spec.places())
 			}
-		case s.resolve == nil:
-			ctx, cancel := context.WithCancel(s.ctx)
-			s.resolve, s.resolved = cancel, make(chan struct{})
-			go s.resolveAddresses(ctx, s.resolved)
+		case s.resolved == nil:
+			s.resolved = make(chan struct{})
+			go s.resolveAddresses(s.resolved)
 		}
 	}
 	for _, r := range s.runners {
@@ -268,9 +266,9 @@ func (s *source) reconcileLocked() {
 
 // resolveAddresses keeps the replicas those that the look-ups give. The
 // source owns it; it ends with the source.
-func (s *source) resolveAddresses(ctx context.Context, done chan struct{}) {
+func (s *source) resolveAddresses(done chan struct{}) {
 	defer close(done)
-	watchAddresses(ctx, s.wanted, s.logger, func(addresses []string) {
+	watchAddresses(s.ctx, s.wanted, s.logger, func(addresses []string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		places := make([]place, 0, len(addresses))
