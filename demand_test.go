@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,7 +204,7 @@ func TestOnDemandIDThatTheUpstreamWasNotAskedFor(t *testing.T) {
 		"resume off":                   {options: "resume off", first: "2"},
 		"resume from elsewhere":        {options: "resume 3", first: "2"},
 		"control characters":           {query: "?lastEventId=a%0Ab"},
-		"too long":                     {first: string(make8(maxPosition + 1))},
+		"too long":                     {first: strings.Repeat("8", maxPosition+1)},
 		"connected for another stream": {first: "2", other: "true"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -232,12 +233,4 @@ func TestOnDemandIDThatTheUpstreamWasNotAskedFor(t *testing.T) {
 			}
 		})
 	}
-}
-
-func make8(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = '8'
-	}
-	return b
 }

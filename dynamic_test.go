@@ -189,7 +189,7 @@ func (p *pool) site(options string) string {
 
 func (p *pool) member(i int) string { return "pool-" + p.ips[i] + "-" + p.port }
 
-// names are the sources of the one stream.
+// sourceNames are the names of the sources of the one stream.
 func sourceNames() []string {
 	var names []string
 	hubs.Range(func(_, val any) bool { names = val.(*hub).sourceNames(); return true })

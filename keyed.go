@@ -249,7 +249,16 @@ func (d *definition) instantiate(values map[string]string) (*definition, error) 
 	return &own, nil
 }
 
+// instantiate returns what an upstream is for one key: another source for
+// each combination of the values it uses. One that uses none is shared by all.
 func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error) {
+	used := make(map[string]string)
+	for _, name := range append(placeholdersIn(u.env.templates...), u.headerPlaceholders...) {
+		used[name] = values[name]
+	}
+	if len(used) == 0 {
+		return u, nil
+	}
 	own := *u
 	spec := *u.spec
 	env := *u.env
@@ -264,6 +273,7 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 		if env.endpoints[i], err = parseEndpoint(text); err != nil {
 			return nil, err
 		}
+		env.endpoints[i].configured = u.env.endpoints[i].configured
 		// what is configured identifies the source, not what that evaluates to
 		configured, err := fillURL(u.spec.URLs[i], values)
 		if err != nil {
@@ -282,7 +292,7 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 	}
 	env.values = spec.Values
 	own.spec, own.env = &spec, &env
-	spec.Key = digestValues(values) // for the order of replicas; and never shared with a plain stream
+	spec.Key = digestValues(used) // for the order of replicas; and never shared with a plain stream
 	own.key = spec.key()
 	return &own, nil
 }

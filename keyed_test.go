@@ -470,3 +470,17 @@ func TestKeyedDynamicUpstreams(t *testing.T) {
 	ann.Close()
 	eventually(t, 10*time.Second, "nothing of the key is kept", func() bool { return liveKeys()+allHubs()+liveSources() == 0 })
 }
+
+func TestKeyedStreamsShareAnUpstreamWithoutPlaceholders(t *testing.T) {
+	own, shared := plainOrigins(t, 1)[0], plainOrigins(t, 1)[0]
+	in := serve(t, "", "sse_fanin /events {\nupstream own http://"+own.Addr()+"/{query.user}\nupstream shared "+shared.URL()+"\n}")
+	a, b := in.connect("/events?user=a"), in.connect("/events?user=b")
+	must(t, own.WaitConnections(within(t, 10*time.Second), 2))
+	must(t, shared.WaitConnections(within(t, 10*time.Second), 1))
+	shared.Emit("", "to all")
+	gets(t, a, "to all")
+	gets(t, b, "to all")
+	if n := shared.TotalConnections(); n != 1 {
+		t.Errorf("the upstream without placeholders was connected %d times, want once", n)
+	}
+}
