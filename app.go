@@ -171,11 +171,12 @@ func (a *App) Start() error {
 // Stop takes the configuration off its streams: what only it wanted is
 // disconnected, and what the next one has changed takes effect.
 func (a *App) Stop() error {
-	a.detach()
 	if caddy.Exiting() {
-		endAllClients()
+		// The servers may go on for their shutdown_delay; when they stop, they
+		// end their clients themselves. Cleanup does the rest.
 		return nil
 	}
+	a.detach()
 	for _, h := range a.handlers {
 		if h.settings.onReload == reloadDrain {
 			h.def.target().drainHandler(h)

@@ -3,16 +3,19 @@ package ssefanin
 import (
 	"maps"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
-var endingAll sync.Once
+// endingAll says that all clients are being ended, and hubs take no new ones.
+var endingAll atomic.Bool
 
 // endAllClients ends the clients of all streams at once when the process
 // exits, removed streams and older configurations included.
 func endAllClients() {
-	endingAll.Do(func() { go cutAllClients(time.Now().Add(exitTimeout)) })
+	if endingAll.CompareAndSwap(false, true) {
+		go cutAllClients(time.Now().Add(exitTimeout))
+	}
 }
 
 // cutAllClients ends every client and, at the deadline, cuts off those that

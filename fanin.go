@@ -256,7 +256,7 @@ func (h *hub) release() {
 func (h *hub) subscribe(sub *subscriber) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.gone || caddy.Exiting() {
+	if h.gone || endingAll.Load() {
 		return errGone
 	}
 	n := h.clients.Add(1)
