@@ -38,6 +38,7 @@ type App struct {
 	envs        map[string]*environment // by source key
 	handlers    []*Handler
 	attached    []*definition // of definitions, those that have been attached to their hubs
+	teller      *teller       // nil until all apps have started
 }
 
 // definition is a stream as one configuration defines it.
@@ -136,6 +137,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	a.byKey = make(map[string]*definition)
 	a.envs = make(map[string]*environment)
+	if err := registerMetrics(ctx); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	if err := a.tellOnceStarted(ctx); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.Streams)) {
 		stream := a.Streams[name]
 		if err := checkName("stream", name); err != nil {
@@ -196,6 +203,10 @@ func (a *App) Cleanup() error {
 }
 
 func (a *App) detach() {
+	if a.teller != nil {
+		a.teller.stop()
+		a.teller = nil
+	}
 	for _, def := range a.attached {
 		def.target().detach(def)
 	}

@@ -55,6 +55,7 @@ type client struct {
 	reader *eventlog.Reader
 	filter *filter // nil: everything
 	buf    []byte  // scratch for what is not in the log
+	sent   sent    // to this client so far
 
 	sentPosition uint64            // of the reader when the client last got an id
 	stateVersion uint64            // of the source states that were sent last
@@ -115,6 +116,8 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 
 	why := c.run()
 	c.finish(why)
+	h.counts.ended(why)
+	c.logSent(r, why)
 	if entry := handler.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
 		entry.Write(zap.String("stream", h.label), zap.String("reason", string(why)))
 	}
@@ -182,7 +185,7 @@ func (c *client) run() endReason {
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked)
 	c.appendStates()
-	if why := c.write(c.buf); why != "" {
+	if why := c.write(c.buf, 0); why != "" {
 		return why
 	}
 	for {
@@ -200,7 +203,7 @@ func (c *client) run() endReason {
 			c.appendHeartbeat()
 		}
 		if len(c.buf) > 0 {
-			if why := c.write(c.buf); why != "" {
+			if why := c.write(c.buf, 0); why != "" {
 				return why
 			}
 		}
@@ -224,22 +227,21 @@ func (c *client) appendHeartbeat() {
 }
 
 // next returns the events to write next; see eventlog.Reader.Next.
-func (c *client) next() (chunk []byte, err error) {
+func (c *client) next() (chunk []byte, events int, err error) {
 	if c.filter == nil {
-		chunk, _, err = c.reader.Next(maxWrite)
-		return chunk, err
+		return c.reader.Next(maxWrite)
 	}
-	chunk, _, err = c.reader.NextMatching(maxWrite, c.filter.wants)
+	chunk, events, err = c.reader.NextMatching(maxWrite, c.filter.wants)
 	if chunk != nil {
 		c.sentPosition = c.reader.Position()
 	}
-	return chunk, err
+	return chunk, events, err
 }
 
 // writeEvents writes everything that waits in the log.
 func (c *client) writeEvents() endReason {
 	for {
-		chunk, err := c.next()
+		chunk, events, err := c.next()
 		switch {
 		case err != nil:
 			if c.settings.slow == slowDisconnect {
@@ -259,9 +261,10 @@ func (c *client) writeEvents() endReason {
 				continue
 			}
 			c.log, c.reader = log, log.NewReader(1)
+			c.stands(0)
 			continue
 		}
-		if why := c.write(chunk); why != "" {
+		if why := c.write(chunk, events); why != "" {
 			return why
 		}
 		if why, ended := c.sub.ended(time.Now()); ended {
@@ -271,8 +274,8 @@ func (c *client) writeEvents() endReason {
 }
 
 // write sends a piece that ends at the end of an event, and notes when the
-// next heartbeat is due.
-func (c *client) write(p []byte) endReason {
+// next heartbeat is due. events is how many events of the log it is.
+func (c *client) write(p []byte, events int) endReason {
 	begun := time.Now()
 	if c.idle == nil {
 		// a deadline left armed would end an idle HTTP/2 stream
@@ -293,8 +296,10 @@ func (c *client) write(p []byte) endReason {
 		}
 		return endClient
 	}
+	now := time.Now()
+	c.countWrite(len(p), events, now)
 	if c.settings.heartbeat > 0 {
-		c.sub.beat.Store(time.Now().Add(c.settings.heartbeat).UnixNano())
+		c.sub.beat.Store(now.Add(c.settings.heartbeat).UnixNano())
 	}
 	return ""
 }
@@ -319,7 +324,11 @@ func (c *client) position(asked string) {
 	c.log = c.hub.log.Load()
 	now := time.Now()
 	c.log.Expire(now)
-	defer func() { c.sentPosition = c.reader.Position() }()
+	head := c.log.Head() // what comes later is no replay
+	defer func() {
+		c.sentPosition = c.reader.Position()
+		c.stands(head)
+	}()
 	if asked == "" || !c.log.resumable() {
 		next := c.startPosition()
 		c.reader = c.log.NewReader(next)
@@ -436,6 +445,7 @@ type gapData struct {
 // appendGap appends the event that tells the client that something is gone,
 // with an id that makes its next reconnect good.
 func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
+	c.countGap(why, missed)
 	gap := gapData{Reason: why, Missed: missed}
 	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
 	if resumed := c.idAt(c.reader.Position(), time.Now()); resumed != "" {

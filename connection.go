@@ -78,6 +78,17 @@ func (e ending) text() string {
 	return string(e.reason)
 }
 
+// detail is the ending in words, without the reason.
+func (e ending) detail() string {
+	switch {
+	case e.err != nil:
+		return e.err.Error()
+	case e.status != 0:
+		return "status " + strconv.Itoa(e.status)
+	}
+	return ""
+}
+
 // lastEventID returns the id to resume from, if it can be sent.
 func (r *runner) lastEventID() string {
 	if r.spec.Resume == resumeOff || r.withoutID {
@@ -226,12 +237,15 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		defer idle.Stop()
 	}
 	var now time.Time
+	counts, events := &r.source.counts, uint64(0)
 	deliver := func(ev *sse.Event) {
+		events++
 		if r.replay.seen(ev, now) {
+			counts.duplicates.Add(1)
 			r.source.repeated(r, ev, now)
-		} else {
-			r.source.deliver(r, ev, now)
+			return
 		}
+		r.source.deliver(r, ev, now)
 	}
 	r.skippedSoFar = r.decoder.Skipped()
 	loggedSkip := false
@@ -243,10 +257,17 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 				idle.Reset(r.spec.IdleTimeout)
 			}
 			r.decoder.Decode(r.buf[:n], deliver)
+			counts.bytes.Add(uint64(n))
+			if events > 0 {
+				counts.events.Add(events)
+				counts.lastEvent.Store(now.UnixMilli())
+				events = 0
+			}
 			if d, ok := r.decoder.TakeRetry(); ok {
 				rep.backoff.setBase(d)
 			}
 			if skipped := r.decoder.Skipped(); skipped != r.skippedSoFar {
+				counts.tooLarge.Add(skipped - r.skippedSoFar)
 				r.skippedSoFar = skipped
 				if !loggedSkip {
 					loggedSkip = true

@@ -46,10 +46,12 @@ type hub struct {
 	sources  map[string]*subscription // by upstream name
 	watches  map[string]*watch        // by source key: dynamic upstreams whose addresses are sources of their own
 	demanded bool                     // the sources are wanted
+	attached bool                     // a configuration that uses the stream was started at least once
 
 	// keyed is set for one key's stream of a keyed stream; what they share.
 	keyed   *keyedStream
 	clients *atomic.Int64 // connected ones, over all keys
+	counts  *streamCounts // over all keys
 
 	tags   *tags
 	shaped atomic.Pointer[hubShape]
@@ -108,11 +110,12 @@ func newHub(def *definition, keyed *keyedStream) *hub {
 		watches: make(map[string]*watch),
 		keyed:   keyed,
 		clients: new(atomic.Int64),
+		counts:  newStreamCounts(),
 		tags:    newTags(),
 		poke:    make(chan struct{}, 1),
 	}
 	if keyed != nil {
-		h.clients = &keyed.clients
+		h.clients, h.counts = &keyed.clients, keyed.counts
 	}
 	h.shaped.Store(&def.shape)
 	h.log.Store(newStreamLog(def.retain, def.ids))
@@ -133,6 +136,7 @@ func (h *hub) attach(def *definition) {
 	h.lifeMu.Lock()
 	defer h.lifeMu.Unlock()
 	h.uses = append(h.uses, def)
+	h.attached = true
 	h.reconcile()
 }
 
@@ -172,6 +176,7 @@ func (h *hub) publish(sub *subscription, ev *sse.Event, enc *encoder, now time.T
 	sub.lastID = append(sub.lastID[:0], ev.ID...)
 	s := sub.shape.Load()
 	if !s.takes(ev.Type) {
+		sub.unwanted.Add(1)
 		return
 	}
 	typ := enc.finalType(s, ev.Type)
@@ -270,6 +275,7 @@ func (h *hub) subscribe(sub *subscriber) error {
 			h.seed = sub.asked
 		}
 	}
+	h.counts.clients.Add(1)
 	sub.index = len(h.subscribers)
 	h.subscribers = append(h.subscribers, sub)
 	if !h.running {

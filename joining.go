@@ -65,6 +65,9 @@ func (h *hub) reconcile() {
 		}
 		sub.source.setEnvironments(sub, envs)
 	}
+	if len(h.uses) > 0 {
+		h.counts.keep(h.countedNames())
+	}
 	h.applyDemand()
 	h.sourceChanged()
 }
@@ -189,6 +192,7 @@ func (h *hub) renameSources(wanted map[string]*upstreamDef) (postponed map[strin
 			h.leave(other)
 		}
 		renamed := h.newSubscription(sub.source, wanted[name])
+		h.counts.leave(h.countedName(sub), sub.count())
 		sub.source.exchange(sub, renamed)
 		h.tags.release(sub.name)
 		h.sources[name] = renamed
@@ -206,6 +210,7 @@ func (h *hub) join(u *upstreamDef) {
 
 func (h *hub) newSubscription(s *source, u *upstreamDef) *subscription {
 	sub := &subscription{source: s, hub: h, name: u.name, key: u.key, sourceID: h.tags.source(u.name, u.upstream)}
+	sub.since = s.countedSince()
 	sub.shape.Store(u.shape)
 	return sub
 }

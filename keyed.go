@@ -28,7 +28,9 @@ var keyedStreams = caddy.NewUsagePool()
 // Safe for concurrent use.
 type keyedStream struct {
 	key     string
+	label   string       // as a hub's
 	clients atomic.Int64 // of all keys
+	counts  *streamCounts
 
 	mu   sync.Mutex    // protects what follows
 	uses []*definition // configurations that use the stream, oldest first
@@ -57,7 +59,7 @@ func (e *keyError) Error() string {
 
 func acquireKeyed(def *definition) *keyedStream {
 	val, _, _ := keyedStreams.LoadOrNew(def.key, func() (caddy.Destructor, error) {
-		return &keyedStream{key: def.key, hubs: make(map[string]*keyedHub)}, nil
+		return &keyedStream{key: def.key, label: def.label, counts: newStreamCounts(), hubs: make(map[string]*keyedHub)}, nil
 	})
 	return val.(*keyedStream)
 }

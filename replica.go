@@ -58,6 +58,7 @@ type runner struct {
 	current   *replica                // being connected or read
 	interrupt context.CancelCauseFunc // of the current attempt
 	reset     bool                    // forget who answered 204
+	afresh    bool                    // forget waits, too, and begin with the first
 	state     sourceState
 
 	// of run: what is known of the upstream's stream, over connections and
@@ -76,6 +77,7 @@ type runner struct {
 var (
 	errUnwanted  = errors.New("no client wants it now")
 	errWithdrawn = errors.New("its address was withdrawn")
+	errReconnect = errors.New("an operator asked for another connection")
 )
 
 func newRunner(s *source, replicas []*replica, slot int) *runner {
@@ -199,6 +201,12 @@ func (r *runner) pick(now time.Time) (*replica, time.Duration) {
 			rep.finished = false
 		}
 	}
+	if r.afresh {
+		r.afresh, r.at = false, -1
+		for _, rep := range r.replicas {
+			rep.finished, rep.notBefore, rep.backoff.n = false, time.Time{}, 0
+		}
+	}
 	wait := time.Duration(-1)
 	start := r.at
 	if len(r.replicas) == 1 || r.withoutID {
@@ -245,10 +253,12 @@ func (r *runner) try(env *environment, rep *replica) {
 	r.current, r.interrupt = nil, nil
 	r.mu.Unlock()
 	if r.ctx.Err() != nil {
+		end.reason = reasonClosed
+		r.source.counts.ended(end)
 		return
 	}
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errUnwanted), errors.Is(cause, errWithdrawn):
+	case errors.Is(cause, errUnwanted), errors.Is(cause, errWithdrawn), errors.Is(cause, errReconnect):
 		end.reason, end.err, end.wait = reasonClosed, cause, 0
 		end.finished, end.slow = false, false
 	case end.wasUp && !r.source.uses(env):
@@ -256,6 +266,7 @@ func (r *runner) try(env *environment, rep *replica) {
 		// failure of the upstream
 		end.wait = 0
 	}
+	r.source.counts.ended(end)
 	rep.finished = end.finished
 	rep.notBefore = time.Now().Add(end.wait)
 	st := sourceState{phase: phaseDown, reason: end.reason, text: end.text(), retryAt: rep.notBefore}
@@ -299,6 +310,7 @@ func (r *runner) setState(st sourceState) {
 
 // up is called when the upstream has answered with a stream.
 func (r *runner) up(rep *replica, shown string) {
+	r.source.counts.connects.Add(1)
 	r.setState(sourceState{phase: phaseUp})
 	rep.logged = ""
 	r.source.logger().Info("upstream connected", zap.String("url", shown))

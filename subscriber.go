@@ -19,6 +19,7 @@ const (
 	endAge     endReason = "max_age"
 	endRemoved endReason = "removed" // a reload removed the stream
 	endReload  endReason = "reload"  // `on_reload drain`
+	endDrained endReason = "drained" // by an operator
 	endExit    endReason = "exit"
 )
 
@@ -35,6 +36,7 @@ type subscriber struct {
 	handler  *Handler
 	settings *clientSettings
 	asked    string // the position that the client came with
+	since    time.Time
 
 	// token has capacity 1: a client that was woken looks for everything, so
 	// that a second token would say nothing new.
@@ -44,6 +46,8 @@ type subscriber struct {
 
 	beat  atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
 	endAt atomic.Int64 // when the client is to be ended, Unix ns
+
+	at atomic.Pointer[clientPosition] // where the client reads; nil before it does; stored by the client
 
 	mu        sync.Mutex // protects what follows, and the lowering of endAt
 	endReason endReason
@@ -58,6 +62,7 @@ func newSubscriber(handler *Handler, settings *clientSettings, base http.Respons
 		deadline: http.NewResponseController(base).SetWriteDeadline,
 	}
 	now := time.Now()
+	sub.since = now
 	sub.beat.Store(never)
 	if settings.heartbeat > 0 {
 		sub.beat.Store(now.Add(settings.heartbeat).UnixNano())

@@ -40,10 +40,13 @@ type source struct {
 	inherited *runner             // whose position to go on from
 	seed      string              // id to begin with, from the first client
 	state     sourceState         // of the best runner
+	announced phase               // told to event handlers last: up, down, or nothing yet
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
-	deliverMu sync.Mutex // makes delivering to all subscriptions one step
+	deliverMu sync.Mutex // makes delivering to all subscriptions one step; protects lastID of the subscriptions
 	mirror    *mirror    // nil without `mirror`; deliverMu protects it
+
+	counts sourceCounts
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -80,6 +83,10 @@ type subscription struct {
 	shape    atomic.Pointer[shape]
 
 	lastID []byte // of the event delivered last; the source's deliverMu protects it
+
+	// since is what the source had counted when the stream joined it.
+	since    upstreamCounts
+	unwanted atomic.Uint64 // events that `events` drops
 
 	// envs are the environments of the configurations that use the stream and
 	// this source, oldest first. demand says that the stream wants events now.
@@ -408,6 +415,7 @@ func (s *source) deliver(r *runner, ev *sse.Event, now time.Time) {
 	s.deliverMu.Lock()
 	defer s.deliverMu.Unlock()
 	if s.mirror != nil && !s.mirror.first(r.slot, ev, now) {
+		s.counts.duplicates.Add(1)
 		return
 	}
 	r.enc.begin()
@@ -430,6 +438,7 @@ func (s *source) stateChanged() {
 	was := s.state
 	s.state = s.bestStateLocked()
 	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
+	s.announceStateLocked()
 	s.mu.Unlock()
 	if !changed {
 		return

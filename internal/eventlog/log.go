@@ -142,6 +142,18 @@ func (l *Log) SetOptions(o Options) {
 	l.shrinkLocked()
 }
 
+// Options returns the log's bounds.
+func (l *Log) Options() Options {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Options{
+		MaxEvents: int(l.maxEvents),
+		MaxBytes:  l.maxBytes,
+		MaxAge:    time.Duration(l.maxAge) * time.Millisecond,
+		IDs:       l.ids,
+	}
+}
+
 // Append stores an event, with an id line if the log writes them, and returns
 // its offset. body is the encoded event up to and including its blank line; it
 // is copied. tag is the caller's, for NextMatching. An arrival before the
@@ -220,6 +232,22 @@ func (l *Log) Stats() Stats {
 		st.Newest = time.UnixMilli(l.newest)
 	}
 	return st
+}
+
+// LastTags returns the tags of the last n retained events, oldest first.
+func (l *Log) LastTags(n int) []uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next, tail := l.head.Load()+1, l.tail.Load()
+	var tags []uint32
+	for at := next - min(uint64(max(n, 0)), next-tail); at < next; {
+		s := l.findLocked(at)
+		for _, e := range s.entries()[at-s.base:] {
+			tags = append(tags, e.tag)
+		}
+		at = s.next()
+	}
+	return tags
 }
 
 // After returns the offset of the first event to read for a client with

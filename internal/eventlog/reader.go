@@ -83,6 +83,19 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []by
 	}
 }
 
+// Arrived returns when the event before the position arrived, in Unix ms. It is
+// for after Next or NextMatching has returned events; otherwise it may be 0.
+func (r *Reader) Arrived() int64 {
+	if r.seg == nil {
+		return 0
+	}
+	i := int64(r.next.Load()) - 1 - int64(r.seg.base)
+	if entries := r.seg.entries(); i >= 0 && i < int64(len(entries)) {
+		return entries[i].time
+	}
+	return 0
+}
+
 // Skip moves an overtaken reader to the oldest retained event, or to the end if
 // nothing is retained, and returns how many events it missed; 0 if it was not
 // overtaken.

@@ -1,0 +1,226 @@
+package ssefanin
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(adminAPI{})
+}
+
+// adminAPI is a module that provides the /sse_fanin/ endpoints for the Caddy
+// admin API: what the streams of the process do, and two things to do with
+// them. Caddy makes it before the apps, so it reads what the process has, not
+// what a configuration says.
+type adminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.sse_fanin",
+		New: func() caddy.Module { return new(adminAPI) },
+	}
+}
+
+// Routes returns the routes of the /sse_fanin/ endpoints.
+func (a adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		{Pattern: adminStreams, Handler: caddy.AdminHandlerFunc(a.handle)},
+		{Pattern: adminStreams + "/", Handler: caddy.AdminHandlerFunc(a.handle)},
+	}
+}
+
+const adminStreams = "/sse_fanin/streams"
+
+// handle serves
+//
+//	GET  /sse_fanin/streams
+//	GET  /sse_fanin/streams/<name>
+//	POST /sse_fanin/streams/<name>/drain
+//	POST /sse_fanin/streams/<name>/upstreams/<upstream>/reconnect
+func (adminAPI) handle(w http.ResponseWriter, r *http.Request) error {
+	rest := strings.Trim(strings.TrimPrefix(r.URL.Path, adminStreams), "/")
+	var path []string
+	if rest != "" {
+		path = strings.Split(rest, "/")
+	}
+	switch {
+	case len(path) == 0:
+		if err := allow(w, r, http.MethodGet); err != nil {
+			return err
+		}
+		return writeJSON(w, snapshotStreams())
+	case len(path) == 1:
+		if err := allow(w, r, http.MethodGet); err != nil {
+			return err
+		}
+		all := snapshotStreams()
+		// one that is configured comes before one that is leaving
+		i := slices.IndexFunc(all, func(st streamStatus) bool { return st.Name == path[0] })
+		if i < 0 {
+			return errNoStream(path[0])
+		}
+		return writeJSON(w, all[i])
+	case len(path) == 2 && path[1] == "drain":
+		if err := allow(w, r, http.MethodPost); err != nil {
+			return err
+		}
+		return drainStream(path[0])
+	case len(path) == 4 && path[1] == "upstreams" && path[3] == "reconnect":
+		if err := allow(w, r, http.MethodPost); err != nil {
+			return err
+		}
+		return reconnectUpstream(path[0], path[2])
+	}
+	return caddy.APIError{
+		HTTPStatus: http.StatusNotFound,
+		Err:        fmt.Errorf("there is no %s", r.URL.Path),
+	}
+}
+
+func allow(w http.ResponseWriter, r *http.Request, method string) error {
+	if r.Method == method {
+		return nil
+	}
+	w.Header().Set("Allow", method)
+	return caddy.APIError{
+		HTTPStatus: http.StatusMethodNotAllowed,
+		Err:        fmt.Errorf("method %s is not allowed, use %s", r.Method, method),
+	}
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: err}
+	}
+	return nil
+}
+
+// hubsOf returns the hubs of the streams of a name, those of all keys, and
+// those of removed ones whose clients are leaving.
+func hubsOf(name string) []*hub {
+	liveHubs.mu.Lock()
+	defer liveHubs.mu.Unlock()
+	var found []*hub
+	for h := range liveHubs.all {
+		if h.label == name {
+			found = append(found, h)
+		}
+	}
+	return found
+}
+
+// errNoStream says which streams there are, unless there is one of the name:
+// a keyed stream may have no keys at present.
+func errNoStream(name string) error {
+	var names []string
+	for _, st := range snapshotStreams() {
+		if st.Name == name {
+			return nil
+		}
+		names = append(names, st.Name)
+	}
+	return notFound("stream", name, names)
+}
+
+func notFound(what, name string, names []string) error {
+	slices.Sort(names)
+	names = slices.Compact(names)
+	known := "there are none"
+	if len(names) > 0 {
+		known = "there are: " + strings.Join(names, ", ")
+	}
+	return caddy.APIError{
+		HTTPStatus: http.StatusNotFound,
+		Err:        fmt.Errorf("unknown %s '%s', %s", what, name, known),
+	}
+}
+
+// drainStream ends the clients of a stream over their drain windows. The
+// stream stays, and takes new ones.
+func drainStream(name string) error {
+	if err := errNoStream(name); err != nil {
+		return err
+	}
+	for _, h := range hubsOf(name) {
+		h.drainAll()
+	}
+	return nil
+}
+
+func (h *hub) drainAll() {
+	h.mu.Lock()
+	now := time.Now()
+	for _, sub := range h.subscribers {
+		sub.drain(now, endDrained)
+	}
+	h.mu.Unlock()
+	h.wakeNotifier()
+}
+
+// reconnectUpstream has an upstream connected anew, for all streams that
+// share it. The name of a dynamic upstream stands for all its addresses.
+func reconnectUpstream(stream, upstream string) error {
+	if err := errNoStream(stream); err != nil {
+		return err
+	}
+	var found []*source
+	names := make(map[string]bool)
+	for _, v := range viewStreams() {
+		if v.Name == stream {
+			for name := range v.counted {
+				names[name] = true
+			}
+		}
+	}
+	known := names[upstream]
+	for _, h := range hubsOf(stream) {
+		h.lifeMu.Lock()
+		for name, sub := range h.sources {
+			names[name] = true
+			if name == upstream || h.tags.upstreamOf(name) == upstream {
+				found = append(found, sub.source)
+			}
+		}
+		h.lifeMu.Unlock()
+	}
+	if len(found) == 0 && !known {
+		return notFound("upstream", upstream, slices.Collect(maps.Keys(names)))
+	}
+	for _, s := range found {
+		s.reconnect()
+	}
+	return nil
+}
+
+// reconnect drops the connections there are, forgets waits and who answered
+// 204, and dials at once if the source is wanted.
+func (s *source) reconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.runners {
+		r.reconnect()
+	}
+}
+
+func (r *runner) reconnect() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.afresh = true
+	if r.interrupt != nil {
+		r.interrupt(errReconnect)
+	}
+	r.wake()
+}
+
+// Interface guards
+var _ caddy.AdminRouter = (*adminAPI)(nil)

@@ -1,0 +1,227 @@
+package ssefanin
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What happens is counted where it happens, in plain atomics on the objects
+// that outlive configurations: a source counts what it receives, a stream
+// what it delivers. Metrics, admin API and status page read them.
+
+// reasons are all there are, in the order of their counters.
+var reasons = []reason{
+	reasonEOF, reasonError, reasonHeadTimeout, reasonIdle, reasonStatus, reasonType, reasonFinished,
+	reasonRedirect, reasonRequest, reasonRefusedID, reasonClosed, reasonRemoved,
+}
+
+// endReasons are all there are, in the order of their counters.
+var endReasons = []endReason{
+	endClient, endTimeout, endSlow, endAge, endRemoved, endReload, endDrained, endExit,
+}
+
+// gapReasons are all there are, in the order of their counters.
+var gapReasons = []string{gapExpired, gapUnknown}
+
+const (
+	maxReasons    = 16 // room for reasons; a test keeps it
+	maxEndReasons = 16 // room for endReasons
+
+	// shownID is how much of an upstream's last event id is shown, in bytes:
+	// it is as long as the upstream likes.
+	shownID = 256
+)
+
+// sourceCounts is what a source has counted, over all its replicas.
+//
+// Safe for concurrent use.
+type sourceCounts struct {
+	connects    atomic.Uint64 // answers that were a stream
+	disconnects atomic.Uint64 // ends of those
+	ends        [maxReasons]atomic.Uint64
+	events      atomic.Uint64 // received, duplicates included
+	bytes       atomic.Uint64 // received, comments included
+	tooLarge    atomic.Uint64 // events skipped by max_event_size
+	duplicates  atomic.Uint64 // sent again, or had from another replica
+
+	lastEvent atomic.Int64 // arrival, Unix ms; 0: never
+	lastEnd   atomic.Pointer[lastEnd]
+}
+
+// lastEnd is how the last attempt or connection ended.
+type lastEnd struct {
+	reason reason
+	text   string // more about it, or empty
+	at     time.Time
+}
+
+// ended counts an attempt that has ended.
+func (c *sourceCounts) ended(end ending) {
+	if end.wasUp {
+		c.disconnects.Add(1)
+	}
+	if i := slices.Index(reasons, end.reason); i >= 0 {
+		c.ends[i].Add(1)
+	}
+	if end.reason == reasonClosed {
+		return // by us; tells nothing about the upstream
+	}
+	c.lastEnd.Store(&lastEnd{reason: end.reason, text: end.detail(), at: time.Now()})
+}
+
+// load returns the counts. Those that are raised together may differ by what
+// is counted at the moment.
+func (c *sourceCounts) load() upstreamCounts {
+	n := upstreamCounts{
+		connects:    c.connects.Load(),
+		disconnects: c.disconnects.Load(),
+		events:      c.events.Load(),
+		bytes:       c.bytes.Load(),
+		tooLarge:    c.tooLarge.Load(),
+		duplicates:  c.duplicates.Load(),
+	}
+	for i := range n.ends {
+		n.ends[i] = c.ends[i].Load()
+	}
+	return n
+}
+
+// upstreamCounts are the counts of an upstream of one stream.
+type upstreamCounts struct {
+	connects, disconnects, events, bytes uint64
+	tooLarge, unwanted, duplicates       uint64
+	ends                                 [maxReasons]uint64 // by number of the reason
+}
+
+// combine applies f to each pair of counts.
+func (n *upstreamCounts) combine(other upstreamCounts, f func(a, b uint64) uint64) {
+	n.connects = f(n.connects, other.connects)
+	n.disconnects = f(n.disconnects, other.disconnects)
+	n.events = f(n.events, other.events)
+	n.bytes = f(n.bytes, other.bytes)
+	n.tooLarge = f(n.tooLarge, other.tooLarge)
+	n.unwanted = f(n.unwanted, other.unwanted)
+	n.duplicates = f(n.duplicates, other.duplicates)
+	for i := range n.ends {
+		n.ends[i] = f(n.ends[i], other.ends[i])
+	}
+}
+
+func plus(a, b uint64) uint64  { return a + b }
+func minus(a, b uint64) uint64 { return a - b }
+func most(a, b uint64) uint64  { return max(a, b) }
+
+// streamCounts is what a stream has counted; the keys of a keyed stream share
+// one.
+//
+// Safe for concurrent use.
+type streamCounts struct {
+	clients  atomic.Uint64 // that were served
+	ends     [maxEndReasons]atomic.Uint64
+	events   atomic.Uint64 // delivered, replayed ones included
+	bytes    atomic.Uint64 // written to clients, heartbeats included
+	replayed atomic.Uint64 // events from before the client came
+	gaps     [2]atomic.Uint64
+	delay    delays
+
+	mu sync.Mutex // protects what follows; taken last
+	// left are the counts of sources that the stream has left, by counted
+	// name: an upstream's count goes on when its source is another one.
+	left map[string]upstreamCounts
+	// told are the counts that were told last, by counted name. Keys come and
+	// go while their counts are added up; what was told is never taken back.
+	told map[string]upstreamCounts
+}
+
+func newStreamCounts() *streamCounts {
+	return &streamCounts{left: make(map[string]upstreamCounts), told: make(map[string]upstreamCounts)}
+}
+
+func (c *streamCounts) ended(why endReason) {
+	if i := slices.Index(endReasons, why); i >= 0 {
+		c.ends[i].Add(1)
+	}
+}
+
+func (c *streamCounts) gap(why string) {
+	if i := slices.Index(gapReasons, why); i >= 0 {
+		c.gaps[i].Add(1)
+	}
+}
+
+// leave adds what a source was counted for that the stream leaves.
+func (c *streamCounts) leave(name string, n upstreamCounts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.combine(c.left[name], plus)
+	c.left[name] = n
+}
+
+// before returns what was counted for the sources that were left.
+func (c *streamCounts) before() map[string]upstreamCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.left)
+}
+
+// tell returns the counts, none of them less than what was told before.
+func (c *streamCounts) tell(name string, n upstreamCounts) upstreamCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.combine(c.told[name], most)
+	c.told[name] = n
+	return n
+}
+
+// keep forgets the upstreams that are no longer configured.
+func (c *streamCounts) keep(names map[string]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, counts := range []map[string]upstreamCounts{c.left, c.told} {
+		maps.DeleteFunc(counts, func(name string, _ upstreamCounts) bool { return !names[name] })
+	}
+}
+
+// delayBounds are the buckets of delays, in milliseconds: arrivals are known
+// to the millisecond.
+var delayBounds = [...]int64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000}
+
+// delays is a histogram. Safe for concurrent use.
+type delays struct {
+	buckets [len(delayBounds) + 1]atomic.Uint64 // not cumulative; the last is for what is beyond
+	sum     atomic.Int64                        // milliseconds
+}
+
+func (d *delays) observe(ms int64) {
+	ms = max(ms, 0)
+	i := 0
+	for i < len(delayBounds) && ms > delayBounds[i] {
+		i++
+	}
+	d.buckets[i].Add(1)
+	d.sum.Add(ms)
+}
+
+// delayCounts is a histogram as it was at a time.
+type delayCounts struct {
+	buckets [len(delayBounds) + 1]uint64
+	sum     int64
+}
+
+func (d *delays) load() (n delayCounts) {
+	for i := range d.buckets {
+		n.buckets[i] = d.buckets[i].Load()
+	}
+	n.sum = d.sum.Load()
+	return n
+}
+
+func (n *delayCounts) add(other delayCounts) {
+	for i := range n.buckets {
+		n.buckets[i] += other.buckets[i]
+	}
+	n.sum += other.sum
+}

@@ -1,0 +1,91 @@
+package ssefanin
+
+import (
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+)
+
+// sent is what one client was sent.
+type sent struct {
+	events, bytes, replayed, gaps uint64
+
+	head uint64 // of the log when the client came: up to it, events are replayed
+}
+
+// clientPosition is where a client reads, for whoever wants to know its lag.
+type clientPosition struct {
+	log    *streamLog
+	reader *eventlog.Reader
+}
+
+// lag is how many events a client has still to get.
+func (p *clientPosition) lag() uint64 {
+	n := uint64(0)
+	if head, at := p.log.Head(), p.reader.Position(); at <= head {
+		n = head + 1 - at
+	}
+	for log := p.log.next.Load(); log != nil; log = log.next.Load() {
+		n += log.Head()
+	}
+	return n
+}
+
+// stands notes that the client reads from its reader from now on. Events up
+// to head are replayed.
+func (c *client) stands(head uint64) {
+	c.sent.head = head
+	c.sub.at.Store(&clientPosition{log: c.log, reader: c.reader})
+}
+
+// countWrite counts what was written and flushed: a few atomics a write,
+// however many events that was.
+func (c *client) countWrite(bytes, events int, now time.Time) {
+	counts := c.hub.counts
+	c.sent.bytes += uint64(bytes)
+	counts.bytes.Add(uint64(bytes))
+	if events == 0 {
+		return
+	}
+	n := uint64(events)
+	c.sent.events += n
+	counts.events.Add(n)
+	last := c.reader.Position() - 1
+	if first := last - n + 1; first <= c.sent.head {
+		replayed := min(last, c.sent.head) - first + 1
+		c.sent.replayed += replayed
+		counts.replayed.Add(replayed)
+	}
+	if last > c.sent.head { // how old a replayed event is says nothing
+		counts.delay.observe(now.UnixMilli() - c.reader.Arrived())
+	}
+}
+
+// countGap counts a gap and tells the configuration's event handlers.
+func (c *client) countGap(why string, missed *uint64) {
+	c.sent.gaps++
+	c.hub.counts.gap(why)
+	n := uint64(0)
+	if missed != nil {
+		n = *missed
+	}
+	announceGap(c.hub.label, why, n)
+}
+
+// logSent adds what was sent to the request's line in the access log.
+func (c *client) logSent(r *http.Request, why endReason) {
+	extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+	if !ok {
+		return
+	}
+	extra.Add(zap.Uint64("sse_events", c.sent.events))
+	extra.Add(zap.Uint64("sse_bytes", c.sent.bytes))
+	extra.Add(zap.Uint64("sse_replayed", c.sent.replayed))
+	extra.Add(zap.Uint64("sse_gaps", c.sent.gaps))
+	extra.Add(zap.String("sse_end", string(why)))
+}

@@ -1,0 +1,245 @@
+package ssefanin
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+)
+
+// The events that are told to a configuration's event handlers.
+const (
+	eventUp   = "upstream_up"
+	eventDown = "upstream_down"
+	eventGap  = "gap"
+)
+
+const (
+	// maxAnnouncements is how many events wait for the handlers of earlier
+	// ones; some 200 bytes each. Beyond that they are dropped: a handler that
+	// takes a second each would be hours behind anyway.
+	maxAnnouncements = 1024
+
+	// lastWord is how long a configuration that stops waits for the handlers
+	// of one event.
+	lastWord = time.Second
+)
+
+// announcement is an event for the event handlers.
+type announcement struct {
+	name   string
+	stream string
+	// of upstream_up and upstream_down
+	upstream     string
+	reason, text string
+	// of gap: several of a stream are told as one
+	count, missed uint64
+}
+
+// announcements are what happened and was not told yet, in order. What
+// happens must not wait for event handlers, which may run commands; those run
+// one after the other in the goroutine of an App.
+var announcements struct {
+	mu      sync.Mutex // protects what follows
+	waiting []*announcement
+	gaps    map[[2]string]*announcement // of waiting, by stream and reason
+	dropped int                         // since the last one that was told
+	tellers int                         // that run, or wait for their turn
+
+	// signal says that something waits; capacity 1, since once is enough.
+	signal chan struct{}
+	// teller holds a token while an App tells; capacity 1. So the oldest
+	// configuration tells, until it stops.
+	teller chan struct{}
+}
+
+func init() {
+	announcements.signal = make(chan struct{}, 1)
+	announcements.teller = make(chan struct{}, 1)
+	announcements.gaps = make(map[[2]string]*announcement)
+}
+
+// announce notes an event. It never waits, but for mu.
+func announce(a *announcement) {
+	q := &announcements
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	gap := [2]string{a.stream, a.reason}
+	if a.name == eventGap {
+		if same := q.gaps[gap]; same != nil {
+			same.count += a.count
+			same.missed += a.missed
+			return
+		}
+	}
+	if len(q.waiting) >= maxAnnouncements {
+		q.dropped++
+		return
+	}
+	q.waiting = append(q.waiting, a)
+	if a.name == eventGap {
+		q.gaps[gap] = a
+	}
+	select {
+	case q.signal <- struct{}{}:
+	default:
+	}
+}
+
+func announceGap(stream, why string, missed uint64) {
+	announce(&announcement{name: eventGap, stream: stream, reason: why, count: 1, missed: missed})
+}
+
+// nextAnnouncement returns the first that waits, or nil.
+func nextAnnouncement() (a *announcement, dropped int) {
+	q := &announcements
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) == 0 {
+		q.waiting = nil
+		return nil, 0
+	}
+	a = q.waiting[0]
+	q.waiting[0] = nil
+	q.waiting = q.waiting[1:]
+	if a.name == eventGap {
+		delete(q.gaps, [2]string{a.stream, a.reason})
+	}
+	dropped, q.dropped = q.dropped, 0
+	return a, dropped
+}
+
+// data is the event's data as handlers get it.
+func (a *announcement) data() map[string]any {
+	switch a.name {
+	case eventUp:
+		return map[string]any{"stream": a.stream, "upstream": a.upstream}
+	case eventDown:
+		return map[string]any{"stream": a.stream, "upstream": a.upstream, "reason": a.reason, "error": a.text}
+	}
+	return map[string]any{"stream": a.stream, "reason": a.reason, "clients": a.count, "missed": a.missed}
+}
+
+// teller tells one configuration's event handlers what happens. The App
+// starts and stops it.
+type teller struct {
+	ctx    caddy.Context
+	events *caddyevents.App
+	logger *zap.Logger
+	cancel context.CancelFunc
+	done   chan struct{} // closed when run has returned
+}
+
+// tellOnceStarted has the configuration's event handlers told, once all apps
+// have started: they start in any order, and before the events app has, it
+// knows no handlers.
+func (a *App) tellOnceStarted(ctx caddy.Context) error {
+	val, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting the events app: %w", err)
+	}
+	events := val.(*caddyevents.App)
+	return events.On("started", startedHandler(func() {
+		a.teller = startTeller(ctx, events, a.logger)
+	}))
+}
+
+// startedHandler is called when a configuration has started.
+type startedHandler func()
+
+// Handle implements caddyevents.Handler.
+func (f startedHandler) Handle(context.Context, caddy.Event) error {
+	f()
+	return nil
+}
+
+func startTeller(ctx caddy.Context, events *caddyevents.App, logger *zap.Logger) *teller {
+	t := &teller{ctx: ctx, events: events, logger: logger, done: make(chan struct{})}
+	t.ctx.Context, t.cancel = context.WithCancel(ctx.Context)
+	announcements.mu.Lock()
+	announcements.tellers++
+	announcements.mu.Unlock()
+	go t.run()
+	return t
+}
+
+// stop ends the teller. A handler that is running sees its context end; one
+// that takes no notice is left behind after a second.
+func (t *teller) stop() {
+	t.cancel()
+	timer := time.NewTimer(lastWord)
+	defer timer.Stop()
+	select {
+	case <-t.done:
+	case <-timer.C:
+		t.logger.Warn("an event handler has not ended with its configuration")
+	}
+	q := &announcements
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.tellers--; q.tellers == 0 { // nobody is left to be told
+		q.waiting, q.dropped = nil, 0
+		clear(q.gaps)
+	}
+}
+
+// run tells, once the configuration before has stopped. The App owns it; stop
+// ends it.
+func (t *teller) run() {
+	defer close(t.done)
+	select {
+	case announcements.teller <- struct{}{}:
+	case <-t.ctx.Done():
+		return
+	}
+	defer func() { <-announcements.teller }()
+	for t.ctx.Err() == nil {
+		a, dropped := nextAnnouncement()
+		if a == nil {
+			select {
+			case <-announcements.signal:
+			case <-t.ctx.Done():
+			}
+			continue
+		}
+		if dropped > 0 {
+			t.logger.Warn("event handlers are too slow; events were dropped", zap.Int("dropped", dropped))
+		}
+		t.events.Emit(t.ctx, a.name, a.data())
+	}
+	// The next one looks without a signal; it may have been the one to get it.
+}
+
+// announceStateLocked announces that the source has gone up or down. One that
+// is not wanted is not down, and one that never was up is down when it first
+// fails.
+func (s *source) announceStateLocked() {
+	a := announcement{name: eventUp}
+	now := phaseUp
+	switch st := s.state; {
+	case st.phase == phaseUp:
+	case (st.phase == phaseDown || st.phase == phaseFinished) && st.reason != reasonClosed:
+		now = phaseDown
+		a = announcement{name: eventDown, reason: string(st.reason)}
+		if text, ok := strings.CutPrefix(st.text, a.reason+": "); ok {
+			a.text = text
+		}
+	default:
+		return
+	}
+	if s.announced == now {
+		return
+	}
+	s.announced = now
+	for _, sub := range *s.subs.Load() {
+		own := a
+		own.stream, own.upstream = sub.hub.label, sub.name
+		announce(&own)
+	}
+}

@@ -1,0 +1,153 @@
+package ssefanin
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// The reasons of events that were skipped.
+const (
+	skippedTooLarge = "too_large" // larger than max_event_size
+	skippedType     = "type"      // not among `events`
+)
+
+// metrics tells the counts of all streams when it is asked. They are counted
+// whether somebody asks or not, on objects that outlive configurations; so
+// every configuration's registry gets the same collector.
+//
+// Labels are names from the configuration and the reasons there are. A stream
+// that was removed and one of the same name are told together, as are the
+// keys of a keyed stream and the addresses of a dynamic upstream.
+var metrics = streamCollector{
+	upstreamUp:     desc("upstream_up", "Whether the upstream is connected: 1 or 0. Of several connections, one is enough.", "upstream"),
+	connects:       desc("upstream_connects_total", "How often the upstream answered with a stream.", "upstream"),
+	disconnects:    desc("upstream_disconnects_total", "How often a connection to the upstream ended or an attempt failed, by reason.", "upstream", "reason"),
+	lastEvent:      desc("upstream_last_event_timestamp_seconds", "When the upstream's last event arrived, in Unix seconds; 0 if none has.", "upstream"),
+	received:       desc("events_received_total", "How many events arrived from the upstream, duplicates included.", "upstream"),
+	receivedBytes:  desc("received_bytes_total", "How many bytes of streams arrived from the upstream.", "upstream"),
+	skipped:        desc("events_skipped_total", "How many of the upstream's events were not taken over, by reason.", "upstream", "reason"),
+	duplicates:     desc("duplicates_total", "How many events the upstream sent again, or another of its replicas had sent already.", "upstream"),
+	clients:        desc("clients", "How many clients are connected."),
+	clientsTotal:   desc("clients_total", "How many clients have been connected."),
+	clientEnds:     desc("client_disconnects_total", "How many clients were disconnected, by reason.", "reason"),
+	delivered:      desc("events_delivered_total", "How many events were written to clients, replayed ones included."),
+	deliveredBytes: desc("delivered_bytes_total", "How many bytes were written to clients, heartbeats included."),
+	replayed:       desc("replayed_events_total", "How many events were written to clients that had arrived before the client."),
+	gaps:           desc("gaps_total", "How many times a client was told that events are gone, by reason.", "reason"),
+	retainedEvents: desc("retained_events", "How many events are retained."),
+	retainedBytes:  desc("retained_bytes", "How much memory the retained events take, in bytes."),
+	retainedAge:    desc("retained_age_seconds", "How old the oldest retained event is; 0 if there is none."),
+	maxLag:         desc("max_lag_events", "How many events the client that is furthest behind has still to get."),
+	deliveryDelay:  desc("delivery_delay_seconds", "Time from an event's arrival until it was flushed to a client; of the last event of each write, replays aside. To the millisecond."),
+}
+
+// streamCollector implements prometheus.Collector.
+type streamCollector struct {
+	upstreamUp, connects, disconnects, lastEvent       *prometheus.Desc
+	received, receivedBytes, skipped, duplicates       *prometheus.Desc
+	clients, clientsTotal, clientEnds                  *prometheus.Desc
+	delivered, deliveredBytes, replayed, gaps          *prometheus.Desc
+	retainedEvents, retainedBytes, retainedAge, maxLag *prometheus.Desc
+	deliveryDelay                                      *prometheus.Desc
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName("caddy", "sse_fanin", name), help, append([]string{"stream"}, labels...), nil)
+}
+
+// registerMetrics has a configuration's metrics include ours.
+func registerMetrics(ctx caddy.Context) error {
+	err := ctx.GetMetricsRegistry().Register(&metrics)
+	if already := (prometheus.AlreadyRegisteredError{}); errors.As(err, &already) {
+		return nil
+	}
+	return err
+}
+
+// Describe implements prometheus.Collector.
+func (m *streamCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		m.upstreamUp, m.connects, m.disconnects, m.lastEvent,
+		m.received, m.receivedBytes, m.skipped, m.duplicates,
+		m.clients, m.clientsTotal, m.clientEnds,
+		m.delivered, m.deliveredBytes, m.replayed, m.gaps,
+		m.retainedEvents, m.retainedBytes, m.retainedAge, m.maxLag,
+		m.deliveryDelay,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *streamCollector) Collect(ch chan<- prometheus.Metric) {
+	now := time.Now()
+	views := viewStreams()
+	for i, v := range views {
+		if i+1 < len(views) && views[i+1].Name == v.Name { // removed, and there again
+			views[i+1].merge(v)
+			continue
+		}
+		m.collect(ch, v, now)
+	}
+}
+
+func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, now time.Time) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{v.Name}, labels...)...)
+	}
+	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), append([]string{v.Name}, labels...)...)
+	}
+	for name, n := range v.counted {
+		up := 0.0
+		if n.up {
+			up = 1
+		}
+		gauge(m.upstreamUp, up, name)
+		gauge(m.lastEvent, float64(n.lastEvent)/1000, name)
+		counter(m.connects, n.connects, name)
+		for i, why := range reasons {
+			counter(m.disconnects, n.ends[i], name, string(why))
+		}
+		counter(m.received, n.events, name)
+		counter(m.receivedBytes, n.bytes, name)
+		counter(m.skipped, n.tooLarge, name, skippedTooLarge)
+		counter(m.skipped, n.unwanted, name, skippedType)
+		counter(m.duplicates, n.duplicates, name)
+	}
+	gauge(m.clients, float64(v.Clients.Connected))
+	counter(m.clientsTotal, v.Clients.Total)
+	for i, why := range endReasons {
+		counter(m.clientEnds, v.ends[i], string(why))
+	}
+	counter(m.delivered, v.Delivered.Events)
+	counter(m.deliveredBytes, v.Delivered.Bytes)
+	counter(m.replayed, v.Delivered.Replayed)
+	counter(m.gaps, v.Gaps.Expired, gapExpired)
+	counter(m.gaps, v.Gaps.Unknown, gapUnknown)
+	gauge(m.retainedEvents, float64(v.Log.Events))
+	gauge(m.retainedBytes, float64(v.Log.Memory))
+	age := 0.0
+	if v.Log.Oldest != 0 {
+		age = max(now.Sub(time.UnixMilli(v.Log.Oldest)).Seconds(), 0)
+	}
+	gauge(m.retainedAge, age)
+	gauge(m.maxLag, float64(v.Clients.MaxLag))
+
+	var total uint64
+	buckets := make(map[float64]uint64, len(delayBounds))
+	for i, n := range v.delay.buckets {
+		total += n
+		if i < len(delayBounds) {
+			buckets[float64(delayBounds[i])/1000] = total
+		}
+	}
+	ch <- prometheus.MustNewConstHistogram(m.deliveryDelay, total, float64(v.delay.sum)/1000, buckets, v.Name)
+}
+
+// Interface guards
+var _ prometheus.Collector = (*streamCollector)(nil)
