@@ -16,7 +16,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 }
 
 // App holds the streams that are shared by several sites, and ties the streams
@@ -123,8 +123,9 @@ func (d *definition) release() {
 	}
 }
 
-// CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. Without a copy of the App:
+// it is the origin of events, which are told while it stops.
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "sse_fanin",
 		New: func() caddy.Module { return new(App) },
