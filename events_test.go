@@ -151,7 +151,12 @@ func TestEventsAfterAReload(t *testing.T) {
 	a := plain(t)
 	site := directive("/e", hasty+"\nstream s\nupstream u "+a.URL())
 	in := serve(t, "", site)
-	connected(t, a)
+	becomes(t, "s", "it is up", func(st streamStatus) bool { return st.Upstreams[0].State == phaseUp })
+	eventually(t, 5*time.Second, "the first configuration has told of it", func() bool {
+		announcements.mu.Lock()
+		defer announcements.mu.Unlock()
+		return len(announcements.waiting) == 0
+	})
 	in.reload(global, site)
 	a.EndConnections()
 	wantEvents(t, events, "upstream_down stream=s upstream=u reason=eof error=", "upstream_up stream=s upstream=u")

@@ -222,6 +222,7 @@ func (h *hub) newSubscription(s *source, u *upstreamDef) *subscription {
 func (h *hub) leave(sub *subscription) {
 	releaseSource(sub.source)
 	sub.source.unsubscribe(sub)
+	h.counts.leave(h.countedName(sub), sub.count())
 	h.tags.release(sub.name)
 	delete(h.sources, sub.name)
 }

@@ -431,8 +431,9 @@ func (p phase) rank() int {
 		return 2
 	case phaseFinished:
 		return 1
+	default: // idle
+		return 0
 	}
-	return 0
 }
 
 // merge adds another source of the same name.

@@ -449,10 +449,9 @@ func (s *source) stateChanged() {
 }
 
 func (s *source) bestStateLocked() sourceState {
-	rank := map[phase]int{phaseUp: 4, phaseConnecting: 3, phaseDown: 2, phaseFinished: 1}
 	best := sourceState{phase: phaseIdle, since: s.state.since}
 	for _, r := range s.runners {
-		if st := r.status(); rank[st.phase] > rank[best.phase] {
+		if st := r.status(); st.phase.rank() > best.phase.rank() {
 			best = st
 		}
 	}
