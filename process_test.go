@@ -84,11 +84,8 @@ func (l *logBuffer) String() string {
 // listens on p.addr; global, if any, among the global options.
 func startProcess(t *testing.T, global, site string) *process {
 	t.Helper()
-	dir, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{t: t, dir: t.TempDir(), addr: freeAddr(t), log: new(logBuffer), done: make(chan struct{})}
+	p := newProcess(t)
+	p.addr = freeAddr(t)
 	socket := filepath.Join(p.dir, "admin.sock")
 	p.admin = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -100,7 +97,33 @@ func startProcess(t *testing.T, global, site string) *process {
 	if err := os.WriteFile(file, []byte(p.caddyfile(global, site)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(filepath.Join(dir, "caddy"), "run", "--config", file, "--adapter", "caddyfile")
+	p.start("run", "--config", file, "--adapter", "caddyfile")
+	eventually(t, 20*time.Second, "caddy listens", func() bool {
+		conn, err := net.Dial("tcp", p.addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return p
+}
+
+// newProcess returns a process that has not been started, with a directory of
+// its own.
+func newProcess(t *testing.T) *process {
+	t.Helper()
+	return &process{t: t, dir: t.TempDir(), log: new(logBuffer), done: make(chan struct{})}
+}
+
+// start runs Caddy with these arguments until the test ends.
+func (p *process) start(args ...string) {
+	t := p.t
+	t.Helper()
+	dir, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd = exec.Command(filepath.Join(dir, "caddy"), args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
 	if err := p.cmd.Start(); err != nil {
@@ -114,14 +137,6 @@ func startProcess(t *testing.T, global, site string) *process {
 			t.Logf("log of caddy:\n%s", tail(p.log.String(), 6000))
 		}
 	})
-	eventually(t, 20*time.Second, "caddy listens", func() bool {
-		conn, err := net.Dial("tcp", p.addr)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
-	return p
 }
 
 // wait reaps the process. The test owns it; Kill or an exit ends it.

@@ -3,12 +3,11 @@
 //
 //	go run ./examples/demo
 //
-// It needs no network, no root and no files, and leaves none behind.
+// It needs no network, no root and no files, and leaves none behind. A Caddy
+// that was built with the module does the same as `caddy sse-fanin --demo`.
 package main
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -25,38 +24,17 @@ import (
 )
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:8080", "`address` of the page; port 0 picks a free one")
+	listen := flag.String("listen", demo.DefaultListen, "`address` of the page; port 0 picks a free one")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "unexpected argument %q\n", flag.Arg(0))
 		flag.Usage()
 		os.Exit(2)
 	}
-	d, err := start(*listen)
-	if err != nil {
+	caddy.TrapSignals()
+	if err := demo.Run(*listen, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
-	// Ctrl-C ends Caddy here as it does everywhere: first the streams, then
-	// the process.
-	caddy.OnExit(func(context.Context) { _ = d.Close() })
-	caddy.TrapSignals()
-	fmt.Printf("\n  the page     %s\n  the stream   curl -N %sevents\n\n  Ctrl-C ends it.\n\n", d.URL(), d.URL())
 	select {}
-}
-
-// start starts the origins and Caddy.
-func start(listen string) (*demo.Demo, error) {
-	d, err := demo.New(listen)
-	if err != nil {
-		return nil, fmt.Errorf("%w (choose another address with -listen, such as -listen 127.0.0.1:0)", err)
-	}
-	config, err := d.Config()
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	if err := caddy.Load(config, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting Caddy: %w", err), d.Close())
-	}
-	return d, nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/demo"
 )
 
 // TestMain keeps Caddy away from the home directory.
@@ -30,7 +32,7 @@ func TestMain(m *testing.M) {
 // TestDemo starts the whole demo and waits for the page, its state and an
 // event of each origin in the merged stream.
 func TestDemo(t *testing.T) {
-	d, err := start("127.0.0.1:0")
+	d, err := demo.Start("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

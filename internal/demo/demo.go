@@ -1,8 +1,8 @@
 // Package demo is a live picture of the module: two SSE origins, Caddy in
 // front of them and a page that shows the merged stream and checks it.
 //
-// It builds Caddy's configuration but loads nothing, so that a command and a
-// main package can both start it.
+// The module's command and examples/demo both run it. It names Caddy's modules,
+// this one included, but imports none: that is for whoever runs it.
 package demo
 
 import (
@@ -26,7 +26,7 @@ const pagePolicy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'u
 	"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // Demo is the origins and the control server. Caddy, loaded with Config, is
-// the caller's.
+// not part of it.
 type Demo struct {
 	listen  string
 	origins []*Origin
@@ -42,7 +42,7 @@ type Demo struct {
 // interface. listen is the address that Caddy will listen on; it is an error
 // when it is taken. Port 0 picks a free one.
 func New(listen string) (*Demo, error) {
-	listen, err := freeAddress(listen)
+	listen, err := FreeAddress(listen)
 	if err != nil {
 		return nil, err
 	}
@@ -97,10 +97,10 @@ func (d *Demo) URL() string {
 	return "http://" + net.JoinHostPort(host, port) + "/"
 }
 
-// freeAddress returns listen with its port filled in, or an error when nothing
+// FreeAddress returns listen with its port filled in, or an error when nothing
 // can listen there. Caddy itself would share the port with another Caddy
 // without a word, and its clients with it.
-func freeAddress(listen string) (string, error) {
+func FreeAddress(listen string) (string, error) {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		return "", fmt.Errorf("reading the address to listen on: %w", err)

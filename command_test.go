@@ -1,0 +1,250 @@
+package ssefanin
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+var announcedAddress = regexp.MustCompile(`curl -N http://(\S+?)/`)
+
+// startCommand runs `caddy sse-fanin` on a free port and waits until it says
+// where.
+func startCommand(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := newProcess(t)
+	p.start(append([]string{"sse-fanin", "--listen", "127.0.0.1:0"}, args...)...)
+	eventually(t, 20*time.Second, "caddy says where it listens", func() bool {
+		m := announcedAddress.FindStringSubmatch(p.log.String())
+		if m != nil {
+			p.addr = m[1]
+		}
+		return m != nil
+	})
+	return p
+}
+
+// fetch returns status, type and body of what the process serves.
+func (p *process) fetch(path, accept string) (status int, contentType, body string) {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(within(p.t, 10*time.Second), http.MethodGet, p.url(path), nil)
+	must(p.t, err)
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	must(p.t, err)
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	must(p.t, err)
+	return resp.StatusCode, resp.Header.Get("Content-Type"), string(content)
+}
+
+func TestCommandServes(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a"})
+	b := newOrigin(t, ssetest.OriginConfig{Source: "b"})
+	root := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(root, "index.html"), []byte("<p>a file</p>"), 0o600))
+	p := startCommand(t, "--root", root, "--status", "/status", "--access-log", "one="+a.URL(), b.URL()+"?q=1")
+
+	client := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events")})
+	t.Cleanup(client.Close)
+	must(t, a.WaitConnections(within(t, 10*time.Second), 1))
+	must(t, b.WaitConnections(within(t, 10*time.Second), 1))
+	must(t, client.WaitOpen(within(t, 10*time.Second), 1))
+	a.Emit("", "of a")
+	b.Emit("", "of b")
+	must(t, client.WaitCount(within(t, 10*time.Second), 2))
+	got := map[string]bool{}
+	for _, ev := range client.Events() {
+		got[ev.Data] = true
+	}
+	if !got["of a"] || !got["of b"] {
+		t.Errorf("got %v", got)
+	}
+
+	if status, _, body := p.fetch("/", ""); status != http.StatusOK || body != "<p>a file</p>" {
+		t.Errorf("/: %d %s", status, body)
+	}
+	if status, contentType, _ := p.fetch("/status", "text/html"); status != http.StatusOK || !strings.HasPrefix(contentType, "text/html") {
+		t.Errorf("/status as a page: %d %s", status, contentType)
+	}
+	status, contentType, body := p.fetch("/status", "application/json")
+	if status != http.StatusOK || contentType != "application/json" {
+		t.Errorf("/status: %d %s", status, contentType)
+	}
+	var shown struct {
+		Streams []struct {
+			Name      string
+			Upstreams []struct{ Name string }
+		}
+	}
+	must(t, json.Unmarshal([]byte(body), &shown))
+	if len(shown.Streams) != 1 || shown.Streams[0].Name != "events" || len(shown.Streams[0].Upstreams) != 2 || !strings.Contains(body, `"name":"one"`) {
+		t.Errorf("/status: %s", body)
+	}
+	if status, _, body := p.fetch("/status?ready", ""); status != http.StatusOK {
+		t.Errorf("/status?ready: %d %s", status, body)
+	}
+	eventually(t, 5*time.Second, "the access log has the page", func() bool {
+		return strings.Contains(p.log.String(), "http.log.access")
+	})
+	p.terminate(5 * time.Second) // with a client
+	if _, err := os.Stat(filepath.Join(p.dir, "caddy", "autosave.json")); err == nil {
+		t.Error("the configuration was written to disk")
+	}
+}
+
+func TestCommandServesOnlyWhatItIsTold(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 50})
+	p := startCommand(t, "--path", "/live/feed", a.URL())
+	client := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/live/feed")})
+	t.Cleanup(client.Close)
+	must(t, client.WaitCount(within(t, 10*time.Second), 1))
+	for _, path := range []string{"/", "/events", "/status"} {
+		if status, _, body := p.fetch(path, ""); status != http.StatusNotFound || !strings.Contains(body, "/live/feed") {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	if strings.Contains(p.log.String(), "http.log.access") {
+		t.Error("there is an access log")
+	}
+}
+
+func TestCommandDemo(t *testing.T) {
+	p := startCommand(t, "--demo")
+	if status, _, body := p.fetch("/", ""); status != http.StatusOK || !strings.Contains(body, "<title>sse_fanin demo</title>") {
+		t.Errorf("the page: %d %s", status, tail(body, 200))
+	}
+	client := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events")})
+	t.Cleanup(client.Close)
+	missing := map[string]bool{"price": true, "build": true}
+	eventually(t, 20*time.Second, "events of both origins", func() bool {
+		for _, ev := range client.Events() {
+			delete(missing, ev.Type)
+		}
+		return len(missing) == 0
+	})
+	p.terminate(5 * time.Second)
+}
+
+func TestCommandRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	const u = "http://127.0.0.1:1/events"
+	for _, test := range []struct {
+		args string
+		want string
+	}{
+		{"", "missing the URL of an upstream"},
+		{"127.0.0.1:1/events", "upstream URL '127.0.0.1:1/events': missing http:// or https://"},
+		{"ftp://127.0.0.1:1/events", "the scheme 'ftp' is not supported"},
+		{"a= " + u, "the URL is empty"},
+		{"=" + u, "upstream: the name is empty"},
+		{"a+b=" + u, "the name 'a+b' may only contain"},
+		{"a=" + u + " a=" + u, "two upstreams are named 'a'"},
+		{"--listen 8080 " + u, "--listen: '8080': a port comes after a colon, as in :8080"},
+		{"--listen :port " + u, "--listen: ':port': invalid port"},
+		{"--listen :65536 " + u, "out of range"},
+		{"--listen :8080/events " + u, "see --path"},
+		{"--listen https://:8443 " + u, "HTTPS needs the name of a host"},
+		{"--listen tcp://localhost:8080 " + u, "the scheme 'tcp' is not supported"},
+		{"--listen " + taken.Addr().String() + " " + u, "address already in use"},
+		{"--path events " + u, "--path: 'events' is not a path such as /path"},
+		{"--path /* " + u, "--path: '/*' is not a path"},
+		{"--status status " + u, "--status: 'status' is not a path such as /status"},
+		{"--status /events " + u, "--status: /events is the path of the stream"},
+		{"--root " + file + " " + u, "is not a directory"},
+		{"--root " + file + "-not " + u, "no such file or directory"},
+		{"--events 5 " + u, "unknown flag: --events"},
+		{"--demo " + u, "--demo has upstreams of its own"},
+		{"--demo --status /status", "--status does not go with --demo"},
+		{"--demo --listen 8080", "missing port in address"},
+		{"--demo --listen " + taken.Addr().String(), "address already in use"},
+	} {
+		p := newProcess(t)
+		p.start(append([]string{"sse-fanin"}, strings.Fields(test.args)...)...)
+		select {
+		case <-p.done:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: it runs", test.args)
+		}
+		if code := p.cmd.ProcessState.ExitCode(); code != caddy.ExitCodeFailedStartup {
+			t.Errorf("%s: exit status %d", test.args, code)
+		}
+		if log := p.log.String(); !strings.Contains(log, test.want) {
+			t.Errorf("%s: expected '%s' in\n%s", test.args, test.want, log)
+		}
+	}
+}
+
+func TestCommandListen(t *testing.T) {
+	for text, want := range map[string]struct{ listen, host, url string }{
+		":8080":                   {":8080", "", "http://localhost:8080"},
+		":80":                     {":80", "", "http://localhost"},
+		"0.0.0.0:8080":            {"0.0.0.0:8080", "", "http://localhost:8080"},
+		"127.0.0.1:8080":          {"127.0.0.1:8080", "", "http://127.0.0.1:8080"},
+		"127.0.0.1":               {"127.0.0.1:80", "", "http://127.0.0.1"},
+		"[::1]:8080":              {"[::1]:8080", "", "http://[::1]:8080"},
+		"[::1]":                   {"[::1]:80", "", "http://[::1]"},
+		"localhost:8080":          {"localhost:8080", "", "http://localhost:8080"},
+		"https://localhost":       {"localhost:443", "localhost", "https://localhost"},
+		"example.com":             {":443", "example.com", "https://example.com"},
+		"example.com:8443":        {":8443", "example.com", "https://example.com:8443"},
+		"example.com:80":          {":80", "example.com", "http://example.com"},
+		"http://example.com:8080": {":8080", "example.com", "http://example.com:8080"},
+	} {
+		s, err := parseListen(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if s.listen != want.listen || s.host != want.host || s.url() != want.url {
+			t.Errorf("%s: got %+v, %s, want %+v", text, s, s.url(), want)
+		}
+		c := command{site: s, path: "/events", root: ".", status: "/status", upstreams: []*Upstream{{URLs: []string{"http://127.0.0.1:1/"}}}}
+		config := c.config()
+		if got := strings.Contains(string(config.AppsRaw["http"]), `"automatic_https":{"disable":true}`); got != (s.scheme == "http") {
+			t.Errorf("%s: automatic HTTPS disabled is %t", text, got)
+		}
+		if err := caddy.Validate(config); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestCommandUpstreamArgument(t *testing.T) {
+	for arg, want := range map[string][2]string{
+		"http://a/events":                           {"", "http://a/events"},
+		"http://a/events?x=y":                       {"", "http://a/events?x=y"},
+		"http://a?x=y":                              {"", "http://a?x=y"},
+		"http://u:p=q@a/":                           {"", "http://u:p=q@a/"},
+		"a-1=http://a/events?x=y":                   {"a-1", "http://a/events?x=y"},
+		"unix//run/a.sock|/events?x=y":              {"", "unix//run/a.sock|/events?x=y"},
+		"a=unix//run/a.sock|/events":                {"a", "unix//run/a.sock|/events"},
+		"a={env.FEED_URL}":                          {"a", "{env.FEED_URL}"},
+		"{env.FEED_URL}?x=y":                        {"", "{env.FEED_URL}?x=y"},
+		"a=http://a/{http.request.uri.query.x}?y=z": {"a", "http://a/{http.request.uri.query.x}?y=z"},
+	} {
+		up, err := parseUpstreamArgument(arg)
+		if err != nil {
+			t.Errorf("%s: %v", arg, err)
+		}
+		if up.Name != want[0] || up.URLs[0] != want[1] {
+			t.Errorf("%s: got %s, %s", arg, up.Name, up.URLs[0])
+		}
+	}
+}
