@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+func TestStatusPage(t *testing.T) {
+	t.Parallel()
+	overWires(t, func(t *testing.T, w wire) {
+		a, c := newOrigin(t, "a"), newOrigin(t, "b")
+		s := newServer(t, w, fmt.Sprintf(`sse_fanin /events {
+			stream   prices
+			upstream kite %s
+			upstream lark %s
+			backoff  200ms 1s
+			start    oldest
+		}
+		sse_fanin_status /status`, a.URL(), c.URL()))
+		viewer := newTab(t)
+		viewer.open(s.url("/events.html"))
+		viewer.wait("seen.opens == 1")
+		a.SetRate(20)
+		c.SetRate(5)
+
+		b := newTab(t)
+		b.open(s.url("/status"))
+		b.protocol(w.alpn)
+		b.waitText("#verdict", "All 2 upstreams of 1 stream are up")
+		b.waitText("#link", "live")
+		b.waitText("#sumclients", "1")
+		b.wait(`parseFloat(document.querySelector("#sumin").textContent) > 10`)
+		b.wait(`document.querySelectorAll("#streams .stream").length === 1`)
+		b.shoot("status-" + w.name)
+
+		a.Stop()
+		b.waitText("#verdict", "1 of 2 upstreams of 1 stream is down")
+		b.waitText("#problems", "kite")
+		b.waitText("#streams .badge", "1 of 2 up")
+		if title := eval[string](b, "document.title"); title != "1 down · sse_fanin status" {
+			t.Errorf("the title is %q", title)
+		}
+		b.dark(true)
+		b.shoot("status-down-dark-" + w.name)
+		b.do(chromedp.EmulateViewport(390, 844))
+		if wide := eval[int](b, "document.documentElement.scrollWidth"); wide > 390 {
+			t.Errorf("on a phone the page is %d pixels wide", wide)
+		}
+		b.shoot("status-down-phone-" + w.name)
+
+		if err := a.Start(); err != nil {
+			t.Fatal(err)
+		}
+		b.waitText("#verdict", "All 2 upstreams of 1 stream are up")
+		b.wait("document.title === 'sse_fanin status'")
+		viewer.settle(a, c)
+	})
+}
+
+// TestConsoleIsWatched shows that the other tests would see what they exclude.
+func TestConsoleIsWatched(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, wires[0], `header /wrong.html Content-Security-Policy "default-src 'none'; img-src data:; script-src 'nonce-x'"`)
+	b := newTab(t)
+	b.open(s.url("/wrong.html"))
+	for _, want := range []string{"an error of the page's own", "an exception", "Content Security Policy"} {
+		eventually(t, step, want, func() bool {
+			return slices.ContainsFunc(b.console(), func(line string) bool { return strings.Contains(line, want) })
+		})
+	}
+	b.mu.Lock()
+	b.wrong = nil
+	b.mu.Unlock()
+}
