@@ -40,7 +40,8 @@ type hub struct {
 
 	// lifeMu serialises the changes that configurations make: attach, detach,
 	// Destruct. It is held while sources start and end, never on the way of an
-	// event or a client.
+	// event. Of a client's way, only what asks for the sources (their states,
+	// a filter's names) takes it.
 	lifeMu   sync.Mutex
 	uses     []*definition            // configurations that use the stream, oldest first
 	sources  map[string]*subscription // by upstream name
