@@ -43,9 +43,6 @@ func (e *environment) loadAddresses(ctx caddy.Context, spec *sourceSpec) error {
 	if e.addresses, ok = mod.(reverseproxy.UpstreamSource); !ok {
 		return fmt.Errorf("dynamic: module %T gives no addresses", mod)
 	}
-	if slices.Equal(e.transport.Versions, []string{"3"}) {
-		return errors.New("dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport")
-	}
 	if url := e.endpoints[0].url; url.Scheme == "https" {
 		// addresses are dialled, but the name is what the certificate is for
 		t := e.transport.Transport
@@ -67,11 +64,7 @@ func (e *environment) lookup(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	repl := caddy.NewReplacer()
-	req = caddyhttp.PrepareRequest(req, repl, nil, nil)
-	for name, value := range e.values {
-		repl.Set(name, value)
-	}
+	req = caddyhttp.PrepareRequest(req, caddy.NewReplacer(), nil, nil)
 	upstreams, err := e.addresses.GetUpstreams(req)
 	if err != nil {
 		return nil, err
