@@ -85,6 +85,7 @@ type Client struct {
 	id          []byte // the last event id
 	connections []Connection
 	total       int // connections ever
+	answered    int // those that got a head
 	ends        [endKinds]int
 	open        bool // the newest connection has its head
 	hangUp      context.CancelCauseFunc
@@ -279,11 +280,12 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-// WaitOpen waits until the n-th connection has answered (which includes an
-// answer that is refused).
+// WaitOpen waits until n connections were answered (which includes an answer
+// that is refused). Attempts that failed before that do not count: right after
+// a reload, a listener may reset a connection.
 func (c *Client) WaitOpen(ctx context.Context, n int) error {
 	return c.wait(ctx, fmt.Sprintf("connection %d", n), func() bool {
-		return c.total > n || c.total == n && c.connections[len(c.connections)-1].Status != 0
+		return c.answered >= n
 	})
 }
 

@@ -124,6 +124,7 @@ func (c *Client) exchange(ctx context.Context) (EndKind, error) {
 	conn.Status, conn.Proto, conn.Header = resp.StatusCode, resp.Proto, resp.Header
 	conn.TimeToHeaders = time.Since(started)
 	c.open = true
+	c.answered++
 	c.mon.signalLocked()
 	c.mon.Unlock()
 
