@@ -40,22 +40,25 @@ const (
 	hardMargin = time.Second
 )
 
-// client writes a stream to one connected client. Used by the goroutine of
-// the request only.
+// client writes a stream to one connected client, a turn at a time (see
+// writers). From when the hub knows its subscriber to when that has left, it
+// belongs to the writer whose turn it is; before and after, to the goroutine of
+// the request, which waits in between.
 type client struct {
 	hub      *hub
 	sub      *subscriber
 	settings *clientSettings
 
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	idle *caddyhttp.IdleTimeoutWriter // nil where the server has none
+	w  http.ResponseWriter
+	rc *http.ResponseController
 
 	log    *streamLog
-	reader *eventlog.Reader
-	filter *filter // nil: everything
-	buf    []byte  // scratch for what is not in the log
-	sent   sent    // to this client so far
+	reader *eventlog.Reader // nil until the head is written
+	filter *filter          // nil: everything
+	buf    []byte           // scratch for what is not in the log
+	sent   sent             // to this client so far
+	ended  endReason        // empty until it is
+	panics any              // what a writer between us and the connection panicked with
 
 	sentPosition uint64            // of the reader when the client last got an id
 	stateVersion uint64            // of the source states that were sent last
@@ -78,22 +81,16 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 			return caddyhttp.Error(http.StatusBadRequest, err)
 		}
 	}
-	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	base := w
-	if idle != nil {
-		base = idle.ResponseWriter
-	}
 	c := &client{
 		hub:      h,
-		sub:      newSubscriber(handler, settings, base),
 		settings: settings,
 		w:        w,
 		rc:       http.NewResponseController(w),
-		idle:     idle,
 		filter:   wanted,
 	}
+	c.sub = newSubscriber(handler, settings, c, newWriteDeadline(w, r, settings.writeTimeout))
 	c.sub.asked = requestedPosition(r)
-	if hard := hardDeadline(r, idle); !hard.IsZero() {
+	if hard := c.sub.deadline.hard; !hard.IsZero() {
 		c.sub.endBy(hard.Add(-min(hardMargin, time.Until(hard)/4)), endAge)
 	}
 	if err := h.subscribe(c.sub); err != nil {
@@ -104,38 +101,15 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		return refuse(w, c.rc, settings, err)
 	}
 	defer h.unsubscribe(c.sub)
-	defer c.sub.close()
 	stop := context.AfterFunc(r.Context(), func() { c.sub.endNow(endClient) })
 	defer stop()
-	if idle != nil {
-		// Its deadlines are set at every write and flush anyway; ours would
-		// come on top. A minimum rate would end quiet streams.
-		restore := idle.Override(settings.writeTimeout, 0, 0)
-		defer restore()
-	}
-
-	why := c.run()
-	c.finish(why)
-	h.counts.ended(why)
-	c.logSent(r, why)
-	if entry := handler.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
-		entry.Write(zap.String("stream", h.label), zap.String("reason", string(why)))
+	c.sub.wait()
+	c.finish()
+	c.logEnd(r)
+	if c.panics != nil {
+		panic(c.panics) // where the server expects it
 	}
 	return nil
-}
-
-// hardDeadline is when the server's write_timeout cuts the response off, which
-// nothing moves; zero if it has none. Without Caddy's idle writer, clearing our
-// own deadline would lift it.
-func hardDeadline(r *http.Request, idle *caddyhttp.IdleTimeoutWriter) time.Time {
-	if idle != nil {
-		return idle.Deadline.HardDeadline
-	}
-	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server == nil || server.WriteTimeout <= 0 {
-		return time.Time{}
-	}
-	return time.Now().Add(time.Duration(server.WriteTimeout))
 }
 
 // refuse answers a client that gets no stream.
@@ -178,48 +152,78 @@ func writeHeader(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// run writes the head and then events until something ends the stream.
-func (c *client) run() endReason {
+// turn does what there is to do for the client, but writes no more than once,
+// so that one that has much to get takes its turns with all others. now is the
+// time, and after when the turn ended. more: there was more to do already. last:
+// the stream is at its end.
+func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
+	defer func() {
+		if value := recover(); value != nil {
+			c.caught(value)
+			after, more, last = time.Now(), false, true
+		}
+	}()
+	if why, ended := c.sub.ended(now); ended {
+		c.ended = why
+		return now, false, true
+	}
+	p, events, err := c.due(now)
+	switch {
+	case err != nil:
+		c.ended = endSlow
+		return now, false, true
+	case len(p) == 0:
+		return now, false, false
+	}
+	after, c.ended = c.write(p, events, now)
+	return after, c.behind(), c.ended != ""
+}
+
+// due returns what is to be written next: the head, events, or what is not in
+// the log. events is how many events of the log it is. The error is that of a
+// client that was overtaken, and is not to go on.
+func (c *client) due(now time.Time) (p []byte, events int, err error) {
+	if c.reader == nil {
+		c.begin(now)
+		return c.buf, 0, nil
+	}
+	if p, events, err = c.events(); p != nil || err != nil {
+		return p, events, err
+	}
+	c.buf = c.buf[:0]
+	if c.stateVersion != c.hub.stateVersion.Load() {
+		c.appendStates()
+	}
+	if now.UnixNano() >= c.sub.beat.Load() {
+		c.appendHeartbeat(now)
+	}
+	return c.buf, 0, nil
+}
+
+// behind says whether there is something to write that nobody may say again.
+func (c *client) behind() bool {
+	return c.reader.Position() <= c.log.Head() || c.log.next.Load() != nil ||
+		c.stateVersion != c.hub.stateVersion.Load()
+}
+
+// begin makes the head: the position and what there is to say about it.
+func (c *client) begin(now time.Time) {
+	c.sub.deadline.own()
 	writeHeader(c.w)
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
-	c.position(c.sub.asked)
+	c.position(c.sub.asked, now)
 	c.appendStates()
-	if why := c.write(c.buf, 0); why != "" {
-		return why
-	}
-	for {
-		if why, ended := c.sub.ended(time.Now()); ended {
-			return why
-		}
-		if why := c.writeEvents(); why != "" {
-			return why
-		}
-		c.buf = c.buf[:0]
-		if c.stateVersion != c.hub.stateVersion.Load() {
-			c.appendStates()
-		}
-		if time.Now().UnixNano() >= c.sub.beat.Load() {
-			c.appendHeartbeat()
-		}
-		if len(c.buf) > 0 {
-			if why := c.write(c.buf, 0); why != "" {
-				return why
-			}
-		}
-		// Whatever the token was given for is looked for above, after it is taken.
-		<-c.sub.token
-	}
 }
 
 // appendHeartbeat appends a comment. A filtered client that got nothing while
 // the stream went on gets its position with it, so that a resume need not
 // look through what it has no interest in, or find it gone.
-func (c *client) appendHeartbeat() {
+func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
 	if at := c.reader.Position(); c.filter != nil && at != c.sentPosition && c.log.resumable() {
 		c.sentPosition = at
-		if id := c.idAt(at, time.Now()); id != "" {
+		if id := c.idAt(at, now); id != "" {
 			c.buf = sse.AppendID(c.buf, id)
 		}
 	}
@@ -238,91 +242,104 @@ func (c *client) next() (chunk []byte, events int, err error) {
 	return chunk, events, err
 }
 
-// writeEvents writes everything that waits in the log.
-func (c *client) writeEvents() endReason {
+// events returns the events to write next, or the gap before them. Nothing:
+// the client has everything.
+func (c *client) events() (p []byte, events int, err error) {
 	for {
-		chunk, events, err := c.next()
+		p, events, err = c.next()
 		switch {
+		case p != nil:
+			return p, events, nil
 		case err != nil:
 			if c.settings.slow == slowDisconnect {
-				return endSlow
+				return nil, 0, err
 			}
 			missed := c.reader.Skip()
 			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
-			chunk = c.buf
-		case chunk == nil:
-			log := c.log.next.Load()
-			if log == nil {
-				return ""
-			}
-			// Other ids, another log. The old one gets no more events; it may
-			// have got one since we looked.
-			if c.reader.Position() <= c.log.Head() {
-				continue
-			}
-			c.log, c.reader = log, log.NewReader(1)
-			c.stands(0)
+			return c.buf, 0, nil
+		}
+		log := c.log.next.Load()
+		if log == nil {
+			return nil, 0, nil
+		}
+		// Other ids, another log. The old one gets no more events; it may
+		// have got one since we looked.
+		if c.reader.Position() <= c.log.Head() {
 			continue
 		}
-		if why := c.write(chunk, events); why != "" {
-			return why
-		}
-		if why, ended := c.sub.ended(time.Now()); ended {
-			return why
-		}
+		c.log, c.reader = log, log.NewReader(1)
+		c.stands(0)
 	}
 }
 
 // write sends a piece that ends at the end of an event, and notes when the
 // next heartbeat is due. events is how many events of the log it is.
-func (c *client) write(p []byte, events int) endReason {
-	begun := time.Now()
-	if c.idle == nil {
-		// a deadline left armed would end an idle HTTP/2 stream
-		_ = c.rc.SetWriteDeadline(begun.Add(c.settings.writeTimeout))
-		defer func() { _ = c.rc.SetWriteDeadline(time.Time{}) }()
-	}
+func (c *client) write(p []byte, events int, now time.Time) (after time.Time, why endReason) {
+	c.sub.deadline.begin(now)
 	_, err := c.w.Write(p)
 	if err == nil {
 		err = c.rc.Flush()
 	}
+	c.sub.deadline.end()
+	after = time.Now()
 	if err != nil {
-		if why, ended := c.sub.ended(time.Now()); ended && why != endClient {
-			return why
+		if why, ended := c.sub.ended(after); ended && why != endClient {
+			return after, why
 		}
 		// HTTP/2 resets the stream, which looks like a client that went away.
-		if errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) >= c.settings.writeTimeout {
-			return endTimeout
+		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout {
+			return after, endTimeout
 		}
-		return endClient
+		return after, endClient
 	}
-	now := time.Now()
-	c.countWrite(len(p), events, now)
+	c.countWrite(len(p), events, after)
 	if c.settings.heartbeat > 0 {
-		c.sub.beat.Store(now.Add(c.settings.heartbeat).UnixNano())
+		c.sub.beat.Store(after.Add(c.settings.heartbeat).UnixNano())
 	}
-	return ""
+	return after, ""
 }
 
 // finish leaves the connection so that net/http can write the end of the
-// response: the deadline of the last write may long have passed.
-func (c *client) finish(why endReason) {
-	switch why {
+// response, which may block, too.
+func (c *client) finish() {
+	c.hub.counts.ended(c.ended)
+	var deadline time.Time
+	switch c.ended {
 	case endClient, endTimeout:
 	case endExit:
-		_ = c.rc.SetWriteDeadline(time.Now().Add(exitTimeout))
+		deadline = time.Now().Add(exitTimeout)
 	default:
-		if c.idle != nil { // which sets the deadline of the next response, too
-			_ = c.rc.SetWriteDeadline(time.Now().Add(c.settings.writeTimeout))
+		if c.sub.deadline.idle != nil { // which sets that of the next response, too
+			deadline = time.Now().Add(c.settings.writeTimeout)
 		}
 	}
+	c.sub.deadline.close(deadline)
+}
+
+// logEnd says why the stream ended, in the request's line of the access log
+// and for who debugs.
+func (c *client) logEnd(r *http.Request) {
+	c.logSent(r)
+	if entry := c.sub.handler.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
+		entry.Write(zap.String("stream", c.hub.label), zap.String("reason", string(c.ended)))
+	}
+}
+
+// caught ends a client whose turn panicked. The server is told by the
+// goroutine of the request; it does not know what this one was doing.
+func (c *client) caught(value any) {
+	c.ended, c.panics = endClient, value
+	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http
+		return
+	}
+	c.sub.handler.logger.Error("writing to a client panicked",
+		zap.String("stream", c.hub.label), zap.Any("panic", value), zap.Stack("stack"))
 }
 
 // position finds where the client begins, makes its reader, and appends what
 // there is to say about it to the head.
-func (c *client) position(asked string) {
+func (c *client) position(asked string, now time.Time) {
 	c.log = c.hub.log.Load()
-	now := time.Now()
 	c.log.Expire(now)
 	head := c.log.Head() // what comes later is no replay
 	defer func() {

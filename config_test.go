@@ -202,11 +202,11 @@ func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 func TestClientSettingsAreLayered(t *testing.T) {
 	const app = `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com/events"]}],
 		"start":"oldest","filters":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
-		"max_clients":5,"when_full":"retry","max_age":"1h","drain":"1s","on_reload":"drain"}}}`
+		"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"1s","on_reload":"drain"}}}`
 	own := clientSettings{
 		start: startOldest, filters: true, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 5 * time.Second,
 		slow: slowDisconnect, writeTimeout: time.Second, maxClients: 5, whenFull: fullRetry,
-		maxAge: time.Hour, drain: time.Second, onReload: reloadDrain,
+		maxAge: time.Hour, coalesce: 10 * time.Millisecond, drain: time.Second, onReload: reloadDrain,
 	}
 	with := func(change func(*clientSettings)) clientSettings {
 		s := own
@@ -227,6 +227,7 @@ func TestClientSettingsAreLayered(t *testing.T) {
 		{"max_clients as a whole", `,"max_clients":7`, with(func(s *clientSettings) { s.maxClients, s.whenFull = 7, fullReject })},
 		{"max_clients off", `,"max_clients":0`, with(func(s *clientSettings) { s.maxClients, s.whenFull = 0, fullReject })},
 		{"max_age off", `,"max_age":0`, with(func(s *clientSettings) { s.maxAge = 0 })},
+		{"coalesce off", `,"coalesce":0`, with(func(s *clientSettings) { s.coalesce = 0 })},
 		{"drain at once", `,"drain":0`, with(func(s *clientSettings) { s.drain = 0 })},
 		{"on_reload", `,"on_reload":"keep"`, with(func(s *clientSettings) { s.onReload = reloadKeep })},
 	} {

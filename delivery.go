@@ -78,7 +78,7 @@ func (c *client) countGap(why string, missed *uint64) {
 }
 
 // logSent adds what was sent to the request's line in the access log.
-func (c *client) logSent(r *http.Request, why endReason) {
+func (c *client) logSent(r *http.Request) {
 	extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
 	if !ok {
 		return
@@ -87,5 +87,5 @@ func (c *client) logSent(r *http.Request, why endReason) {
 	extra.Add(zap.Uint64("sse_bytes", c.sent.bytes))
 	extra.Add(zap.Uint64("sse_replayed", c.sent.replayed))
 	extra.Add(zap.Uint64("sse_gaps", c.sent.gaps))
-	extra.Add(zap.String("sse_end", string(why)))
+	extra.Add(zap.String("sse_end", string(c.ended)))
 }

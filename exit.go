@@ -20,8 +20,8 @@ func endAllClients() {
 
 // cutAllClients ends every client and, at the deadline, cuts off those that
 // do not read. It belongs to the process and ends with the last client; hubs
-// take no new ones by then. Deadlines are set again and again since a client
-// about to write moves its own forward.
+// take no new ones by then. Deadlines are set again and again since the end of
+// a write may take one back.
 func cutAllClients(deadline time.Time) {
 	again := time.NewTicker(clockStep)
 	defer again.Stop()
@@ -37,7 +37,7 @@ func cutAllClients(deadline time.Time) {
 			left += len(subs)
 			for _, sub := range subs {
 				sub.endNow(endExit)
-				sub.cut(deadline)
+				sub.deadline.at(deadline)
 			}
 		}
 		if left == 0 {

@@ -67,10 +67,11 @@ type hub struct {
 
 	mu          sync.Mutex // protects what follows, and the index of each subscriber
 	subscribers []*subscriber
-	running     bool   // the notifier
-	gone        bool   // removed: no new subscribers, ends with the last one
-	joined      bool   // there was a client
-	seed        string // what the first client asked for, with `ids upstream`
+	windows     []*window // of the subscribers' settings
+	running     bool      // the notifier
+	gone        bool      // removed: no new subscribers, ends with the last one
+	joined      bool      // there was a client
+	seed        string    // what the first client asked for, with `ids upstream`
 
 	poke chan struct{} // capacity 1: "look at the subscribers again" needs to be said once
 }
@@ -198,11 +199,15 @@ func (h *hub) publish(sub *subscription, ev *sse.Event, enc *encoder, now time.T
 func (h *hub) sourceChanged() {
 	h.stateVersion.Add(1)
 	if h.shaped.Load().sourceEvents {
+		var woken turns
 		h.mu.Lock()
-		defer h.mu.Unlock()
 		for _, sub := range h.subscribers {
-			sub.wake()
+			if sub.want() {
+				woken.add(sub)
+			}
 		}
+		h.mu.Unlock()
+		clientWriters.push(woken)
 	}
 }
 
@@ -277,6 +282,7 @@ func (h *hub) subscribe(sub *subscriber) error {
 		}
 	}
 	h.counts.clients.Add(1)
+	sub.window = h.windowLocked(sub.settings.coalesce)
 	sub.index = len(h.subscribers)
 	h.subscribers = append(h.subscribers, sub)
 	if !h.running {
@@ -338,6 +344,7 @@ func (h *hub) unsubscribe(sub *subscriber) {
 	h.subscribers[sub.index].index = sub.index
 	h.subscribers[end] = nil
 	h.subscribers = h.subscribers[:end]
+	h.leaveWindowLocked(sub.window)
 	h.clients.Add(-1)
 	empty, last := end == 0, h.gone && end == 0
 	h.mu.Unlock()

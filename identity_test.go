@@ -38,6 +38,7 @@ func TestIdentity(t *testing.T) {
 		{"write_timeout", `"write_timeout":"1s"`, true, true},
 		{"max_clients", `"max_clients":5,"when_full":"retry"`, true, true},
 		{"max_age", `"max_age":"1h"`, true, true},
+		{"coalesce", `"coalesce":"10ms"`, true, true},
 		{"drain", `"drain":"1s"`, true, true},
 		{"on_reload", `"on_reload":"drain"`, true, true},
 		{"filters", `"filters":"on"`, true, true},

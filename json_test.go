@@ -44,7 +44,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"upstreams null", "", `{"handler":"sse_fanin","upstreams":null}`, "no upstreams: give at least one URL, or the name of a stream"},
 		{"upstreams empty", "", `{"handler":"sse_fanin","upstreams":[]}`, "no upstreams: give at least one URL, or the name of a stream"},
 		{"unknown key", "", withUpstream(`"hartbeat":"5s"`), `json: unknown field "hartbeat"`},
-		{"unknown key of a later version", "", withUpstream(`"coalesce":"5ms"`), `json: unknown field "coalesce"`},
+		{"unknown key of a later version", "", withUpstream(`"compress":"zstd"`), `json: unknown field "compress"`},
 		{"unknown key of retain", "", withUpstream(`"retain":{"count":5}`), `json: unknown field "count"`},
 		{"unknown key of an upstream", "", asUpstream(`{"urls":["https://a.example.com"],"envelope":"json"}`), `json: unknown field "envelope"`},
 		{"unknown key of a stream", "", withUpstream(`"policy":"mirror"`), `json: unknown field "policy"`},
@@ -195,6 +195,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"when_full", "", withUpstream(`"max_clients":1,"when_full":"wait"`), "when_full: unrecognized value 'wait', expected reject or retry"},
 		{"when_full without max_clients", "", withUpstream(`"when_full":"retry"`), "when_full: it says what happens beyond max_clients, which is not set"},
 		{"max_age", "", withUpstream(`"max_age":-1`), "max_age: -1ns is negative"},
+		{"coalesce in milliseconds", "", withUpstream(`"coalesce":10`), "coalesce: 10ns is too short, it must be 0 or at least 1ms"},
 		{"drain", "", withUpstream(`"drain":"-1s"`), "drain: -1s is negative"},
 		{"on_reload", "", withUpstream(`"on_reload":"restart"`), "on_reload: unrecognized value 'restart', expected keep or drain"},
 		{"setting of a reference", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","slow":"maybe"}`, "slow: unrecognized value 'maybe', expected skip or disconnect"},
@@ -231,7 +232,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"equal streams without a name", "", withUpstream("") + "," + withUpstream(`"heartbeat":"1s"`)},
 		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
-			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"drain":null,"on_reload":null,` +
+			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,` +
 			`"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null}`},
 		{"several URLs", "", asUpstream(`{"urls":["https://a.example.com","https://b.example.com"]}`)},
 		{"failover", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"failover"}`)},
@@ -266,7 +267,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"start a number in quotes", "", withUpstream(`"start":"5"`)},
 		{"retain empty", "", withUpstream(`"retain":{}`)},
 		{"header_up empty", "", withUpstream(`"header_up":{}`)},
-		{"the longest times", "", withUpstream(`"backoff":{"base":9000000000000000000},"idle_timeout":9000000000000000000,"retry":{"max":9000000000000000000},"max_age":9000000000000000000,"drain":9000000000000000000,"heartbeat":9000000000000000000,"write_timeout":9000000000000000000,"retain":{"age":9000000000000000000}`)},
+		{"the longest times", "", withUpstream(`"backoff":{"base":9000000000000000000},"idle_timeout":9000000000000000000,"retry":{"max":9000000000000000000},"max_age":9000000000000000000,"coalesce":9000000000000000000,"drain":9000000000000000000,"heartbeat":9000000000000000000,"write_timeout":9000000000000000000,"retain":{"age":9000000000000000000}`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := validateJSON(handlerConfig(test.app, test.handler)); err != nil {
@@ -279,8 +280,8 @@ func TestJSONIsValid(t *testing.T) {
 func TestJSONDefaults(t *testing.T) {
 	for _, test := range []struct{ name, handler string }{
 		{"absent", withUpstream("")},
-		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null`)},
-		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","source_events":"off","connect":"eager","events":[],"prefix":""`)},
+		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null`)},
+		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","source_events":"off","connect":"eager","events":[],"prefix":""`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, "", test.handler)[0]
@@ -331,7 +332,7 @@ func TestJSONNeverPanics(t *testing.T) {
 				"ids":"upstream","envelope":"json","filters":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
 				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",
-				"max_clients":5,"when_full":"retry","max_age":"1h","drain":"5s","on_reload":"keep"},
+				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep"},
 			{"handler":"sse_fanin","stream":"b"}]}]}}},
 		"sse_fanin":{"streams":{"b":{"max_streams":5,"ids":"upstream","upstreams":[{"urls":["https://b.example.com/{http.request.uri.query.u}","https://c.example.com"],"policy":"mirror"}]}}}}}`
 	if err := validateJSON(full); err != nil {

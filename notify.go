@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"slices"
 	"time"
 )
 
@@ -11,22 +12,24 @@ func (h *hub) wakeNotifier() {
 	}
 }
 
-// notify wakes the subscribers: all of them when events were appended, each
-// when its time has come (see subscriber.due). So the one who appends does not
-// pay for the number of clients, and clients need no timer each. It also has
-// the sources connected while there are clients. The hub owns it; it ends
-// with the last subscriber, after the linger of a stream that is connected on
-// demand, and begins again with the next.
+// notify wakes the subscribers: all of them when events were appended, at the
+// end of their coalescing window; each when its time has come (see
+// subscriber.due). So the one who appends does not pay for the number of
+// clients, and clients need no timer each. It also has the sources connected
+// while there are clients. The hub owns it; it ends with the last subscriber,
+// after the linger of a stream that is connected on demand, and begins again
+// with the next.
 func (h *hub) notify() {
 	h.demand(true)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	log := h.log.Load()
-	all := true             // whatever happened before
-	var idleSince time.Time // when the last subscriber was found to have left
+	look := look{appended: true, clocks: true} // whatever happened before
+	var idleSince time.Time                    // when the last subscriber was found to have left
 	for {
-		now := time.Now()
-		next, ok := h.wakeSubscribers(now, all)
+		look.now = time.Now().UnixNano()
+		now := time.Unix(0, look.now)
+		next, ok := h.wakeSubscribers(&look)
 		switch {
 		case ok:
 			idleSince = time.Time{}
@@ -44,16 +47,21 @@ func (h *hub) notify() {
 		}
 		log.Expire(now) // where nothing is appended, nobody else does
 		timer.Reset(next)
-		all = false
+		look.appended, look.clocks = false, false
+		appended := log.Appended()
+		if look.waiting {
+			appended = nil // it would be heard again and again, and change nothing
+		}
 		select {
-		case <-log.Appended():
-			all = true
+		case <-appended:
+			look.appended = true
 		case <-timer.C:
 		case <-h.poke:
+			look.clocks = true
 		}
 		// Readers move on to another log; the old one's last signal may be unheard.
 		if current := h.log.Load(); current != log {
-			log, all = current, true
+			log, look.appended = current, true
 		}
 	}
 }
@@ -100,29 +108,119 @@ const (
 	clockIdle = time.Minute
 )
 
-// wakeSubscribers wakes those that have something to do, or all, and returns
-// how long the next one's clock has still to run. False when there is no
+// window is one value of `coalesce` among a stream's clients: for so long after
+// an event was appended, those clients are not woken, and then get it with all
+// that came meanwhile. Without `coalesce`, it is 0. The hub's mu protects it.
+type window struct {
+	length  time.Duration
+	clients int
+	ends    int64 // Unix ns; never: nothing was appended since
+}
+
+// windowLocked returns the window of a length for one more client.
+func (h *hub) windowLocked(length time.Duration) *window {
+	for _, w := range h.windows {
+		if w.length == length {
+			w.clients++
+			return w
+		}
+	}
+	w := &window{length: length, clients: 1, ends: never}
+	h.windows = append(h.windows, w)
+	return w
+}
+
+// leaveWindowLocked takes a client from its window.
+func (h *hub) leaveWindowLocked(w *window) {
+	if w.clients--; w.clients == 0 {
+		h.windows = slices.DeleteFunc(h.windows, func(other *window) bool { return other == w })
+	}
+}
+
+// look is what the notifier knows from one look at the subscribers to the next.
+type look struct {
+	now      int64 // Unix ns
+	appended bool  // there are new events
+	clocks   bool  // clocks may have been changed
+	waiting  bool  // all windows are open: new events change nothing
+	due      int64 // when the next clock is due, Unix ns
+
+	blocked []*subscriber // whose write is to get a deadline
+}
+
+// wakeSubscribers wakes those whose window has ended, or whose time has come,
+// and returns how long there is nothing to do. False when there is no
 // subscriber.
-func (h *hub) wakeSubscribers(now time.Time, all bool) (time.Duration, bool) {
+func (h *hub) wakeSubscribers(l *look) (time.Duration, bool) {
+	var woken turns
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	if len(h.subscribers) == 0 {
+		h.mu.Unlock()
 		return 0, false
 	}
-	nanos := now.UnixNano()
-	first := nanos + int64(clockIdle)
-	for _, sub := range h.subscribers {
-		due := sub.due()
-		if due <= nanos {
-			sub.wake()
-			// once it has done what was due; its end may come before the next heartbeat
-			due = min(nanos+int64(sub.settings.heartbeat), sub.endAt.Load())
-		} else if all {
-			sub.wake()
+	l.blocked = l.blocked[:0]
+	ended, windowEnd := h.lookAtWindowsLocked(l)
+	if ended || l.clocks || l.now >= l.due {
+		h.lookAtSubscribersLocked(l, &woken)
+	}
+	h.mu.Unlock()
+	clientWriters.push(woken)
+	for _, sub := range l.blocked {
+		sub.deadline.bound()
+	}
+	clear(l.blocked)
+	next := max(time.Duration(l.due-l.now), clockStep)
+	return min(next, time.Duration(windowEnd-l.now)), true
+}
+
+// lookAtWindowsLocked opens the windows that new events open. It returns whether
+// one has ended, and when the next one does.
+func (h *hub) lookAtWindowsLocked(l *look) (ended bool, next int64) {
+	next = never
+	l.waiting = true
+	for _, w := range h.windows {
+		if l.appended && w.ends == never {
+			w.ends = l.now + int64(w.length)
 		}
-		if due > nanos {
-			first = min(first, due)
+		switch {
+		case w.ends <= l.now:
+			ended, l.waiting = true, false
+		case w.ends == never:
+			l.waiting = false
+		default:
+			next = min(next, w.ends)
 		}
 	}
-	return max(time.Duration(first-nanos), clockStep), true
+	return ended, next
+}
+
+// lookAtSubscribersLocked collects the subscribers that are to be woken and
+// those that are blocked, closes the windows that have ended, and notes when the
+// next clock is due.
+func (h *hub) lookAtSubscribersLocked(l *look, woken *turns) {
+	l.due = l.now + int64(clockIdle)
+	for _, sub := range h.subscribers {
+		due := sub.due()
+		if wake := due <= l.now || sub.window.ends <= l.now; wake && sub.want() {
+			woken.add(sub)
+		}
+		if due <= l.now {
+			// once it has done what was due; its end may come before the next heartbeat
+			due = min(l.now+int64(sub.settings.heartbeat), sub.endAt.Load())
+		}
+		if due > l.now {
+			l.due = min(l.due, due)
+		}
+		again, blocked := sub.deadline.look(l.now)
+		if blocked {
+			l.blocked = append(l.blocked, sub)
+		} else {
+			l.due = min(l.due, again)
+		}
+	}
+	for _, w := range h.windows {
+		if w.ends <= l.now {
+			w.ends = never
+		}
+	}
 }

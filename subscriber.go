@@ -3,7 +3,6 @@ package ssefanin
 import (
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,23 +25,26 @@ const (
 // never is a time that does not come, in Unix nanoseconds.
 const never = math.MaxInt64
 
-// subscriber is the hub's handle of one connected client. The client's
-// goroutine waits on its token alone; whatever it is to do, new events, a
-// heartbeat, the end, it is woken for by a token.
+// subscriber is the hub's handle of one connected client. Whatever the client
+// is to do, write events, a heartbeat, end, it is woken for, and looks for
+// everything in its turn.
 //
-// The fields before mu are set before the hub knows the subscriber. Its
+// The fields before turn are set before the hub knows the subscriber. Its
 // methods are safe for concurrent use.
 type subscriber struct {
 	handler  *Handler
 	settings *clientSettings
+	client   *client
+	deadline *writeDeadline
 	asked    string // the position that the client came with
 	since    time.Time
+	left     chan struct{} // closed by the writers after the last turn
 
-	// token has capacity 1: a client that was woken looks for everything, so
-	// that a second token would say nothing new.
-	token chan struct{}
+	turn      atomic.Uint32 // where the client stands with the writers
+	following *subscriber   // the next in the writers' queue; theirs
 
-	index int // in the hub's list; the hub's
+	index  int     // in the hub's list; the hub's
+	window *window // of its settings; the hub's
 
 	beat  atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
 	endAt atomic.Int64 // when the client is to be ended, Unix ns
@@ -51,15 +53,24 @@ type subscriber struct {
 
 	mu        sync.Mutex // protects what follows, and the lowering of endAt
 	endReason endReason
-	deadline  func(time.Time) error // sets the connection's write deadline from another goroutine; nil once the handler has returned
 }
 
-func newSubscriber(handler *Handler, settings *clientSettings, base http.ResponseWriter) *subscriber {
+// Where a client stands with the writers.
+const (
+	turnIdle   = iota // has nothing to do
+	turnQueued        // will look for everything there is to do
+	turnTaken         // is looking
+	turnAgain         // is looking, and something happened meanwhile
+	turnNone          // has had its last turn
+)
+
+func newSubscriber(handler *Handler, settings *clientSettings, c *client, deadline *writeDeadline) *subscriber {
 	sub := &subscriber{
 		handler:  handler,
 		settings: settings,
-		token:    make(chan struct{}, 1),
-		deadline: http.NewResponseController(base).SetWriteDeadline,
+		client:   c,
+		deadline: deadline,
+		left:     make(chan struct{}),
 	}
 	now := time.Now()
 	sub.since = now
@@ -74,12 +85,37 @@ func newSubscriber(handler *Handler, settings *clientSettings, base http.Respons
 	return sub
 }
 
-// wake gives the client its token.
-func (s *subscriber) wake() {
-	select {
-	case s.token <- struct{}{}:
-	default:
+// want has the client take a turn. True: the caller is to push it.
+func (s *subscriber) want() bool {
+	for {
+		switch s.turn.Load() {
+		case turnIdle:
+			if s.turn.CompareAndSwap(turnIdle, turnQueued) {
+				return true
+			}
+		case turnTaken:
+			if s.turn.CompareAndSwap(turnTaken, turnAgain) {
+				return false
+			}
+		default:
+			return false
+		}
 	}
+}
+
+// wake has the client take a turn soon.
+func (s *subscriber) wake() {
+	if s.want() {
+		clientWriters.push(turns{s, s})
+	}
+}
+
+// wait has the client served to its end.
+func (s *subscriber) wait() {
+	clientWriters.enter()
+	s.wake()
+	<-s.left
+	clientWriters.leave()
 }
 
 // due is when the client's clock next has something for it, in Unix ns.
@@ -116,22 +152,4 @@ func (s *subscriber) ended(now time.Time) (endReason, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.endReason, true
-}
-
-// cut bounds a write that the client is blocked in. It sets the deadline
-// below the writers that are not made for other goroutines.
-func (s *subscriber) cut(deadline time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.deadline != nil {
-		_ = s.deadline(deadline) // a writer without deadlines cannot be helped
-	}
-}
-
-// close is called by the client's goroutine before its handler returns: the
-// connection is no longer its own.
-func (s *subscriber) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.deadline = nil
 }

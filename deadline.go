@@ -1,0 +1,121 @@
+package ssefanin
+
+import (
+	"errors"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// writeDeadline bounds the writes to one client. Setting a deadline at each
+// write would cost a tenth of it, over HTTP/2 a third; so a write only says when
+// it began, and the deadline is set by the hub's notifier when the write has
+// not ended for a while.
+//
+// It sets the deadline below Caddy's writers, which are not made for other
+// goroutines. begin and end are the writing goroutine's; all else is safe for
+// concurrent use.
+type writeDeadline struct {
+	timeout time.Duration
+	hard    time.Time // when the server cuts the response off, which nothing moves; zero if it does not
+	idle    *caddyhttp.IdleTimeoutWriter
+
+	writing atomic.Int64 // when the write in progress began, Unix ns; 0: there is none; negative: its deadline is set
+
+	mu  sync.Mutex            // protects set, and orders its calls
+	set func(time.Time) error // of the connection; nil once the handler has returned
+}
+
+func newWriteDeadline(w http.ResponseWriter, r *http.Request, timeout time.Duration) *writeDeadline {
+	d := &writeDeadline{timeout: timeout}
+	if _, d.idle = caddyhttp.IdleTimeoutsFromContext(r.Context()); d.idle != nil {
+		d.hard, w = d.idle.Deadline.HardDeadline, d.idle.ResponseWriter
+	} else if s, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); s != nil && s.WriteTimeout > 0 {
+		// Without Caddy's idle writer, clearing our own deadline lifts it.
+		d.hard = time.Now().Add(time.Duration(s.WriteTimeout))
+	}
+	d.set = http.NewResponseController(w).SetWriteDeadline
+	return d
+}
+
+// own keeps Caddy's idle writer from setting deadlines at every write and
+// flush, for the rest of the response. It is called before the first write.
+func (d *writeDeadline) own() {
+	if d.idle != nil {
+		d.idle.Ctrl = http.NewResponseController(noDeadlines{})
+	}
+}
+
+// begin is called before a write, with the time.
+func (d *writeDeadline) begin(now time.Time) {
+	d.writing.Store(now.UnixNano())
+}
+
+// end is called after a write. A deadline left armed would end an idle HTTP/2
+// stream.
+func (d *writeDeadline) end() {
+	if d.writing.Swap(0) < 0 {
+		d.at(d.hard)
+	}
+}
+
+// look says whether a write has been in progress for a quarter of its time and
+// is to be bounded, and when to look again, in Unix ns: at the latest after half
+// the time, so that no write can begin and be late in between.
+func (d *writeDeadline) look(now int64) (next int64, bound bool) {
+	begun := d.writing.Load()
+	if begun <= 0 {
+		return now + int64(d.timeout/2), false
+	}
+	next = begun + int64(d.timeout/4)
+	return next, next <= now
+}
+
+// bound sets the deadline of the write in progress, if it has none.
+func (d *writeDeadline) bound() {
+	begun := d.writing.Load()
+	if begun <= 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// From here on the write's end waits for mu, and takes the deadline back.
+	if d.writing.CompareAndSwap(begun, -begun) && d.set != nil {
+		deadline := time.Unix(0, begun).Add(d.timeout)
+		if !d.hard.IsZero() && deadline.After(d.hard) {
+			deadline = d.hard
+		}
+		_ = d.set(deadline) // a writer without deadlines cannot be helped
+	}
+}
+
+// at sets the deadline of whatever is being written, or is next.
+func (d *writeDeadline) at(deadline time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.set != nil {
+		_ = d.set(deadline)
+	}
+}
+
+// close is called before the handler returns: the connection is no longer its
+// own. The deadline, if there is one, is that of the end of the response.
+func (d *writeDeadline) close(deadline time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !deadline.IsZero() && d.set != nil {
+		_ = d.set(deadline)
+	}
+	d.set = nil
+}
+
+// noDeadlines is what Caddy's idle writer sets its deadlines on instead of the
+// connection: it gives up at the first.
+type noDeadlines struct{ http.ResponseWriter }
+
+func (noDeadlines) SetWriteDeadline(time.Time) error { return errOwnDeadlines }
+
+var errOwnDeadlines = errors.New("sse_fanin sets the deadlines of its writes itself")

@@ -1,0 +1,323 @@
+package ssefanin
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// response is a response in memory that notes what is done to it. Its writes
+// of events block while it is stuck, until a write deadline.
+type response struct {
+	header http.Header
+
+	mu        sync.Mutex // protects what follows
+	writes    []string   // of events
+	at        []time.Time
+	deadlines []time.Time
+	stuck     chan struct{} // nil: it is not
+	expired   chan struct{} // closed when a write deadline has passed
+	broken    any           // what its writes of events panic with
+}
+
+func newResponse() *response {
+	return &response{header: make(http.Header), expired: make(chan struct{})}
+}
+
+func (r *response) Header() http.Header { return r.header }
+func (r *response) WriteHeader(int)     {}
+func (r *response) FlushError() error   { return nil }
+
+func (r *response) Write(p []byte) (int, error) {
+	if !bytes.Contains(p, []byte("data: ")) {
+		return len(p), nil
+	}
+	r.mu.Lock()
+	stuck, expired, broken := r.stuck, r.expired, r.broken
+	r.writes = append(r.writes, string(p))
+	r.at = append(r.at, time.Now())
+	r.mu.Unlock()
+	if broken != nil {
+		panic(broken)
+	}
+	if stuck != nil {
+		select {
+		case <-stuck:
+		case <-expired:
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+	return len(p), nil
+}
+
+func (r *response) SetWriteDeadline(deadline time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deadlines = append(r.deadlines, deadline)
+	if !deadline.IsZero() {
+		time.AfterFunc(time.Until(deadline), sync.OnceFunc(func() { close(r.expired) }))
+	}
+	return nil
+}
+
+// events are the data of the events written so far, by write.
+func (r *response) events() [][]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all [][]string
+	for _, write := range r.writes {
+		var data []string
+		for line := range bytes.Lines([]byte(write)) {
+			if value, ok := bytes.CutPrefix(line, []byte("data: ")); ok {
+				data = append(data, string(bytes.TrimSpace(value)))
+			}
+		}
+		all = append(all, data)
+	}
+	return all
+}
+
+// served is a client of a hub whose response is kept in memory.
+type served struct {
+	*response
+	cancel   context.CancelFunc
+	ended    chan struct{} // closed when the handler has returned
+	panicked any           // what the handler panicked with
+}
+
+// serveInMemory connects clients with the responses.
+func serveInMemory(h *hub, settings ClientSettings, responses ...*response) []*served {
+	resolved := settings.resolve()
+	handler := &Handler{def: &definition{hub: h}, settings: &resolved, logger: zap.NewNop()}
+	clients := make([]*served, len(responses))
+	for i, out := range responses {
+		ctx, cancel := context.WithCancel(context.Background())
+		clients[i] = &served{response: out, cancel: cancel, ended: make(chan struct{})}
+		go clients[i].run(handler, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	}
+	synctest.Wait()
+	return clients
+}
+
+// run is the goroutine of the request. It ends with the stream.
+func (s *served) run(handler *Handler, r *http.Request) {
+	defer close(s.ended)
+	defer func() { s.panicked = recover() }()
+	_ = serveStream(s.response, r, handler)
+}
+
+func leave(clients []*served) {
+	for _, c := range clients {
+		c.cancel()
+	}
+	synctest.Wait()
+}
+
+func wantWrites(t *testing.T, who string, r *response, want [][]string) {
+	t.Helper()
+	if got := r.events(); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s got %v, want %v", who, got, want)
+	}
+}
+
+// However many clients are blocked in a write, the others get their events at
+// once: no time passes in this test before they have them.
+func TestBlockedClientsDelayNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		release := make(chan struct{})
+		responses := make([]*response, 1000)
+		for i := range responses {
+			responses[i] = newResponse()
+			if i%10 != 0 {
+				responses[i].stuck = release
+			}
+		}
+		clients := serveInMemory(h, ClientSettings{}, responses...)
+		begun := time.Now()
+		publish(h, "one")
+		synctest.Wait()
+		publish(h, "two")
+		synctest.Wait()
+		for i, r := range responses {
+			want := [][]string{{"one"}, {"two"}}
+			if r.stuck != nil {
+				want = [][]string{{"one"}} // and it is still being written
+			}
+			wantWrites(t, fmt.Sprintf("client %d", i), r, want)
+		}
+		if passed := time.Since(begun); passed != 0 {
+			t.Errorf("the others had to wait for %s", passed)
+		}
+		close(release)
+		synctest.Wait()
+		for i, r := range responses {
+			wantWrites(t, fmt.Sprintf("client %d, released,", i), r, [][]string{{"one"}, {"two"}})
+		}
+		leave(clients)
+		clientWriters.mu.Lock()
+		defer clientWriters.mu.Unlock()
+		if n := len(clientWriters.idle); n != 0 || clientWriters.queue.first != nil {
+			t.Errorf("%d idle writers are left without clients", n)
+		}
+	})
+}
+
+// A client that catches up takes turns with the others: each turn is one write
+// of at most maxWrite.
+func TestTurnsAreShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		out := newResponse()
+		settings := ClientSettings{}.resolve()
+		handler := &Handler{settings: &settings, logger: zap.NewNop()}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		c := &client{hub: h, settings: &settings, w: out, rc: http.NewResponseController(out)}
+		c.sub = newSubscriber(handler, &settings, c, newWriteDeadline(out, r, time.Second))
+		if _, more, last := c.turn(time.Now()); more || last {
+			t.Fatalf("after the head: more %t, last %t", more, last)
+		}
+		for i := range 5 {
+			publish(h, fmt.Sprintf("%d%s", i, bytes.Repeat([]byte("x"), maxWrite-100)))
+		}
+		for i := range 5 {
+			_, more, last := c.turn(time.Now())
+			if more != (i < 4) || last {
+				t.Errorf("turn %d: more %t, last %t", i, more, last)
+			}
+			if n := len(out.events()); n != i+1 {
+				t.Errorf("turn %d: %d writes", i, n)
+			}
+		}
+	})
+}
+
+// A deadline is set only for a write that takes its time, and taken back when
+// the write ends.
+func TestDeadlinesAreForBlockedWrites(t *testing.T) {
+	const timeout = 10 * time.Second
+	for _, test := range []struct {
+		name    string
+		blocked time.Duration
+		want    []time.Duration // from the write on; -1 is none
+		ended   bool
+	}{
+		{"not blocked", 0, nil, false},
+		{"blocked for long", 8 * time.Second, []time.Duration{timeout, -1}, false},
+		{"blocked for ever", time.Hour, []time.Duration{timeout, -1}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := clockHub()
+				out := newResponse()
+				if test.blocked > 0 {
+					out.stuck = make(chan struct{})
+					time.AfterFunc(test.blocked, sync.OnceFunc(func() { close(out.stuck) }))
+				}
+				clients := serveInMemory(h, ClientSettings{WriteTimeout: new(caddy.Duration(timeout))}, out)
+				begun := time.Now()
+				publish(h, "one")
+				pass(timeout + time.Second)
+				select {
+				case <-clients[0].ended:
+					if !test.ended {
+						t.Error("the client was ended")
+					}
+				default:
+					if test.ended {
+						t.Error("the client is still served")
+					}
+				}
+				out.mu.Lock()
+				var got []time.Duration
+				for _, deadline := range out.deadlines {
+					if deadline.IsZero() {
+						got = append(got, -1)
+					} else {
+						got = append(got, deadline.Sub(begun))
+					}
+				}
+				out.mu.Unlock()
+				if !slices.Equal(got, test.want) {
+					t.Errorf("got deadlines %v, want %v", got, test.want)
+				}
+				leave(clients)
+				pass(test.blocked)
+			})
+		})
+	}
+}
+
+// What a writer between us and the connection panics with reaches the server
+// where it expects it, and nobody else notices.
+func TestPanicInAWriteEndsOneClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		bad, good := newResponse(), newResponse()
+		bad.broken = http.ErrAbortHandler
+		clients := serveInMemory(h, ClientSettings{}, bad, good)
+		publish(h, "one")
+		synctest.Wait()
+		select {
+		case <-clients[0].ended:
+		default:
+			t.Fatal("the client is still served")
+		}
+		if got := clients[0].panicked; got != http.ErrAbortHandler {
+			t.Errorf("the handler panicked with %v, want http.ErrAbortHandler", got)
+		}
+		publish(h, "two")
+		synctest.Wait()
+		wantWrites(t, "the other client", good, [][]string{{"one"}, {"two"}})
+		leave(clients)
+	})
+}
+
+// Events wait for others during coalesce, and are then written at once. A
+// client without it does not wait for those with it.
+func TestCoalesce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		late, later, now := newResponse(), newResponse(), newResponse()
+		clients := serveInMemory(h, ClientSettings{Coalesce: new(caddy.Duration(10 * time.Millisecond))}, late)
+		clients = append(clients, serveInMemory(h, ClientSettings{Coalesce: new(caddy.Duration(50 * time.Millisecond))}, later)...)
+		clients = append(clients, serveInMemory(h, ClientSettings{}, now)...)
+		begun := time.Now()
+		for _, data := range []string{"one", "two", "three"} {
+			publish(h, data)
+			pass(4 * time.Millisecond)
+		}
+		pass(100 * time.Millisecond)
+		wantWrites(t, "with 10ms", late, [][]string{{"one", "two", "three"}})
+		wantWrites(t, "with 50ms", later, [][]string{{"one", "two", "three"}})
+		wantWrites(t, "without", now, [][]string{{"one"}, {"two"}, {"three"}})
+		for _, test := range []struct {
+			r    *response
+			want time.Duration
+		}{{late, 10 * time.Millisecond}, {later, 50 * time.Millisecond}, {now, 0}} {
+			if got := test.r.at[0].Sub(begun); got != test.want {
+				t.Errorf("first write after %s, want %s", got, test.want)
+			}
+		}
+		// and once more: the windows were closed
+		publish(h, "four")
+		pass(10 * time.Millisecond)
+		wantWrites(t, "with 10ms", late, [][]string{{"one", "two", "three"}, {"four"}})
+		leave(clients)
+		if len(h.windows) != 0 {
+			t.Errorf("%d windows are left without clients", len(h.windows))
+		}
+	})
+}
