@@ -56,7 +56,7 @@ var (
 	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
 	replicaWords  = []string{"policy", "dynamic"}
 	sourceWords   = append([]string{"upstream", "retain", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
-	clientWords   = []string{"start", "filters", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "drain", "on_reload"}
+	clientWords   = []string{"start", "filters", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
@@ -100,6 +100,7 @@ var (
 //		max_clients    <n> [reject|retry]
 //		max_streams    <n>
 //		max_age        <duration>
+//		coalesce       <duration>
 //		drain          <duration>
 //		on_reload      keep|drain
 //	}
@@ -505,6 +506,8 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 		err = c.unmarshalMaxClients(d)
 	case "max_age":
 		err = duration(d, true, &c.MaxAge)
+	case "coalesce":
+		err = duration(d, true, &c.Coalesce)
 	case "drain":
 		err = duration(d, false, &c.Drain)
 	case "on_reload":

@@ -49,12 +49,12 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 
 func TestCaddyfileRefusesUnknownWords(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
 		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "unrecognized subdirective 'heartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
 		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
 		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... }, at Caddyfile:3"},
 		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
-		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
 		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
 		{"a transport", "sse_fanin https://a.example.com/events {\n\ttransport carrier_pigeon\n}", "getting module named 'http.reverse_proxy.transport.carrier_pigeon': module not registered: http.reverse_proxy.transport.carrier_pigeon, at Caddyfile:3"},
 	})
@@ -449,7 +449,6 @@ func TestCaddyfileRefusesWordsOfOtherPlaces(t *testing.T) {
 	for _, line := range []string{
 		"policy mirror",
 		"dynamic a a.example.com 443",
-		"coalesce 5ms",
 		"linger 5s",
 		"upstream https://b.example.com/events {\n\t\tfilters on\n\t}",
 		"upstream https://b.example.com/events {\n\t\tenvelope json\n\t}",
