@@ -74,7 +74,7 @@ func newRig(ctx context.Context, s *system, w workload, retain string) (r *rig, 
 		}
 	}
 	if r.server, err = s.start(ctx, b); err != nil {
-		return r, fmt.Errorf("starting %s: %w", s.name, err)
+		return r, err // it says what
 	}
 	if !s.idle && !s.direct {
 		if err = r.waitForUpstreams(ctx, w.sources); err != nil {

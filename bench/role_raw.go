@@ -1,19 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"net"
 	"net/http"
 )
 
 // rawRole is the floor: one loop that does one write for each client and
-// event, and nothing else. Command: start, which returns the address.
+// event, or for the events that came together, and nothing else. Command: start, which returns the address.
 func rawRole(c *commands) error {
 	handle(c, "start", func(cfg goServerConfig) (string, error) {
 		out := newFanout(false)
 		err := followAll(cfg.Origins, func(events [][]byte) {
-			for _, event := range events {
-				out.publish(event)
-			}
+			out.publish(bytes.Join(events, nil)) // what came together goes together
 		})
 		if err != nil {
 			return "", err

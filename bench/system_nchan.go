@@ -2,8 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"runtime"
+	"time"
 )
 
 // nchanSystem is nginx with nchan, fed by a publisher: nchan does not read
@@ -80,12 +81,29 @@ func (r *running) startNginx(ctx context.Context, b *bed) error {
 	if err := waitForServer(ctx, r.main, r.addr); err != nil {
 		return err
 	}
-	if r.pids = append([]int{pid}, childrenOf(pid)...); len(r.pids) < 2 {
-		return errors.New("starting nginx: it has no workers")
+	if err := r.waitForWorkers(ctx, pid); err != nil {
+		return err
 	}
 	var err error
 	if r.feeder, err = startProcess("publisher"); err != nil {
 		return err
 	}
 	return r.feeder.call(ctx, "start", publisherConfig{Origins: b.origins, Addr: r.addr, Path: "/publish"}, nil)
+}
+
+// waitForWorkers waits until nginx's first process has started a worker for
+// each CPU: it listens before that.
+func (r *running) waitForWorkers(ctx context.Context, pid int) error {
+	deadline := time.Now().Add(startTimeout)
+	for {
+		if r.pids = append([]int{pid}, childrenOf(pid)...); len(r.pids) > runtime.NumCPU() {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("starting nginx: it has %d workers", len(r.pids)-1)
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
