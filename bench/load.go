@@ -1,0 +1,351 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// connectors is how many clients connect at the same time, where they are
+	// not told to spread.
+	connectors = 64
+
+	// connectTimeout is how long a client waits for the response's head.
+	connectTimeout = 20 * time.Second
+
+	// settleInterval is the time between two looks whether all have got all.
+	settleInterval = 10 * time.Millisecond
+
+	// loadShards is how many sets of counters the connections share.
+	loadShards = 16
+)
+
+// loadConfig describes clients.
+type loadConfig struct {
+	Addr    string // of the server
+	Clients int
+
+	// What each client requests, one connection for each.
+	Streams []loadStream
+
+	Sources int // of the origin
+	Payload int // bytes of an event's data
+
+	// HTTP/2 over TLS with so many clients to a connection; 0 is HTTP/1.1.
+	StreamsPerConn int
+
+	// The clients connect evenly over this time. Default: as fast as they can.
+	Spread time.Duration
+
+	// The first event may have any number: the clients come while there are
+	// events.
+	AnyFirst bool
+
+	// Where to report the progress to; empty for nowhere.
+	Progress string
+}
+
+// loadStream is one request of each client.
+type loadStream struct {
+	Path    string
+	Sources []int // that it carries
+}
+
+// loadReport is what the clients got since the mark, and what went wrong since
+// they connected.
+type loadReport struct {
+	Events  uint64
+	Bytes   uint64        // on the wire, with all framing
+	Elapsed time.Duration // from the mark to the newest event
+	Latency quantiles     // from the publication to the receipt
+	Faults  faults
+}
+
+// load holds the clients of a measurement.
+type load struct {
+	cfg      loadConfig
+	conns    []*loadConn
+	shards   [loadShards]shard
+	progress *progress // nil if nobody wants to know
+
+	marked     time.Time
+	markEvents uint64
+	markBytes  uint64
+	markCounts distribution
+}
+
+// shard counts what some of the connections got.
+type shard struct {
+	latency histogram
+	events  atomic.Uint64
+	bytes   atomic.Uint64
+	newest  atomic.Int64 // receipt of the newest event in Unix ns
+}
+
+// loadConn is one stream of one client.
+type loadConn struct {
+	load   *load
+	shard  *shard
+	stream loadStream
+
+	mu     sync.Mutex // protects what follows; held while a read is parsed
+	v      *verifier
+	chunks *dechunker // nil: the stream has no such framing
+	ended  bool
+
+	now      int64  // receipt of what is being parsed, in Unix ns
+	events   uint64 // of this read
+	complete uint64 // highest number that all clients have since this read
+}
+
+// loadRole holds clients. Commands: connect, mark, settle, resume.
+func loadRole(c *commands) error {
+	l := new(load)
+	handle(c, "connect", l.connect)
+	handle(c, "mark", func(none) (none, error) {
+		l.mark()
+		return none{}, nil
+	})
+	handle(c, "settle", l.settle)
+	handle(c, "resume", resume)
+	return c.serve()
+}
+
+// connect connects all clients and returns how long they waited for the first
+// byte of the response, counted from the request.
+func (l *load) connect(cfg loadConfig) (quantiles, error) {
+	l.cfg = cfg
+	if cfg.Progress != "" {
+		var err error
+		if l.progress, err = dialProgress(cfg.Progress, cfg.Clients); err != nil {
+			return quantiles{}, err
+		}
+	}
+	var groups []*http2Group
+	if cfg.StreamsPerConn > 0 {
+		groups = newHTTP2Groups(l, cfg.Clients*len(cfg.Streams))
+	}
+	var (
+		firstByte histogram
+		result    = make(chan error, connectors)
+		slots     = make(chan struct{}, connectors) // one for each that is connecting
+		start     = time.Now()
+		total     = cfg.Clients * len(cfg.Streams)
+	)
+	if cfg.Spread > 0 {
+		slots = make(chan struct{}, total) // nobody waits for another one
+	}
+	for i := range total {
+		stream := cfg.Streams[i%len(cfg.Streams)]
+		c := &loadConn{load: l, shard: &l.shards[i%loadShards], stream: stream, v: newVerifier(cfg.Sources, cfg.Payload)}
+		c.v.anyNext = cfg.AnyFirst
+		c.v.got = c.got
+		l.conns = append(l.conns, c)
+	}
+	go func() {
+		for i, c := range l.conns {
+			if cfg.Spread > 0 {
+				time.Sleep(time.Until(start.Add(cfg.Spread * time.Duration(i) / time.Duration(total))))
+			}
+			slots <- struct{}{}
+			opened := sync.OnceFunc(func() { <-slots })
+			began := time.Now()
+			head := func() {
+				firstByte.add(time.Since(began))
+				opened()
+				result <- nil
+			}
+			var group *http2Group
+			if groups != nil {
+				group = groups[i/cfg.StreamsPerConn]
+			}
+			go func() {
+				if err := c.run(group, head); err != nil {
+					opened()
+					result <- err
+				}
+			}()
+		}
+	}()
+	var failed int
+	var first error
+	for range total {
+		if err := <-result; err != nil {
+			failed++
+			if first == nil {
+				first = err
+			}
+		}
+	}
+	if failed > 0 {
+		return quantiles{}, fmt.Errorf("%d of %d clients did not connect: %w", failed, total, first)
+	}
+	var d distribution
+	d.plus(&firstByte)
+	return d.quantiles(), nil
+}
+
+// run connects and reads to the end of the connection. It calls head once the
+// response's head is there, and returns an error if that never comes. connect
+// starts it; it lives as long as the connection.
+func (c *loadConn) run(group *http2Group, head func()) error {
+	if group != nil {
+		return c.runHTTP2(group, head)
+	}
+	return c.runHTTP1(head)
+}
+
+// feed takes what was read at once. With HTTP/1.1 that is what was on the wire,
+// with HTTP/2 others count that. An error is the end of the response.
+func (c *loadConn) feed(p []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = time.Now().UnixNano()
+	c.events, c.complete = 0, 0
+	var err error
+	if c.chunks != nil {
+		err = c.chunks.feed(p, c.v)
+	} else {
+		c.v.feed(p)
+	}
+	if c.events > 0 {
+		c.shard.events.Add(c.events)
+		c.shard.newest.Store(c.now)
+	}
+	if c.complete > 0 {
+		c.load.progress.report(c.complete)
+	}
+	return err
+}
+
+// got takes an event from the verifier.
+func (c *loadConn) got(_ int, seq uint64, at int64) {
+	c.events++
+	c.shard.latency.add(time.Duration(c.now - at))
+	if p := c.load.progress; p != nil && p.count(seq) {
+		c.complete = seq
+	}
+}
+
+// end notes that the connection has ended, which no server may do.
+func (c *loadConn) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+}
+
+// mark begins the window that is reported.
+func (l *load) mark() {
+	l.marked = time.Now()
+	l.markEvents, l.markBytes = l.totals()
+	l.markCounts = distribution{}
+	for i := range l.shards {
+		l.markCounts.plus(&l.shards[i].latency)
+	}
+}
+
+func (l *load) totals() (events, bytes uint64) {
+	for i := range l.shards {
+		events += l.shards[i].events.Load()
+		bytes += l.shards[i].bytes.Load()
+	}
+	return events, bytes
+}
+
+// settleConfig says what the clients should have.
+type settleConfig struct {
+	Sent    []uint64 // by source; nil: whatever they have
+	Timeout time.Duration
+}
+
+// settle waits until all clients have everything and reports.
+func (l *load) settle(cfg settleConfig) (loadReport, error) {
+	deadline := time.Now().Add(cfg.Timeout)
+	for l.waiting(cfg.Sent) && time.Now().Before(deadline) {
+		time.Sleep(settleInterval)
+	}
+	var (
+		report loadReport
+		newest = l.marked
+		counts distribution
+	)
+	for _, c := range l.conns {
+		c.mu.Lock()
+		report.Faults.add(c.v.faults)
+		if c.ended {
+			report.Faults.Disconnected++
+		}
+		if cfg.Sent != nil {
+			report.Faults.Behind += c.v.behind(cfg.Sent, c.stream.Sources)
+		}
+		c.mu.Unlock()
+	}
+	for i := range l.shards {
+		counts.plus(&l.shards[i].latency)
+		if at := time.Unix(0, l.shards[i].newest.Load()); at.After(newest) {
+			newest = at
+		}
+	}
+	counts.minus(&l.markCounts)
+	events, bytes := l.totals()
+	report.Events, report.Bytes = events-l.markEvents, bytes-l.markBytes
+	report.Elapsed = newest.Sub(l.marked)
+	report.Latency = counts.quantiles()
+	return report, nil
+}
+
+// waiting reports whether a client that is connected has not got everything.
+func (l *load) waiting(sent []uint64) bool {
+	if sent == nil {
+		return false
+	}
+	return slices.ContainsFunc(l.conns, func(c *loadConn) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return !c.ended && c.v.behind(sent, c.stream.Sources) > 0
+	})
+}
+
+// progressRing is how many events may be on their way to the clients at once:
+// more than any window.
+const progressRing = 4096
+
+// progress tells the origin up to which event all clients have everything.
+// Safe for concurrent use.
+type progress struct {
+	clients uint32
+	conn    net.Conn
+	counts  [progressRing]atomic.Uint32 // clients that have it, by number modulo the size
+}
+
+func dialProgress(addr string, clients int) (*progress, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the origin: %w", err)
+	}
+	return &progress{clients: uint32(clients), conn: conn}, nil
+}
+
+// count notes that one more client has an event, and reports whether all have.
+func (p *progress) count(seq uint64) bool {
+	n := &p.counts[seq%progressRing]
+	if n.Add(1) < p.clients {
+		return false
+	}
+	n.Store(0)
+	return true
+}
+
+// report tells the origin that all clients have everything up to seq. An
+// origin that has gone needs to know nothing.
+func (p *progress) report(seq uint64) {
+	_, _ = p.conn.Write(binary.BigEndian.AppendUint64(nil, seq))
+}
+
+var errNoEventStream = errors.New("the response is no event stream")

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// http2Group is the clients that share a connection, as the tabs of a browser
+// or the users behind a proxy do.
+type http2Group struct {
+	client *http.Client
+}
+
+// newHTTP2Groups returns a group for each connection.
+func newHTTP2Groups(l *load, streams int) []*http2Group {
+	n := (streams + l.cfg.StreamsPerConn - 1) / l.cfg.StreamsPerConn
+	groups := make([]*http2Group, n)
+	for i := range groups {
+		dialer := &countingDialer{addr: l.cfg.Addr, shard: &l.shards[i%loadShards]}
+		transport := &http.Transport{
+			DialContext:        dialer.dial,
+			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the server's certificate was made a moment ago
+			Protocols:          new(http.Protocols),
+			DisableCompression: true,
+			MaxConnsPerHost:    1,
+		}
+		transport.Protocols.SetHTTP2(true)
+		groups[i] = &http2Group{client: &http.Client{Transport: transport}}
+	}
+	return groups
+}
+
+// runHTTP2 is run as a stream of the group's connection.
+func (c *loadConn) runHTTP2(group *http2Group, head func()) error {
+	req, err := http.NewRequest(http.MethodGet, "https://"+c.load.cfg.Addr+c.stream.Path, nil) //nolint:noctx // it lives as long as the process
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := group.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		return fmt.Errorf("%w: %s %s", errNoEventStream, resp.Proto, resp.Status)
+	}
+	head()
+
+	defer c.end()
+	buf := make([]byte, c.load.bufferSize())
+	for {
+		n, err := resp.Body.Read(buf)
+		_ = c.feed(buf[:n])
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// countingDialer connects to one address and counts what comes from there.
+type countingDialer struct {
+	addr  string
+	shard *shard
+}
+
+func (d *countingDialer) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, d.addr)
+	if err != nil {
+		return nil, err
+	}
+	return &countingConn{Conn: conn, shard: d.shard}, nil
+}
+
+type countingConn struct {
+	net.Conn
+	shard *shard
+}
+
+func (c *countingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.shard.bytes.Add(uint64(n))
+	return n, err
+}

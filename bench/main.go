@@ -1,0 +1,12 @@
+package main
+
+import (
+	"os"
+)
+
+func main() {
+	if runRole(os.Args[1:]) {
+		return
+	}
+	os.Exit(run(os.Args[1:]))
+}

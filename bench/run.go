@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	scale    scale
+	only     *regexp.Regexp
+	systems  *regexp.Regexp
+	out      string
+	jsonFile string
+}
+
+// parseFlags reads the arguments. Errors have been printed.
+func parseFlags(args []string) (options, error) {
+	var (
+		o        options
+		isShort  bool
+		isFull   bool
+		only     string
+		named    string
+		duration time.Duration
+		runs     int
+	)
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.BoolVar(&isShort, "short", false, "show in about a minute that everything works; the figures say nothing")
+	flags.BoolVar(&isFull, "full", false, "measure everything; takes hours")
+	flags.StringVar(&only, "only", "", "experiments to run, a `regexp`")
+	flags.StringVar(&named, "systems", "", "systems to measure, a `regexp`")
+	flags.IntVar(&runs, "runs", 0, "runs of each case (default 5, with -short 1)")
+	flags.DurationVar(&duration, "duration", 0, "how long each run measures (default 2s, with -full 4s, with -short 500ms)")
+	flags.Uint64Var(&saturationWindow, "window", saturationWindow, "events on their way at most, in the experiment saturation")
+	flags.StringVar(&o.out, "out", "", "`file` to write the report to, as Markdown")
+	flags.StringVar(&o.jsonFile, "json", "", "`file` to write the figures of every run to")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	switch {
+	case isFull:
+		o.scale = scale{level: full, runs: 5, warmup: time.Second, duration: 4 * time.Second}
+	case isShort:
+		o.scale = scale{level: short, runs: 1, warmup: 200 * time.Millisecond, duration: 500 * time.Millisecond}
+	default:
+		o.scale = scale{level: medium, runs: 5, warmup: time.Second, duration: 2 * time.Second}
+	}
+	if runs > 0 {
+		o.scale.runs = runs
+	}
+	if duration > 0 {
+		o.scale.duration = duration
+	}
+	var err error
+	if o.only, err = regexp.Compile(only); err == nil {
+		o.systems, err = regexp.Compile(named)
+	}
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if err == nil && saturationWindow >= progressRing {
+		err = fmt.Errorf("the window has to be below %d", progressRing)
+	}
+	if err != nil {
+		fmt.Fprintln(flags.Output(), err)
+	}
+	return o, err
+}
+
+// run is the coordinator. It returns the exit status.
+func run(args []string) int {
+	o, err := parseFlags(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	raiseFileLimit()
+	rep := &report{host: describeHost(ctx), started: time.Now(), scale: o.scale}
+	for _, e := range experiments(o.scale) {
+		if !o.only.MatchString(e.name) {
+			continue
+		}
+		if res := runExperiment(ctx, &e, o.systems.MatchString, os.Stderr); len(res.rows) > 0 {
+			rep.results = append(rep.results, res)
+			res.print(os.Stdout)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	rep.targets = judge(rep.results)
+	printTargets(os.Stdout, rep.targets)
+	if ctx.Err() != nil {
+		fmt.Fprintln(os.Stderr, "interrupted; nothing is written")
+		return 1
+	}
+	if err := o.write(rep); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// write writes the files that were asked for.
+func (o options) write(rep *report) error {
+	if o.out != "" {
+		if err := writeFile(o.out, rep.markdown); err != nil {
+			return err
+		}
+	}
+	if o.jsonFile == "" {
+		return nil
+	}
+	return writeFile(o.jsonFile, func(w io.Writer) error {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "\t")
+		return enc.Encode(rep.raw())
+	})
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path) //nolint:gosec // the user names it
+	if err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	if err := write(f); err != nil {
+		_ = f.Close()
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return f.Close()
+}
+
+// result is what the runs of an experiment have shown.
+type result struct {
+	experiment *experiment
+	rows       []*row
+}
+
+// row is a case and its runs.
+type row struct {
+	testCase
+	runs        []figures
+	unavailable string // the reason why there are none
+}
+
+// runExperiment runs the cases of the systems that are wanted. The runs are
+// interleaved: what changes on the machine meanwhile meets all of them alike.
+func runExperiment(ctx context.Context, e *experiment, wanted func(string) bool, log io.Writer) *result {
+	res := &result{experiment: e}
+	for _, c := range e.casesOf(wanted) {
+		res.rows = append(res.rows, &row{testCase: c})
+	}
+	all := systems()
+	for i := range e.runs {
+		for _, r := range res.rows {
+			if ctx.Err() != nil {
+				return res
+			}
+			if r.unavailable != "" {
+				continue
+			}
+			began := time.Now()
+			f, err := r.runOnce(ctx, findSystem(all, r.system))
+			switch {
+			case errors.Is(err, errUnavailable):
+				r.unavailable = err.Error()
+				fmt.Fprintf(log, "%s %s: %v\n", e.name, r.name(), err)
+				continue
+			case err != nil:
+				f = figures{Faults: err.Error()}
+			}
+			r.runs = append(r.runs, f)
+			note := ""
+			if f.Faults != "" {
+				note = ": " + f.Faults
+			}
+			fmt.Fprintf(log, "%s %s, run %d of %d, %.1f s%s\n", e.name, r.name(), i+1, e.runs, time.Since(began).Seconds(), note)
+		}
+	}
+	return res
+}
+
+// runOnce is one run of a case, which is not to hang.
+func (r *row) runOnce(ctx context.Context, s *system) (figures, error) {
+	if s == nil {
+		return figures{}, fmt.Errorf("there is no system %s", r.system)
+	}
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
+	return r.run(ctx, s)
+}
+
+// name names the case.
+func (r *row) name() string {
+	if r.label == "" {
+		return r.system
+	}
+	return r.system + " (" + r.label + ")"
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// caddySystems are those that are a Caddy.
+func caddySystems() []*system {
+	fanin := caddySite{handler: faninHandler("")}
+	return []*system{
+		{name: "fanin", about: "this module, as it comes", start: fanin.start},
+		{
+			name: "fanin-coalesce", about: "this module with `coalesce 10ms`",
+			start: caddySite{handler: faninHandler("coalesce 10ms"), optional: "coalesce"}.start,
+		},
+		{name: "fanin-encode", about: "this module behind `encode`, which leaves streams alone", start: caddySite{handler: faninHandler(""), before: "encode"}.start},
+		{name: "fanin-log", about: "this module with an access log", start: caddySite{handler: faninHandler(""), log: true}.start},
+		{name: "fanin-metrics", about: "this module with Caddy's metrics of HTTP", start: caddySite{handler: faninHandler(""), global: "metrics"}.start},
+		{name: "fanin-h2", about: "this module over HTTP/2", http2: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
+		{name: "proxy", about: "Caddy's reverse_proxy with `flush_interval -1`", direct: true, start: caddySite{handler: proxyHandler}.start},
+		{name: "proxy-h2", about: "the same over HTTP/2", direct: true, http2: true, start: caddySite{handler: proxyHandler, tls: true}.start},
+		{name: "idle", about: "Caddy with a handler that sends the head and waits", idle: true, start: caddySite{handler: idleSite}.start},
+		{name: "idle-h2", about: "the same over HTTP/2", idle: true, http2: true, start: caddySite{handler: idleSite, tls: true}.start},
+	}
+}
+
+// caddySite is a Caddy with one site.
+type caddySite struct {
+	handler  func(*bed) string // the site's directive
+	before   string            // another one, ordered before it
+	global   string            // more of the global options
+	optional string            // a word that this Caddy may not know
+	log      bool              // an access log
+	tls      bool              // HTTP/2 instead of HTTP/1.1
+}
+
+// faninHandler returns a sse_fanin with an upstream for each source.
+func faninHandler(options string) func(*bed) string {
+	return func(b *bed) string {
+		var text strings.Builder
+		text.WriteString("\tsse_fanin /events {\n")
+		for i, url := range b.origins {
+			fmt.Fprintf(&text, "\t\tupstream source%d %s\n", i, url)
+		}
+		if b.retain != "" {
+			fmt.Fprintf(&text, "\t\tretain {\n\t\t\t%s\n\t\t}\n", strings.ReplaceAll(b.retain, "\n", "\n\t\t\t"))
+		}
+		if options != "" {
+			fmt.Fprintf(&text, "\t\t%s\n", options)
+		}
+		text.WriteString("\t}\n")
+		return text.String()
+	}
+}
+
+func proxyHandler(b *bed) string {
+	return "\treverse_proxy " + b.origin + " {\n\t\tflush_interval -1\n\t}\n"
+}
+
+func idleSite(*bed) string { return "\tbench_idle\n" }
+
+func (s caddySite) caddyfile(b *bed, addr string) string {
+	var text strings.Builder
+	protocols, scheme := "h1", "http"
+	if s.tls {
+		protocols, scheme = "h1 h2", "https"
+	}
+	fmt.Fprintf(&text, "{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n\tgrace_period 1s\n")
+	fmt.Fprintf(&text, "\tlog {\n\t\tlevel ERROR\n\t}\n\tservers {\n\t\tprotocols %s\n\t}\n", protocols)
+	if s.global != "" {
+		fmt.Fprintf(&text, "\t%s\n", s.global)
+	}
+	fmt.Fprintf(&text, "}\n\n%s://%s {\n", scheme, addr)
+	if s.tls {
+		fmt.Fprintf(&text, "\ttls %s %s\n", b.cert.certFile, b.cert.keyFile)
+	}
+	if s.log {
+		fmt.Fprintf(&text, "\tlog {\n\t\toutput file %s\n\t\tlevel INFO\n\t}\n", filepath.Join(b.dir, "access.log"))
+	}
+	if s.before != "" {
+		fmt.Fprintf(&text, "\t%s\n", s.before)
+	}
+	text.WriteString(s.handler(b))
+	text.WriteString("}\n")
+	return text.String()
+}
+
+func (s caddySite) start(ctx context.Context, b *bed) (*running, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	p, err := startProcess("caddy")
+	if err != nil {
+		return nil, err
+	}
+	err = p.call(ctx, "start", caddyConfig{Dir: b.dir, Caddyfile: s.caddyfile(b, addr)}, nil)
+	if err == nil {
+		err = waitForServer(ctx, p, addr)
+	}
+	if err != nil {
+		p.close()
+		if s.optional != "" && strings.Contains(err.Error(), "unrecognized subdirective '"+s.optional+"'") {
+			return nil, fmt.Errorf("%w: this version has no %s", errUnavailable, s.optional)
+		}
+		return nil, err
+	}
+	return &running{addr: addr, main: p, pids: []int{p.pid()}}, nil
+}

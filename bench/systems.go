@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"time"
+)
+
+// system is one of the ways to serve a stream that are compared.
+type system struct {
+	name  string
+	about string // one line for the report
+
+	http2  bool // over TLS, with streamsPerConn clients to a connection
+	direct bool // each client has a connection to the origin for each source
+	idle   bool // sends nothing and reads no origin
+
+	start func(context.Context, *bed) (*running, error)
+}
+
+// streamsPerConn is how many clients share a connection with HTTP/2.
+const streamsPerConn = 100
+
+// bed is what a system is started with.
+type bed struct {
+	dir     string   // for its files
+	origins []string // URLs of the sources; none for a system that is idle
+	origin  string   // address of the origin, as URL
+	retain  string   // what a fanin retains; "": its default
+	cert    certificate
+}
+
+// running is a system that serves.
+type running struct {
+	addr   string
+	main   *process
+	pids   []int    // of the server
+	feeder *process // nil if the server reads the origin itself
+}
+
+func (r *running) close() {
+	if r.feeder != nil {
+		r.feeder.close()
+	}
+	r.main.close()
+}
+
+// errUnavailable wraps the reason why a system cannot be measured here at all.
+var errUnavailable = errors.New("not available")
+
+// systems are all there are, in the order of the tables.
+func systems() []*system {
+	return slices.Concat(caddySystems(), goSystems(), []*system{nchanSystem()})
+}
+
+// findSystem returns a system by its name.
+func findSystem(all []*system, name string) *system {
+	for _, s := range all {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// freeAddr returns an address to listen on, with a port below those that the
+// system gives to clients: those may be taken before the server listens.
+func freeAddr() (string, error) {
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(20000))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		return addr, l.Close()
+	}
+	return "", errors.New("finding a free port: all that were tried are taken")
+}
+
+// startTimeout is how long a server may take until it serves.
+const startTimeout = 20 * time.Second
+
+// waitForServer waits until a process serves at an address.
+func waitForServer(ctx context.Context, p *process, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			return conn.Close()
+		}
+		if p.hasEnded() {
+			return p.failed("starting", errors.New("it has ended"))
+		}
+		select {
+		case <-ctx.Done():
+			return p.failed("starting", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// verdict is a target and what became of it.
+type verdict struct {
+	what    string
+	figure  string
+	bound   string
+	met     bool
+	unknown bool // a figure is missing
+}
+
+func (v verdict) outcome() string {
+	switch {
+	case v.unknown:
+		return "not measured"
+	case v.met:
+		return "met"
+	default:
+		return "**missed**"
+	}
+}
+
+// figure finds a median.
+type figure struct {
+	experiment, label, system string
+	metric                    metric
+}
+
+// target compares a figure with a factor of another one, or with a number.
+type target struct {
+	what    string
+	figure  figure
+	than    figure // none: factor is the bound itself
+	factor  float64
+	atLeast bool // the figure is not to be below the bound
+	strict  bool // the figure is not to be equal to the bound
+	or      *target
+}
+
+// targets are what this module is to reach.
+func targets() []target {
+	at := func(experiment, system string, m metric) figure { return figure{experiment, "", system, m} }
+	var all []target
+	for _, m := range []metric{p50, p99} {
+		for _, other := range []struct {
+			name   string
+			factor float64
+		}{{"nchan", 1}, {"proxy", 1}, {"raw", 1.3}} {
+			all = append(all, target{
+				what:   "latency " + columns[m].title + ", against " + other.name,
+				figure: at(expLatency, "fanin", m), than: at(expLatency, other.name, m), factor: other.factor,
+			})
+		}
+	}
+	for _, e := range []string{expCPU, expLockstep} {
+		all = append(
+			all,
+			target{what: e + " µs, against bare", figure: at(e, "fanin", cpuTotal), than: at(e, "bare", cpuTotal), factor: 1},
+			target{what: e + " µs, against proxy", figure: at(e, "fanin", cpuTotal), than: at(e, "proxy", cpuTotal), factor: 1, strict: true},
+			target{
+				what: e + " µs, `coalesce 10ms` against bare-window, or bare", figure: at(e, "fanin-coalesce", cpuTotal), than: at(e, "bare-window", cpuTotal), factor: 0.65,
+				or: &target{figure: at(e, "fanin-coalesce", cpuTotal), than: at(e, "bare", cpuTotal), factor: 0.6},
+			},
+			target{what: e + " µs, HTTP/2 against bare-h2", figure: at(e, "fanin-h2", cpuTotal), than: at(e, "bare-h2", cpuTotal), factor: 1.1},
+		)
+	}
+	return append(
+		all,
+		target{what: "saturation deliveries/s, against nchan", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "nchan", perSecond), factor: 10, atLeast: true},
+		target{what: "saturation deliveries/s, against bare", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "bare", perSecond), factor: 0.9, atLeast: true},
+		target{what: "memory idle KiB, against idle", figure: at(expMemory, "fanin", idleKiB), than: at(expMemory, "idle", idleKiB), factor: 1},
+		target{what: "memory idle KiB, HTTP/2 against idle-h2", figure: at(expMemory, "fanin-h2", idleKiB), than: at(expMemory, "idle-h2", idleKiB), factor: 1},
+		target{what: "memory active KiB", figure: at(expMemory, "fanin", activeKiB), factor: 34},
+		target{what: "memory active KiB, HTTP/2", figure: at(expMemory, "fanin-h2", activeKiB), factor: 23},
+		target{what: "storm p99 ms", figure: at(expStorm, "fanin", p99), factor: 250 * columns[p99].unit, strict: true},
+		target{
+			what: "CPU of 256 upstreams, against one", figure: figure{expUpstreams, upstreamsLabel(256), "fanin", cpuTotal},
+			than: figure{expUpstreams, upstreamsLabel(1), "fanin", cpuTotal}, factor: 1.3,
+		},
+		target{what: "resumption p99 ms to the first byte", figure: at(expResume, "fanin", firstByteP99), factor: 1 * columns[firstByteP99].unit},
+	)
+}
+
+// judge looks which targets are met.
+func judge(results []*result) []verdict {
+	all := targets()
+	verdicts := make([]verdict, 0, len(all))
+	for _, t := range all {
+		v := t.judge(results)
+		if t.or != nil && !v.met {
+			if w := t.or.judge(results); w.met || v.unknown {
+				w.what = v.what
+				v = w
+			}
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts
+}
+
+func (t *target) judge(results []*result) verdict {
+	v := verdict{what: t.what, figure: "–", bound: "–", unknown: true}
+	unit := columns[t.figure.metric].unit
+	value, ok := t.figure.find(results)
+	if ok {
+		v.figure = number(value / unit)
+	}
+	bound, sign := t.factor, "≤"
+	if t.than.system != "" {
+		base, found := t.than.find(results)
+		ok = ok && found
+		bound *= base
+	}
+	if t.atLeast {
+		sign = "≥"
+	} else if t.strict {
+		sign = "<"
+	}
+	if !ok {
+		return v
+	}
+	v.unknown = false
+	v.bound = fmt.Sprintf("%s %s", sign, number(bound/unit))
+	if t.than.system != "" && t.factor != 1 {
+		v.bound += fmt.Sprintf(" = %g × %s's %s", t.factor, t.than.system, number(bound/t.factor/unit))
+	}
+	switch {
+	case t.atLeast:
+		v.met = value >= bound
+	case t.strict:
+		v.met = value < bound
+	default:
+		v.met = value <= bound
+	}
+	return v
+}
+
+// find returns the median of a row without faults.
+func (f figure) find(results []*result) (float64, bool) {
+	for _, res := range results {
+		if res.experiment.name != f.experiment {
+			continue
+		}
+		for _, r := range res.rows {
+			if r.system == f.system && r.label == f.label && r.why() == "" {
+				s := spreadOf(r.runs, f.metric)
+				return s.median, s.runs > 0
+			}
+		}
+	}
+	return 0, false
+}
+
+// printTargets writes the targets that were measured.
+func printTargets(w io.Writer, verdicts []verdict) {
+	fmt.Fprintln(w, "\nTargets")
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, v := range verdicts {
+		if !v.unknown {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", v.what, v.figure, v.bound, v.outcome())
+		}
+	}
+	_ = table.Flush()
+}
