@@ -175,6 +175,27 @@ func TestBlockedClientsDelayNobody(t *testing.T) {
 	})
 }
 
+// What happens to a client during its turn is looked for after it.
+func TestClientThatLeavesDuringItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		out := newResponse()
+		out.stuck = make(chan struct{})
+		clients := serveInMemory(h, ClientSettings{}, out)
+		publish(h, "one")
+		synctest.Wait()
+		leave(clients)
+		close(out.stuck)
+		synctest.Wait()
+		select {
+		case <-clients[0].ended:
+		default:
+			t.Error("the client is still served")
+			pass(time.Minute)
+		}
+	})
+}
+
 // A client that catches up takes turns with the others: each turn is one write
 // of at most maxWrite.
 func TestTurnsAreShort(t *testing.T) {
