@@ -175,6 +175,25 @@ func TestBlockedClientsDelayNobody(t *testing.T) {
 	})
 }
 
+// A client that comes to more than one turn's worth gets all of it.
+func TestCatchingUpTakesAllItsTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		var want [][]string
+		for i := range 5 {
+			data := fmt.Sprintf("%d%s", i, bytes.Repeat([]byte("x"), maxWrite-100))
+			publish(h, data)
+			want = append(want, []string{data})
+		}
+		out := newResponse()
+		clients := serveInMemory(h, ClientSettings{Start: startOldest}, out)
+		if got := out.events(); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("got %d of %d events", len(got), len(want))
+		}
+		leave(clients)
+	})
+}
+
 // What happens to a client during its turn is looked for after it.
 func TestClientThatLeavesDuringItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -334,8 +353,10 @@ func TestCoalesce(t *testing.T) {
 		}
 		// and once more: the windows were closed
 		publish(h, "four")
+		pass(4 * time.Millisecond)
+		publish(h, "five")
 		pass(10 * time.Millisecond)
-		wantWrites(t, "with 10ms", late, [][]string{{"one", "two", "three"}, {"four"}})
+		wantWrites(t, "with 10ms", late, [][]string{{"one", "two", "three"}, {"four", "five"}})
 		leave(clients)
 		if len(h.windows) != 0 {
 			t.Errorf("%d windows are left without clients", len(h.windows))
