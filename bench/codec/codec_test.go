@@ -1,10 +1,12 @@
-package bench
+package codec
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -79,27 +81,59 @@ func decodeLaunchDarkly(r io.Reader) (events, size int, err error) {
 	}
 }
 
-var payloads = []int{50, 100, 250, 1000, 10000}
+// shapes are the events that are compared, each with an id unless it says
+// otherwise.
+var shapes = []struct {
+	name  string
+	event func(n int) (wire string, size int) // size: of type, data and id
+}{
+	{"bare50", func(int) (string, int) {
+		data := payload(50)
+		return "data: " + data + "\n\n", len(data)
+	}},
+	{"tick50", func(n int) (string, int) { return typed(n, payload(50), "\n") }},
+	{"json250", func(n int) (string, int) { return typed(n, payload(250), "\n") }},
+	{"json250crlf", func(n int) (string, int) { return typed(n, payload(250), "\r\n") }},
+	{"json1000", func(n int) (string, int) { return typed(n, payload(1000), "\n") }},
+	{"json4096", func(n int) (string, int) { return typed(n, payload(4096), "\n") }},
+	// 12 lines of 40 bytes: JSON that is indented
+	{"lines12x40", func(n int) (string, int) {
+		return typed(n, strings.TrimSuffix(strings.Repeat(payload(40)+"\n", 12), "\n"), "\n")
+	}},
+}
 
-// stream returns about 1 MiB of events with an id, a type and JSON data of
-// payload bytes, and their number.
-func stream(payload int) (p []byte, events int) {
+// payload is a JSON object of size bytes.
+func payload(size int) string {
 	const begin, end = `{"symbol":"ACME","text":"`, `"}`
-	fill := strings.Repeat("x", payload-len(begin)-len(end))
-	var b bytes.Buffer
-	for ; b.Len() < 1<<20; events++ {
-		fmt.Fprintf(&b, "id: %d\nevent: price\ndata: %s%s%s\n\n", 1_000_000+events, begin, fill, end)
+	return begin + strings.Repeat("x", size-len(begin)-len(end)) + end
+}
+
+// typed is an event with an id and a type.
+func typed(n int, data, eol string) (wire string, size int) {
+	id, typ := strconv.Itoa(1_000_000+n), "price"
+	wire = "id: " + id + eol + "event: " + typ + eol
+	for line := range strings.SplitSeq(data, "\n") {
+		wire += "data: " + line + eol
 	}
-	return b.Bytes(), events
+	return wire + eol, len(id) + len(typ) + len(data)
+}
+
+// stream returns about 1 MiB of events, their number and what they hold.
+func stream(event func(n int) (string, int)) (p []byte, events, size int) {
+	for ; len(p) < 1<<20; events++ {
+		wire, n := event(events)
+		p = append(p, wire...)
+		size += n
+	}
+	return p, events, size
 }
 
 // TestSameEvents makes sure that the benchmark compares like with like.
 func TestSameEvents(t *testing.T) {
-	for _, payload := range payloads {
-		p, wantEvents := stream(payload)
-		wantSize := wantEvents * (payload + len("1000000") + len("price"))
+	for _, shape := range shapes {
+		p, wantEvents, wantSize := stream(shape.event)
 		for _, impl := range impls {
-			t.Run(fmt.Sprintf("impl=%s/payload=%d", impl.name, payload), func(t *testing.T) {
+			t.Run(fmt.Sprintf("impl=%s/shape=%s", impl.name, shape.name), func(t *testing.T) {
 				r := &chunks{*bytes.NewReader(p)}
 				events, size, err := impl.decode(r)
 				if err != nil || events != wantEvents || size != wantSize {
@@ -110,20 +144,28 @@ func TestSameEvents(t *testing.T) {
 	}
 }
 
+// BenchmarkDecode decodes one stream an op. What an op allocates for the
+// connection, buffers above all, is in B/op and allocs/op; allocs/event shows
+// whether events are.
 func BenchmarkDecode(b *testing.B) {
-	for _, impl := range impls {
-		for _, payload := range payloads {
-			b.Run(fmt.Sprintf("impl=%s/payload=%d", impl.name, payload), func(b *testing.B) {
-				p, events := stream(payload)
+	for _, shape := range shapes {
+		p, events, _ := stream(shape.event)
+		for _, impl := range impls {
+			b.Run(fmt.Sprintf("impl=%s/shape=%s", impl.name, shape.name), func(b *testing.B) {
 				b.SetBytes(int64(len(p)))
 				b.ReportAllocs()
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
 				for b.Loop() {
 					n, _, err := impl.decode(&chunks{*bytes.NewReader(p)})
 					if err != nil || n != events {
 						b.Fatalf("%d events, error %v", n, err)
 					}
 				}
-				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*events), "ns/event")
+				runtime.ReadMemStats(&after)
+				total := float64(b.N) * float64(events)
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/total, "ns/event")
+				b.ReportMetric(float64(after.Mallocs-before.Mallocs)/total, "allocs/event")
 			})
 		}
 	}

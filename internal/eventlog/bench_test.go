@@ -30,29 +30,64 @@ func BenchmarkAppendParallel(b *testing.B) {
 	})
 }
 
-// One event at a time, read by every reader, once more to find nothing.
-func BenchmarkNext(b *testing.B) {
-	for _, n := range []int{1, 100, 1000, 10000} {
-		b.Run(fmt.Sprintf("readers=%d", n), func(b *testing.B) {
-			l := New(Options{MaxEvents: 10000, MaxBytes: 64 << 20, IDs: true})
-			readers := make([]*Reader, n)
-			for i := range readers {
-				readers[i] = l.NewReader(1)
+// Events of 250 bytes are appended, one or ten between two wake-ups, and every
+// reader then does what a client does: it reads until nothing is left. ns/event
+// is all of it for one event; ns/delivery is that divided by the readers, so
+// with few of them it is mostly the appending.
+func BenchmarkDeliver(b *testing.B) {
+	for _, bm := range []struct {
+		name string
+		next func(r *Reader) (chunk []byte, events int, err error)
+	}{
+		{"Next", func(r *Reader) ([]byte, int, error) {
+			return r.Next(maxSegment)
+		}},
+		{"NextMatching", func(r *Reader) ([]byte, int, error) {
+			return r.NextMatching(maxSegment, func(tag uint32) bool { return tag == 0 })
+		}},
+	} {
+		for _, readers := range []int{1, 10, 100, 1000, 10000} {
+			for _, batch := range []int{1, 10} {
+				b.Run(fmt.Sprintf("%s/readers=%d/batch=%d", bm.name, readers, batch), func(b *testing.B) {
+					benchmarkDeliver(b, readers, batch, bm.next)
+				})
 			}
-			body := make([]byte, 250)
-			b.ReportAllocs()
-			for b.Loop() {
-				l.Append(start, 0, body)
-				for _, r := range readers {
-					if _, events, _ := r.Next(1 << 20); events != 1 {
-						b.Fatalf("read %d events", events)
-					}
-					r.Next(1 << 20)
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/reader")
-		})
+		}
 	}
+}
+
+func benchmarkDeliver(b *testing.B, readers, batch int, next func(r *Reader) ([]byte, int, error)) {
+	l := New(Options{MaxEvents: 10000, MaxBytes: 64 << 20, IDs: true})
+	all := make([]*Reader, readers)
+	for i := range all {
+		all[i] = l.NewReader(1)
+	}
+	body := make([]byte, 250)
+	b.ReportAllocs()
+	for b.Loop() {
+		for range batch {
+			l.Append(start, 0, body)
+		}
+		for _, r := range all {
+			read := 0
+			for {
+				chunk, events, err := next(r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if chunk == nil {
+					break
+				}
+				read += events
+			}
+			if read != batch {
+				b.Fatalf("read %d events of %d", read, batch)
+			}
+		}
+	}
+	perEvent := float64(b.Elapsed().Nanoseconds()) / float64(b.N*batch)
+	b.ReportMetric(perEvent, "ns/event")
+	b.ReportMetric(perEvent/float64(readers), "ns/delivery")
 }
 
 // million is a log of a million events, one each millisecond.

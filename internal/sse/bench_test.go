@@ -27,6 +27,7 @@ func BenchmarkDecode(b *testing.B) {
 	}{
 		{"payload=50", 50, "\n", 32 << 10},
 		{"payload=250", 250, "\n", 32 << 10},
+		{"payload=1000", 1000, "\n", 32 << 10},
 		{"payload=4096", 4096, "\n", 32 << 10},
 		{"payload=250/eol=crlf", 250, "\r\n", 32 << 10},
 		{"payload=250/eol=cr", 250, "\r", 32 << 10},
@@ -50,9 +51,15 @@ func BenchmarkDecode(b *testing.B) {
 }
 
 func BenchmarkAppendEvent(b *testing.B) {
-	for _, payload := range []int{50, 250, 4096} {
-		b.Run(fmt.Sprintf("payload=%d", payload), func(b *testing.B) {
-			ev := &Event{ID: []byte("1000000"), Type: []byte("price"), Data: []byte(strings.Repeat("x", payload))}
+	for _, bm := range []struct{ name, data string }{
+		{"payload=50", strings.Repeat("x", 50)},
+		{"payload=250", strings.Repeat("x", 250)},
+		{"payload=1000", strings.Repeat("x", 1000)},
+		{"payload=4096", strings.Repeat("x", 4096)},
+		{"lines=12x40", strings.TrimSuffix(strings.Repeat(strings.Repeat("x", 40)+"\n", 12), "\n")},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			ev := &Event{ID: []byte("1000000"), Type: []byte("price"), Data: []byte(bm.data)}
 			buf := AppendEvent(nil, ev)
 			b.SetBytes(int64(len(buf)))
 			b.ReportAllocs()

@@ -64,6 +64,7 @@ var decodeCases = []struct {
 	{name: "block without data commits its id", in: "id: 1\n\ndata: x\n\n", want: []event{{"", "x", "1"}}, lastID: "1"},
 	{name: "block without data clears the type", in: "event: a\n\ndata: x\n\n", want: data("x")},
 	{name: "blank lines alone fire nothing", in: "\n\n\n\ndata: x\n\n\n\n", want: data("x")},
+	{name: "data of several lines, one event after another", in: "data: a\ndata: b\n\ndata: c\n\ndata: d\ndata: e\ndata: f\n\ndata: g\n\n", want: data("a\nb", "c", "d\ne\nf", "g")},
 	{name: "type is not sticky", in: "event: a\ndata: x\n\ndata: y\n\n", want: []event{{"a", "x", ""}, {"", "y", ""}}},
 	{name: "last type of a block wins", in: "event: a\nevent: b\ndata: x\n\n", want: []event{{"b", "x", ""}}},
 	{name: "empty type takes back the one before", in: "event: a\nevent\ndata: x\n\n", want: data("x")},
@@ -334,6 +335,26 @@ func TestSetLastEventID(t *testing.T) {
 	if got := d.LastEventID(); got != "s" {
 		t.Errorf("last event id %q", got)
 	}
+	d.SetLastEventID("t")
+	if got := d.LastEventID(); got != "t" {
+		t.Errorf("last event id %q, set a second time", got)
+	}
+}
+
+// TestLastEventIDWhileAnEventIsGivenOut: it is the event's, whichever way the
+// event was read.
+func TestLastEventIDWhileAnEventIsGivenOut(t *testing.T) {
+	d := NewDecoder(testMax)
+	n := 0
+	d.Decode([]byte("id: 1\ndata: x\n\nid: 2\ndata: x\ndata: y\n\ndata: z\n\n"), func(ev *Event) {
+		n++
+		if got := d.LastEventID(); got != string(ev.ID) {
+			t.Errorf("last event id %q in an event with %q", got, ev.ID)
+		}
+	})
+	if n != 3 {
+		t.Errorf("%d events", n)
+	}
 }
 
 func TestMaxEventSize(t *testing.T) {
@@ -398,7 +419,7 @@ func TestRetryOfASkippedEventCounts(t *testing.T) {
 
 // held is what the decoder's buffers take.
 func held(d *Decoder) int {
-	return cap(d.typ.buf) + cap(d.data.buf) + cap(d.id.buf) + cap(d.newID.buf) + cap(d.lastID)
+	return cap(d.typ.buf) + cap(d.data.buf) + cap(d.id.buf) + cap(d.newID.buf) + cap(d.lastID.buf)
 }
 
 // TestBoundedMemory sends endless things, 8 MiB of each, past a small limit.

@@ -236,6 +236,7 @@ func FuzzEncodeArbitrary(f *testing.F) {
 func TestRandomStreams(t *testing.T) {
 	tokens := []string{
 		"\n", "\n", "\n", "\r", "\r", "\r\n", "\n\n", "data: x\n", "id: 1\n\n", "event: a\r",
+		"data: x\ndata: y\n", "id: 1\nevent: a\n", "event: b\ndata: z\r\n\r\n",
 		"data", "data:", "data: ", "id", "id:", "id: ", "event", "event:", "event: ", "retry", "retry: ",
 		":", " ", "x", "1", "23", "\x00", "\uFEFF", "\xEF", "\xBB", "é", "0123456789",
 	}
