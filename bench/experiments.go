@@ -98,7 +98,7 @@ func experiments(s scale) []experiment {
 }
 
 var (
-	latencyMetrics = []metric{p50, p99, p999, maxLatency, cpuServer, cpuTotal, writes, bytesPerEvent}
+	latencyMetrics = []metric{p50, p99, p999, maxLatency, cpuServer, cpuTotal, writes, bytesPerEvent, originLag}
 	cpuMetrics     = []metric{cpuServer, cpuTotal, cpuLoad, writes, bytesPerEvent, upstreamConns, p50, p99}
 	shapeMetrics   = []metric{perSecond, p50, p99, cpuServer, cpuTotal, writes}
 )
@@ -124,7 +124,11 @@ func (s scale) workload(clients int, rate float64, payload int) workload {
 }
 
 func (w workload) String() string {
-	return fmt.Sprintf("%d clients × %g/s × %d B", w.clients, w.rate, w.payload)
+	clients := "clients"
+	if w.clients == 1 {
+		clients = "client"
+	}
+	return fmt.Sprintf("%d %s × %g/s × %d B", w.clients, clients, w.rate, w.payload)
 }
 
 func (s scale) latency() experiment {
@@ -138,10 +142,14 @@ func (s scale) latency() experiment {
 
 func (s scale) cpu() experiment {
 	w := s.workload(1000, 200, 200)
+	names := s.streaming()
+	if s.level == short {
+		names = []string{"fanin", "fanin-h2", "proxy", "nchan", "bare", "bare-h2"}
+	}
 	return experiment{
 		name: expCPU, title: "CPU for each delivery, paced", runs: s.runs, metrics: cpuMetrics,
 		conditions: fmt.Sprintf("%s, evenly paced, %s", w, s.window()),
-		cases:      workloadCases("", w, s.streaming()...),
+		cases:      workloadCases("", w, names...),
 	}
 }
 
@@ -162,10 +170,14 @@ func (s scale) lockstep() experiment {
 func (s scale) saturation() experiment {
 	w := s.workload(1000, 0, 250)
 	w.window = saturationWindow
+	names := []string{"fanin", "fanin-coalesce", "fanin-h2", "proxy", "nchan", "bare", "bare-h2", "raw", "gosse"}
+	if s.level == short {
+		names = []string{"fanin", "nchan", "bare", "raw"}
+	}
 	return experiment{
 		name: expSaturation, title: "Saturation", runs: s.runs, metrics: shapeMetrics,
 		conditions: fmt.Sprintf("%d clients × %d B, as fast as possible with %d events on their way at most; %s", w.clients, w.payload, w.window, s.window()),
-		cases:      workloadCases("", w, "fanin", "fanin-coalesce", "fanin-h2", "proxy", "nchan", "bare", "bare-h2", "raw", "gosse"),
+		cases:      workloadCases("", w, names...),
 	}
 }
 
@@ -180,7 +192,7 @@ func (s scale) window() string {
 // The bounds of the shapes that are measured: what one machine can carry.
 const (
 	maxShapeDeliveries = 100_000     // each second
-	maxShapeBytes      = 200_000_000 // each second
+	maxShapeBytes      = 210_000_000 // each second
 )
 
 func (s scale) shapes() experiment {
@@ -215,7 +227,7 @@ func (s scale) shapeWorkloads() []workload {
 						differs++
 					}
 				}
-				corner := c == 1 && r == 10000 && p == 250
+				corner := c == 1 && r == 10000 && p == 250 || c == 5000 && r == 10 && p == 250
 				switch s.level {
 				case full:
 				case medium:
@@ -223,7 +235,7 @@ func (s scale) shapeWorkloads() []workload {
 						continue
 					}
 				default:
-					if !corner {
+					if !corner || c != 1 {
 						continue
 					}
 				}

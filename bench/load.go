@@ -117,8 +117,8 @@ func loadRole(c *commands) error {
 	return c.serve()
 }
 
-// connect connects all clients and returns how long they waited for the first
-// byte of the response, counted from the request.
+// connect connects all clients and returns how long they waited for the head
+// of the response, from the start of the connection.
 func (l *load) connect(cfg loadConfig) (quantiles, error) {
 	l.cfg = cfg
 	if cfg.Progress != "" {
@@ -127,58 +127,64 @@ func (l *load) connect(cfg loadConfig) (quantiles, error) {
 			return quantiles{}, err
 		}
 	}
-	var groups []*http2Group
-	if cfg.StreamsPerConn > 0 {
-		groups = newHTTP2Groups(l, cfg.Clients*len(cfg.Streams))
-	}
 	var (
-		firstByte histogram
-		result    = make(chan error, connectors)
-		slots     = make(chan struct{}, connectors) // one for each that is connecting
-		start     = time.Now()
-		total     = cfg.Clients * len(cfg.Streams)
+		total = cfg.Clients * len(cfg.Streams)
+		open  func(int) error // connects a stream and has it read
 	)
-	if cfg.Spread > 0 {
-		slots = make(chan struct{}, total) // nobody waits for another one
-	}
 	for i := range total {
-		stream := cfg.Streams[i%len(cfg.Streams)]
-		c := &loadConn{load: l, shard: &l.shards[i%loadShards], stream: stream, v: newVerifier(cfg.Sources, cfg.Payload)}
+		c := &loadConn{load: l, shard: &l.shards[i%loadShards], stream: cfg.Streams[i%len(cfg.Streams)], v: newVerifier(cfg.Sources, cfg.Payload)}
 		c.v.anyNext = cfg.AnyFirst
 		c.v.got = c.got
 		l.conns = append(l.conns, c)
 	}
-	go func() {
-		for i, c := range l.conns {
-			if cfg.Spread > 0 {
-				time.Sleep(time.Until(start.Add(cfg.Spread * time.Duration(i) / time.Duration(total))))
+	if cfg.StreamsPerConn > 0 {
+		groups := newHTTP2Groups(l, total)
+		open = func(i int) error { return l.conns[i].openHTTP2(groups[i/cfg.StreamsPerConn]) }
+	} else {
+		readers := make([]*poller, pollers())
+		for i := range readers {
+			var err error
+			if readers[i], err = newPoller(); err != nil {
+				return quantiles{}, err
 			}
-			slots <- struct{}{}
-			opened := sync.OnceFunc(func() { <-slots })
-			began := time.Now()
-			head := func() {
-				firstByte.add(time.Since(began))
-				opened()
-				result <- nil
-			}
-			var group *http2Group
-			if groups != nil {
-				group = groups[i/cfg.StreamsPerConn]
-			}
-			go func() {
-				if err := c.run(group, head); err != nil {
-					opened()
-					result <- err
-				}
-			}()
 		}
-	}()
-	var failed int
-	var first error
+		open = func(i int) error { return l.conns[i].openHTTP1(readers[i%len(readers)]) }
+	}
+	return connectAll(total, cfg.Spread, open)
+}
+
+// connectAll opens connections, as fast as it goes or evenly over a time, and
+// returns how long they took to have the head of their response.
+func connectAll(total int, within time.Duration, open func(int) error) (quantiles, error) {
+	var (
+		took  histogram
+		slots = make(chan struct{}, connectors) // one for each that is connecting
+		errs  = make(chan error, total)         // one result each
+		start = time.Now()
+	)
+	if within > 0 {
+		slots = make(chan struct{}, total) // nobody waits for another one
+	}
+	for i := range total {
+		if within > 0 {
+			time.Sleep(time.Until(start.Add(within * time.Duration(i) / time.Duration(total))))
+		}
+		slots <- struct{}{}
+		go func() {
+			began := time.Now()
+			err := open(i)
+			took.add(time.Since(began))
+			<-slots
+			errs <- err
+		}()
+	}
+	var (
+		failed int
+		first  error
+	)
 	for range total {
-		if err := <-result; err != nil {
-			failed++
-			if first == nil {
+		if err := <-errs; err != nil {
+			if failed++; failed == 1 {
 				first = err
 			}
 		}
@@ -187,18 +193,8 @@ func (l *load) connect(cfg loadConfig) (quantiles, error) {
 		return quantiles{}, fmt.Errorf("%d of %d clients did not connect: %w", failed, total, first)
 	}
 	var d distribution
-	d.plus(&firstByte)
+	d.plus(&took)
 	return d.quantiles(), nil
-}
-
-// run connects and reads to the end of the connection. It calls head once the
-// response's head is there, and returns an error if that never comes. connect
-// starts it; it lives as long as the connection.
-func (c *loadConn) run(group *http2Group, head func()) error {
-	if group != nil {
-		return c.runHTTP2(group, head)
-	}
-	return c.runHTTP1(head)
 }
 
 // feed takes what was read at once. With HTTP/1.1 that is what was on the wire,

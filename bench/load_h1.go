@@ -3,57 +3,38 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"time"
 )
 
-// bufferSize is the bytes that a connection reads at once: as much as a server
-// has ready for it, but little where there are many.
-func (l *load) bufferSize() int {
-	if len(l.conns) > 2000 {
-		return 4 << 10
-	}
-	return 32 << 10
-}
+// headSize bounds the head of a response, in bytes.
+const headSize = 4 << 10
 
-// runHTTP1 is run over a connection of its own, with the little of HTTP/1.1
-// that is needed.
-func (c *loadConn) runHTTP1(head func()) error {
+// openHTTP1 connects over a connection of its own, with the little of HTTP/1.1
+// that is needed, and hands it to the poller.
+func (c *loadConn) openHTTP1(p *poller) error {
 	conn, err := net.DialTimeout("tcp", c.load.cfg.Addr, connectTimeout)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
 	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(connectTimeout))
+	_ = conn.SetDeadline(time.Now().Add(connectTimeout))
 	request := "GET " + c.stream.Path + " HTTP/1.1\r\nHost: " + c.load.cfg.Addr + "\r\nAccept: text/event-stream\r\n\r\n"
-	if _, err := conn.Write([]byte(request)); err != nil {
+	if _, err := io.WriteString(conn, request); err != nil {
 		return fmt.Errorf("sending the request: %w", err)
 	}
-	buf := make([]byte, c.load.bufferSize())
-	body, chunked, err := readHead(conn, buf)
+	body, chunked, err := readHead(conn, make([]byte, headSize))
 	if err != nil {
 		return err
 	}
-	_ = conn.SetReadDeadline(time.Time{})
 	if chunked {
-		c.mu.Lock()
 		c.chunks = newDechunker()
-		c.mu.Unlock()
 	}
-	head()
-
-	defer c.end()
-	for {
-		c.shard.bytes.Add(uint64(len(body)))
-		if err := c.feed(body); err != nil {
-			return nil
-		}
-		n, err := conn.Read(buf)
-		if err != nil {
-			return nil
-		}
-		body = buf[:n]
+	if err := c.feed(body); err != nil {
+		return err
 	}
+	return p.take(conn.(*net.TCPConn), c)
 }
 
 // readHead reads the head of a response into buf and returns what came after

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -34,8 +35,8 @@ func newHTTP2Groups(l *load, streams int) []*http2Group {
 	return groups
 }
 
-// runHTTP2 is run as a stream of the group's connection.
-func (c *loadConn) runHTTP2(group *http2Group, head func()) error {
+// openHTTP2 connects as a stream of the group's connection.
+func (c *loadConn) openHTTP2(group *http2Group) error {
 	req, err := http.NewRequest(http.MethodGet, "https://"+c.load.cfg.Addr+c.stream.Path, nil) //nolint:noctx // it lives as long as the process
 	if err != nil {
 		return err
@@ -45,21 +46,35 @@ func (c *loadConn) runHTTP2(group *http2Group, head func()) error {
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		_ = resp.Body.Close()
 		return fmt.Errorf("%w: %s %s", errNoEventStream, resp.Proto, resp.Status)
 	}
-	head()
+	go c.readHTTP2(resp.Body)
+	return nil
+}
 
+// readHTTP2 reads to the end of the stream. openHTTP2 starts it.
+func (c *loadConn) readHTTP2(body io.ReadCloser) {
 	defer c.end()
+	defer body.Close()
 	buf := make([]byte, c.load.bufferSize())
 	for {
-		n, err := resp.Body.Read(buf)
+		n, err := body.Read(buf)
 		_ = c.feed(buf[:n])
 		if err != nil {
-			return nil
+			return
 		}
 	}
+}
+
+// bufferSize is the bytes that a stream reads at once: as much as a server has
+// ready for it, but little where there are many.
+func (l *load) bufferSize() int {
+	if len(l.conns) > 2000 {
+		return 4 << 10
+	}
+	return 32 << 10
 }
 
 // countingDialer connects to one address and counts what comes from there.

@@ -48,10 +48,10 @@ func resume(cfg resumeConfig) (resumeReport, error) {
 			return report, err
 		}
 		report.Faults.add(v.faults)
-		if v.last[0] <= after {
+		switch {
+		case v.first <= after:
 			report.Faults.Doubled++
-		}
-		if v.first > after+1 {
+		case v.first > after+1:
 			report.Faults.Lost++
 		}
 		firstByte.add(byteAfter)

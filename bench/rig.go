@@ -9,8 +9,9 @@ import (
 
 const (
 	// settleTimeout is how long events may take to arrive once the origin has
-	// published the last one.
-	settleTimeout = 5 * time.Second
+	// published the last one. A server that has more to do than it can takes
+	// long; its latency says so.
+	settleTimeout = 20 * time.Second
 
 	// attachTime is left between the heads of the responses and the first
 	// event: a server may have a client subscribe after it has sent the head.
