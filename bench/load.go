@@ -157,11 +157,14 @@ func (l *load) connect(cfg loadConfig) (quantiles, error) {
 // returns how long they took to have the head of their response.
 func connectAll(total int, within time.Duration, open func(int) error) (quantiles, error) {
 	var (
-		took  histogram
-		slots = make(chan struct{}, connectors) // one for each that is connecting
-		errs  = make(chan error, total)         // one result each
-		start = time.Now()
+		took    histogram
+		opening sync.WaitGroup
+		failed  atomic.Bool                       // the rest need not be opened
+		errs    = make(chan error, total)         // one each at most
+		slots   = make(chan struct{}, connectors) // one for each that is connecting
+		start   = time.Now()
 	)
+	opening.Add(total)
 	if within > 0 {
 		slots = make(chan struct{}, total) // nobody waits for another one
 	}
@@ -170,27 +173,24 @@ func connectAll(total int, within time.Duration, open func(int) error) (quantile
 			time.Sleep(time.Until(start.Add(within * time.Duration(i) / time.Duration(total))))
 		}
 		slots <- struct{}{}
+		if failed.Load() {
+			return quantiles{}, fmt.Errorf("connecting %d clients: %w", total, <-errs)
+		}
 		go func() {
 			began := time.Now()
 			err := open(i)
 			took.add(time.Since(began))
+			if err != nil {
+				failed.Store(true)
+				errs <- err
+			}
 			<-slots
-			errs <- err
+			opening.Done()
 		}()
 	}
-	var (
-		failed int
-		first  error
-	)
-	for range total {
-		if err := <-errs; err != nil {
-			if failed++; failed == 1 {
-				first = err
-			}
-		}
-	}
-	if failed > 0 {
-		return quantiles{}, fmt.Errorf("%d of %d clients did not connect: %w", failed, total, first)
+	opening.Wait()
+	if failed.Load() {
+		return quantiles{}, fmt.Errorf("connecting %d clients: %w", total, <-errs)
 	}
 	var d distribution
 	d.plus(&took)

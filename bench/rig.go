@@ -51,6 +51,9 @@ func newRig(ctx context.Context, s *system, w workload, retain string) (r *rig, 
 	w.sources = max(w.sources, 1)
 	w.payload = max(w.payload, minPayload)
 	r = &rig{system: s, load: w}
+	if err := r.enoughFiles(); err != nil {
+		return r, err
+	}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -84,6 +87,24 @@ func newRig(ctx context.Context, s *system, w workload, retain string) (r *rig, 
 	}
 	r.clients, err = startProcess("load")
 	return r, err
+}
+
+// spareFiles is how many files a process has open besides its connections, with
+// a margin.
+const spareFiles = 100
+
+// enoughFiles makes sure that the server may have as many connections as it
+// will need.
+func (r *rig) enoughFiles() error {
+	if !r.system.direct {
+		return nil // what is measured stays far below the usual limits
+	}
+	// the clients' and as many to the origin
+	need := 2*r.load.clients*r.load.sources + spareFiles
+	if limit := fileLimit(); uint64(need) > limit {
+		return fmt.Errorf("%w: it needs %d open files, the system's limit is %d", errUnavailable, need, limit)
+	}
+	return nil
 }
 
 // close ends all processes.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"syscall"
@@ -57,6 +58,15 @@ func raiseFileLimit() {
 		limit.Cur = limit.Max
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	}
+}
+
+// fileLimit is how many files this process, and those it starts, may have open.
+func fileLimit() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxUint64 // unknown: whoever is out of files will say so
+	}
+	return limit.Max
 }
 
 // request is one line from the coordinator to a process.
