@@ -45,8 +45,8 @@ const (
 // belongs to the writer whose turn it is; before and after, to the goroutine of
 // the request, which waits in between.
 type client struct {
+	sub      subscriber
 	hub      *hub
-	sub      *subscriber
 	settings *clientSettings
 
 	w  http.ResponseWriter
@@ -81,26 +81,16 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 			return caddyhttp.Error(http.StatusBadRequest, err)
 		}
 	}
-	c := &client{
-		hub:      h,
-		settings: settings,
-		w:        w,
-		rc:       http.NewResponseController(w),
-		filter:   wanted,
-	}
-	c.sub = newSubscriber(handler, settings, c, newWriteDeadline(w, r, settings.writeTimeout))
-	c.sub.asked = requestedPosition(r)
-	if hard := c.sub.deadline.hard; !hard.IsZero() {
-		c.sub.endBy(hard.Add(-min(hardMargin, time.Until(hard)/4)), endAge)
-	}
-	if err := h.subscribe(c.sub); err != nil {
+	c := newClient(h, handler, w, r)
+	c.filter = wanted
+	if err := h.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, handler) // it ended just now; the key gets another
 		}
 		h.endUnused()
-		return refuse(w, c.rc, settings, err)
+		return refuse(w, http.NewResponseController(w), settings, err)
 	}
-	defer h.unsubscribe(c.sub)
+	defer h.unsubscribe(&c.sub)
 	stop := context.AfterFunc(r.Context(), func() { c.sub.endNow(endClient) })
 	defer stop()
 	c.sub.wait()
@@ -110,6 +100,16 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		panic(c.panics) // where the server expects it
 	}
 	return nil
+}
+
+func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request) *client {
+	c := &client{hub: h, settings: handler.settings}
+	c.sub.init(c, handler, w, r)
+	if w == http.ResponseWriter(c.sub.deadline.idle) {
+		w = c.sub.deadline.idle.ResponseWriter // deadlines are all that it is for
+	}
+	c.w, c.rc = w, http.NewResponseController(w)
+	return c
 }
 
 // refuse answers a client that gets no stream.

@@ -19,18 +19,18 @@ import (
 // goroutines. begin and end are the writing goroutine's; all else is safe for
 // concurrent use.
 type writeDeadline struct {
-	timeout time.Duration
-	hard    time.Time // when the server cuts the response off, which nothing moves; zero if it does not
-	idle    *caddyhttp.IdleTimeoutWriter
-
 	writing atomic.Int64 // when the write in progress began, Unix ns; 0: there is none; negative: its deadline is set
+	timeout time.Duration
+
+	hard time.Time                    // when the server cuts the response off, which nothing moves; zero if it does not
+	idle *caddyhttp.IdleTimeoutWriter // nil where the server has none
 
 	mu  sync.Mutex            // protects set, and orders its calls
 	set func(time.Time) error // of the connection; nil once the handler has returned
 }
 
-func newWriteDeadline(w http.ResponseWriter, r *http.Request, timeout time.Duration) *writeDeadline {
-	d := &writeDeadline{timeout: timeout}
+func (d *writeDeadline) init(w http.ResponseWriter, r *http.Request, timeout time.Duration) {
+	d.timeout = timeout
 	if _, d.idle = caddyhttp.IdleTimeoutsFromContext(r.Context()); d.idle != nil {
 		d.hard, w = d.idle.Deadline.HardDeadline, d.idle.ResponseWriter
 	} else if s, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); s != nil && s.WriteTimeout > 0 {
@@ -38,7 +38,6 @@ func newWriteDeadline(w http.ResponseWriter, r *http.Request, timeout time.Durat
 		d.hard = time.Now().Add(time.Duration(s.WriteTimeout))
 	}
 	d.set = http.NewResponseController(w).SetWriteDeadline
-	return d
 }
 
 // own keeps Caddy's idle writer from setting deadlines at every write and

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,25 +30,24 @@ const never = math.MaxInt64
 // is to do, write events, a heartbeat, end, it is woken for, and looks for
 // everything in its turn.
 //
-// The fields before turn are set before the hub knows the subscriber. Its
+// What nobody is named for is set before the hub knows the subscriber. Its
 // methods are safe for concurrent use.
 type subscriber struct {
+	// What is looked at for each event is in one line of the cache.
+	turn      atomic.Uint32 // where the client stands with the writers
+	client    *client
+	following *subscriber  // the next in the writers' queue; theirs
+	window    *window      // of its settings; the hub's
+	beat      atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
+	endAt     atomic.Int64 // when the client is to be ended, Unix ns
+	deadline  writeDeadline
+
 	handler  *Handler
 	settings *clientSettings
-	client   *client
-	deadline *writeDeadline
 	asked    string // the position that the client came with
 	since    time.Time
 	left     chan struct{} // closed by the writers after the last turn
-
-	turn      atomic.Uint32 // where the client stands with the writers
-	following *subscriber   // the next in the writers' queue; theirs
-
-	index  int     // in the hub's list; the hub's
-	window *window // of its settings; the hub's
-
-	beat  atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
-	endAt atomic.Int64 // when the client is to be ended, Unix ns
+	index    int           // in the hub's list; the hub's
 
 	at atomic.Pointer[clientPosition] // where the client reads; nil before it does; stored by the client
 
@@ -64,25 +64,25 @@ const (
 	turnNone          // has had its last turn
 )
 
-func newSubscriber(handler *Handler, settings *clientSettings, c *client, deadline *writeDeadline) *subscriber {
-	sub := &subscriber{
-		handler:  handler,
-		settings: settings,
-		client:   c,
-		deadline: deadline,
-		left:     make(chan struct{}),
-	}
-	now := time.Now()
-	sub.since = now
-	sub.beat.Store(never)
+// init makes the subscriber of a request.
+func (s *subscriber) init(c *client, handler *Handler, w http.ResponseWriter, r *http.Request) {
+	settings := handler.settings
+	s.client, s.handler, s.settings = c, handler, settings
+	s.left = make(chan struct{})
+	s.asked = requestedPosition(r)
+	s.since = time.Now()
+	s.beat.Store(never)
 	if settings.heartbeat > 0 {
-		sub.beat.Store(now.Add(settings.heartbeat).UnixNano())
+		s.beat.Store(s.since.Add(settings.heartbeat).UnixNano())
 	}
-	sub.endAt.Store(never)
+	s.endAt.Store(never)
 	if age := settings.maxAge; age > 0 {
-		sub.endBy(now.Add(age-rand.N(age/5+1)), endAge)
+		s.endBy(s.since.Add(age-rand.N(age/5+1)), endAge)
 	}
-	return sub
+	s.deadline.init(w, r, settings.writeTimeout)
+	if hard := s.deadline.hard; !hard.IsZero() {
+		s.endBy(hard.Add(-min(hardMargin, time.Until(hard)/4)), endAge)
+	}
 }
 
 // want has the client take a turn. True: the caller is to push it.

@@ -223,9 +223,7 @@ func TestTurnsAreShort(t *testing.T) {
 		out := newResponse()
 		settings := ClientSettings{}.resolve()
 		handler := &Handler{settings: &settings, logger: zap.NewNop()}
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-		c := &client{hub: h, settings: &settings, w: out, rc: http.NewResponseController(out)}
-		c.sub = newSubscriber(handler, &settings, c, newWriteDeadline(out, r, time.Second))
+		c := newClient(h, handler, out, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 		if _, more, last := c.turn(time.Now()); more || last {
 			t.Fatalf("after the head: more %t, last %t", more, last)
 		}

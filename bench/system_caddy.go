@@ -64,12 +64,12 @@ func idleSite(*bed) string { return "\tbench_idle\n" }
 
 func (s caddySite) caddyfile(b *bed, addr string) string {
 	var text strings.Builder
-	protocols, scheme := "h1", "http"
+	scheme := "http"
 	if s.tls {
-		protocols, scheme = "h1 h2", "https"
+		scheme = "https"
 	}
 	fmt.Fprintf(&text, "{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n\tgrace_period 1s\n")
-	fmt.Fprintf(&text, "\tlog {\n\t\tlevel ERROR\n\t}\n\tservers {\n\t\tprotocols %s\n\t}\n", protocols)
+	fmt.Fprintf(&text, "\tlog {\n\t\tlevel ERROR\n\t}\n\tservers {\n\t\tprotocols h1 h2\n\t}\n")
 	if s.global != "" {
 		fmt.Fprintf(&text, "\t%s\n", s.global)
 	}
