@@ -73,6 +73,10 @@ type hub struct {
 	joined      bool      // there was a client
 	seed        string    // what the first client asked for, with `ids upstream`
 
+	// handedOut says that the writers have come to all clients of a window. It
+	// has capacity 1: of two that end in one go, one is enough to say.
+	handedOut chan struct{}
+
 	poke chan struct{} // capacity 1: "look at the subscribers again" needs to be said once
 }
 
@@ -115,6 +119,8 @@ func newHub(def *definition, keyed *keyedStream) *hub {
 		counts:  newStreamCounts(),
 		tags:    newTags(),
 		poke:    make(chan struct{}, 1),
+
+		handedOut: make(chan struct{}, 1),
 	}
 	if keyed != nil {
 		h.clients, h.counts = &keyed.clients, keyed.counts

@@ -55,6 +55,8 @@ func (h *hub) notify() {
 		select {
 		case <-appended:
 			look.appended = true
+		case <-h.handedOut:
+			look.handing = false
 		case <-timer.C:
 		case <-h.poke:
 			look.clocks = true
@@ -110,11 +112,15 @@ const (
 
 // window is one value of `coalesce` among a stream's clients: for so long after
 // an event was appended, those clients are not woken, and then get it with all
-// that came meanwhile. Without `coalesce`, it is 0. The hub's mu protects it.
+// that came meanwhile. It opens only when the writers have come to all of the
+// clients that were woken before: when there is more to do than can be done,
+// there is more to coalesce. Without `coalesce`, it is 0. The hub's mu protects
+// it.
 type window struct {
 	length  time.Duration
 	clients int
-	ends    int64 // Unix ns; never: nothing was appended since
+	pending bool  // events were appended since it closed
+	ends    int64 // Unix ns; never: it is closed
 }
 
 // windowLocked returns the window of a length for one more client.
@@ -130,6 +136,15 @@ func (h *hub) windowLocked(length time.Duration) *window {
 	return w
 }
 
+// windowHandedOut tells the notifier that the writers have come to the last
+// client that was woken when a window ended.
+func (h *hub) windowHandedOut() {
+	select {
+	case h.handedOut <- struct{}{}:
+	default:
+	}
+}
+
 // leaveWindowLocked takes a client from its window.
 func (h *hub) leaveWindowLocked(w *window) {
 	if w.clients--; w.clients == 0 {
@@ -142,7 +157,8 @@ type look struct {
 	now      int64 // Unix ns
 	appended bool  // there are new events
 	clocks   bool  // clocks may have been changed
-	waiting  bool  // all windows are open: new events change nothing
+	waiting  bool  // new events change nothing
+	handing  bool  // clients that were woken when a window ended stand in the writers' queue
 	due      int64 // when the next clock is due, Unix ns
 
 	blocked []*subscriber // whose write is to get a deadline
@@ -179,16 +195,17 @@ func (h *hub) lookAtWindowsLocked(l *look) (ended bool, next int64) {
 	next = never
 	l.waiting = true
 	for _, w := range h.windows {
-		if l.appended && w.ends == never {
-			w.ends = l.now + int64(w.length)
+		w.pending = w.pending || l.appended
+		if w.pending && w.ends == never && (w.length == 0 || !l.handing) {
+			w.ends, w.pending = l.now+int64(w.length), false
 		}
 		switch {
 		case w.ends <= l.now:
 			ended, l.waiting = true, false
-		case w.ends == never:
-			l.waiting = false
-		default:
+		case w.ends != never:
 			next = min(next, w.ends)
+		case !w.pending:
+			l.waiting = false
 		}
 	}
 	return ended, next
@@ -220,7 +237,10 @@ func (h *hub) lookAtSubscribersLocked(l *look, woken *turns) {
 	}
 	for _, w := range h.windows {
 		if w.ends <= l.now {
-			w.ends = never
+			w.ends, w.pending = never, false
+			if w.length > 0 && woken.last != nil {
+				woken.last.lastWoken, l.handing = true, true
+			}
 		}
 	}
 }

@@ -42,6 +42,8 @@ type subscriber struct {
 	endAt     atomic.Int64 // when the client is to be ended, Unix ns
 	deadline  writeDeadline
 
+	lastWoken bool // the hub wants to know when its turn begins; the notifier's and then the writer's
+
 	handler  *Handler
 	settings *clientSettings
 	asked    string // the position that the client came with

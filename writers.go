@@ -156,6 +156,10 @@ func (p *writers) work() {
 		if sub == nil {
 			return
 		}
+		if sub.lastWoken {
+			sub.lastWoken = false
+			sub.client.hub.windowHandedOut()
+		}
 		begun := now
 		now = p.serve(sub, now)
 		if now.Sub(begun) > longTurn {

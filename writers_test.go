@@ -323,6 +323,41 @@ func TestPanicInAWriteEndsOneClient(t *testing.T) {
 	})
 }
 
+// As long as clients that were woken wait for a writer, no window opens: when
+// there is more to do than can be done, there is more to coalesce.
+func TestWindowOpensWhenTheLastIsHandedOut(t *testing.T) {
+	h := clockHub()
+	fast, slow := &window{length: 0, clients: 1, ends: never}, &window{length: 10, clients: 1, ends: never}
+	h.windows = []*window{fast, slow}
+	l := &look{now: 100, appended: true}
+	step := func(what string, ended bool, next int64, waiting bool) {
+		t.Helper()
+		gotEnded, gotNext := h.lookAtWindowsLocked(l)
+		if gotEnded != ended || gotNext != next || l.waiting != waiting {
+			t.Errorf("%s: ended %t, next %d, waiting %t, want %t, %d, %t", what, gotEnded, gotNext, l.waiting, ended, next, waiting)
+		}
+		var woken turns
+		l.due = never
+		h.lookAtSubscribersLocked(l, &woken)
+		l.appended = false
+	}
+	step("an event", true, 110, false)
+	l.now = 110
+	step("the end of the window", true, never, false)
+	l.handing, l.appended = true, true
+	step("an event while clients wait for a writer", true, never, false)
+	l.now = 125
+	step("later", false, never, false)
+	l.handing = false
+	step("when all have had their turn", false, 135, false)
+	h.windows = h.windows[1:]
+	l.appended = true
+	step("an event in an open window", false, 135, true)
+	l.now = 135
+	step("the end of that", true, never, false)
+	step("it was written after its end", false, never, false)
+}
+
 // Events wait for others during coalesce, and are then written at once. A
 // client without it does not wait for those with it.
 func TestCoalesce(t *testing.T) {
