@@ -145,14 +145,9 @@ func (p *writers) work() {
 	p.mu.Lock()
 	p.called = false
 	p.mu.Unlock()
-	for now := time.Now(); ; {
-		p.mu.Lock()
-		sub := p.queue.take()
-		w, called := p.callLocked()
-		p.mu.Unlock()
-		if called {
-			p.wake(w)
-		}
+	var again *subscriber
+	for now, stay := time.Now(), true; ; {
+		sub := p.next(again, stay)
 		if sub == nil {
 			return
 		}
@@ -161,13 +156,35 @@ func (p *writers) work() {
 			sub.client.hub.windowHandedOut()
 		}
 		begun := now
-		now = p.serve(sub, now)
-		if now.Sub(begun) > longTurn {
-			// Others went on. If this one stayed, the writers would become
-			// more with every time that the processor is taken away.
-			return
+		var more bool
+		if now, more = sub.takeTurn(now); more {
+			again = sub
+		} else {
+			again = nil
 		}
+		// If this one stayed after a long turn, when others went on, the
+		// writers would become more with every time that the processor is
+		// taken away.
+		stay = now.Sub(begun) <= longTurn
 	}
+}
+
+// next queues a client again, if there is one, and takes the first from the
+// queue for a writer that stays. It calls another writer if somebody is left.
+func (p *writers) next(again *subscriber, stay bool) (sub *subscriber) {
+	p.mu.Lock()
+	if again != nil {
+		p.queue.add(again)
+	}
+	if stay {
+		sub = p.queue.take()
+	}
+	w, called := p.callLocked()
+	p.mu.Unlock()
+	if called {
+		p.wake(w)
+	}
+	return sub
 }
 
 // park has a writer wait until it is called. False: it is not needed.
@@ -183,18 +200,19 @@ func (p *writers) park(w *writer) bool {
 	return called
 }
 
-// serve gives a client its turn, and queues it again if there is more to do.
-// It returns when the turn ended.
-func (p *writers) serve(sub *subscriber, now time.Time) time.Time {
-	sub.turn.Store(turnTaken)
-	after, more, ended := sub.client.turn(now)
+// takeTurn has the client do what there is to do. It returns when that ended,
+// and whether there is more: the caller is to queue it again.
+func (s *subscriber) takeTurn(now time.Time) (after time.Time, more bool) {
+	s.turn.Store(turnTaken)
+	after, more, last := s.client.turn(now)
 	switch {
-	case ended:
-		sub.turn.Store(turnNone)
-		close(sub.left)
-	case more || !sub.turn.CompareAndSwap(turnTaken, turnIdle):
-		sub.turn.Store(turnQueued)
-		p.push(turns{sub, sub})
+	case last:
+		s.turn.Store(turnNone)
+		close(s.left)
+		return after, false
+	case more || !s.turn.CompareAndSwap(turnTaken, turnIdle):
+		s.turn.Store(turnQueued)
+		return after, true
 	}
-	return after
+	return after, false
 }

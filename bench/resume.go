@@ -32,7 +32,8 @@ func resume(cfg resumeConfig) (resumeReport, error) {
 		report                resumeReport
 	)
 	// A client without a position is told one at once: the newest.
-	head, _, _, err := resumeOne(cfg, "")
+	buf := make([]byte, 64<<10) // one for all: garbage to collect would count as waiting
+	head, _, _, err := resumeOne(cfg, "", buf)
 	if err != nil {
 		return report, err
 	}
@@ -43,7 +44,7 @@ func resume(cfg resumeConfig) (resumeReport, error) {
 	}
 	for range cfg.Clients {
 		after := rand.N(cfg.Events - 1)
-		v, byteAfter, eventAfter, err := resumeOne(cfg, string(epoch)+"-"+strconv.FormatUint(after, 10)+"-"+string(stamp))
+		v, byteAfter, eventAfter, err := resumeOne(cfg, string(epoch)+"-"+strconv.FormatUint(after, 10)+"-"+string(stamp), buf)
 		if err != nil {
 			return report, err
 		}
@@ -72,7 +73,7 @@ type resumeVerifier struct {
 
 // resumeOne connects one client and reads to its first event, or to the id
 // that it is given if it has no position.
-func resumeOne(cfg resumeConfig, position string) (v resumeVerifier, byteAfter, eventAfter time.Duration, err error) {
+func resumeOne(cfg resumeConfig, position string, buf []byte) (v resumeVerifier, byteAfter, eventAfter time.Duration, err error) {
 	v = resumeVerifier{verifier: newVerifier(1, cfg.Payload)}
 	v.anyNext, v.keepID = true, true
 	v.got = func(_ int, seq uint64, _ int64) {
@@ -94,7 +95,6 @@ func resumeOne(cfg resumeConfig, position string) (v resumeVerifier, byteAfter, 
 	if _, err := conn.Write([]byte(request + "\r\n")); err != nil {
 		return v, 0, 0, fmt.Errorf("sending the request: %w", err)
 	}
-	buf := make([]byte, 64<<10)
 	timed := &firstReadConn{Conn: conn}
 	body, chunked, err := readHead(timed, buf)
 	if err != nil {
