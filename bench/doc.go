@@ -2,7 +2,7 @@
 // to many clients: Caddy's reverse_proxy, nginx with nchan, handlers written by
 // hand, a library, and a loop of bare writes as the floor.
 //
-//	go run ./bench            # from the repository's root; about 25 minutes
+//	go run ./bench            # from the repository's root; about 50 minutes
 //	go run ./bench -short     # does everything work? about a minute
 //	go run ./bench -full -out bench/RESULTS.md
 //

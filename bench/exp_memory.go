@@ -18,7 +18,7 @@ func (s scale) memory() experiment {
 		names = []string{"fanin", "fanin-h2", "idle", "nchan"}
 	}
 	e := experiment{
-		name: expMemory, title: "Memory", runs: s.few(), metrics: []metric{idleKiB, activeKiB, emptyMiB},
+		name: expMemory, title: "Memory", runs: s.runs, metrics: []metric{idleKiB, activeKiB, emptyMiB},
 		conditions: fmt.Sprintf("%d clients, with HTTP/2 %d to a connection; resident memory of the server's processes for each client: connected for %s and never written to, then after %d events of 250 B, one a second",
 			clients, streamsPerConn, pause, rounds),
 	}

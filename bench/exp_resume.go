@@ -10,20 +10,29 @@ func (s scale) resume() experiment {
 	if s.level == short {
 		events, clients = 20_000, 50
 	}
+	run := func(label string, back uint64) testCase {
+		return testCase{label, "fanin", func(ctx context.Context, sys *system) (figures, error) {
+			return measureResume(ctx, sys, resumeConfig{Clients: clients, Events: events, Back: back})
+		}}
+	}
 	return experiment{
-		name: expResume, title: "Resumption", runs: s.few(),
+		name: expResume, title: "Resumption", runs: s.runs,
 		metrics:    []metric{firstByteP50, firstByteP99, firstByteMax, firstEventP50, firstEventP99, firstEventMax},
-		conditions: fmt.Sprintf("%d events of 50 B are retained; %d clients, one after the other, come back to a random place: the time from the request to the first byte and to the first event", events, clients),
-		cases: []testCase{{"", "fanin", func(ctx context.Context, sys *system) (figures, error) {
-			return measureResume(ctx, sys, events, clients)
-		}}},
+		conditions: fmt.Sprintf("%d events of 50 B are retained; %d clients, one after the other, come back to a random place: the time from the request to the first byte and to the first event. Who comes back to anywhere is sent half of all events, as fast as it takes them, while it still waits for a processor to read the first byte with", events, clients),
+		cases:      []testCase{run(resumeAnywhere, events-1), run(resumeNearEnd, min(events-1, 5000))},
 	}
 }
 
+// The rows of the experiment.
+const (
+	resumeAnywhere = "anywhere"
+	resumeNearEnd  = "among the newest 5000"
+)
+
 // measureResume fills a stream and has clients come back to it.
-func measureResume(ctx context.Context, s *system, events uint64, clients int) (figures, error) {
-	const payload = 50
-	r, err := newRig(ctx, s, workload{clients: 1, payload: payload}, fmt.Sprintf("events %d\nsize 1GiB", events))
+func measureResume(ctx context.Context, s *system, cfg resumeConfig) (figures, error) {
+	cfg.Payload = 50
+	r, err := newRig(ctx, s, workload{clients: 1, payload: cfg.Payload}, fmt.Sprintf("events %d\nsize 1GiB", cfg.Events))
 	if err != nil {
 		return figures{}, err
 	}
@@ -32,7 +41,7 @@ func measureResume(ctx context.Context, s *system, events uint64, clients int) (
 	if err := r.connect(ctx); err != nil {
 		return figures{}, err
 	}
-	if err := r.publish(ctx, publishConfig{Count: events}); err != nil {
+	if err := r.publish(ctx, publishConfig{Count: cfg.Events}); err != nil {
 		return figures{}, err
 	}
 	all, _, err := r.settle(ctx)
@@ -43,7 +52,7 @@ func measureResume(ctx context.Context, s *system, events uint64, clients int) (
 		return figures{Faults: "filling the stream: " + text}, nil
 	}
 	var report resumeReport
-	cfg := resumeConfig{Addr: r.server.addr, Path: "/events", Clients: clients, Events: events, Payload: payload}
+	cfg.Addr, cfg.Path = r.server.addr, "/events"
 	if err := r.clients.call(ctx, "resume", cfg, &report); err != nil {
 		return figures{}, err
 	}

@@ -22,7 +22,7 @@ func (s scale) storm() experiment {
 		names = []string{"fanin", "nchan"}
 	}
 	e := experiment{
-		name: expStorm, title: "Storm", runs: s.few(),
+		name: expStorm, title: "Storm", runs: s.runs,
 		metrics: []metric{p50, p99, maxLatency, firstByteP50, firstByteP99, firstByteMax},
 		conditions: fmt.Sprintf("%d clients get %g events/s of 250 B while %d more connect within %s: the latency of those that were there, from the first newcomer to a second after the last, and how long newcomers waited for the first byte",
 			cfg.connected, cfg.rate, cfg.newcomers, cfg.within),

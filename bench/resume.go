@@ -15,6 +15,7 @@ type resumeConfig struct {
 	Path    string
 	Clients int
 	Events  uint64 // that the stream retains, numbered from 1
+	Back    uint64 // how many of the newest of them the clients come back to
 	Payload int    // bytes of an event's data
 }
 
@@ -43,7 +44,7 @@ func resume(cfg resumeConfig) (resumeReport, error) {
 		return report, fmt.Errorf("the id %q is no position", head.id)
 	}
 	for range cfg.Clients {
-		after := rand.N(cfg.Events - 1)
+		after := cfg.Events - 2 - rand.N(cfg.Back)
 		v, byteAfter, eventAfter, err := resumeOne(cfg, string(epoch)+"-"+strconv.FormatUint(after, 10)+"-"+string(stamp), buf)
 		if err != nil {
 			return report, err

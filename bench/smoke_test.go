@@ -61,7 +61,7 @@ func TestStorm(t *testing.T) {
 }
 
 func TestResume(t *testing.T) {
-	f, err := measureResume(t.Context(), findSystem(systems(), "fanin"), 5000, 20)
+	f, err := measureResume(t.Context(), findSystem(systems(), "fanin"), resumeConfig{Clients: 20, Events: 5000, Back: 4999})
 	check(t, f, err, []metric{firstByteP99, firstEventP99})
 }
 

@@ -58,20 +58,20 @@ func targets() []target {
 			})
 		}
 	}
-	for _, e := range []string{expCPU, expLockstep} {
+	for _, e := range []string{expCPU, expCPUHalf, expLockstep} {
 		all = append(
 			all,
 			target{what: e + " µs, against bare", figure: at(e, "fanin", cpuTotal), than: at(e, "bare", cpuTotal), factor: 1},
 			target{what: e + " µs, against proxy", figure: at(e, "fanin", cpuTotal), than: at(e, "proxy", cpuTotal), factor: 1, strict: true},
-			target{
-				what: e + " µs, `coalesce 10ms` against bare-window, or bare", figure: at(e, "fanin-coalesce", cpuTotal), than: at(e, "bare-window", cpuTotal), factor: 0.65,
-				or: &target{figure: at(e, "fanin-coalesce", cpuTotal), than: at(e, "bare", cpuTotal), factor: 0.6},
-			},
 			target{what: e + " µs, HTTP/2 against bare-h2", figure: at(e, "fanin-h2", cpuTotal), than: at(e, "bare-h2", cpuTotal), factor: 1.1},
 		)
 	}
 	return append(
 		all,
+		target{
+			what: expCPU + " µs, `coalesce 10ms` against bare-window, or bare", figure: at(expCPU, "fanin-coalesce", cpuTotal), than: at(expCPU, "bare-window", cpuTotal), factor: 0.65,
+			or: &target{figure: at(expCPU, "fanin-coalesce", cpuTotal), than: at(expCPU, "bare", cpuTotal), factor: 0.6},
+		},
 		target{what: "saturation deliveries/s, against nchan", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "nchan", perSecond), factor: 10, atLeast: true},
 		target{what: "saturation deliveries/s, against bare", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "bare", perSecond), factor: 0.9, atLeast: true},
 		target{what: "memory idle KiB, against idle", figure: at(expMemory, "fanin", idleKiB), than: at(expMemory, "idle", idleKiB), factor: 1},
@@ -83,7 +83,9 @@ func targets() []target {
 			what: "CPU of 256 upstreams, against one", figure: figure{expUpstreams, upstreamsLabel(256), "fanin", cpuTotal},
 			than: figure{expUpstreams, upstreamsLabel(1), "fanin", cpuTotal}, factor: 1.3,
 		},
-		target{what: "resumption p99 ms to the first byte", figure: at(expResume, "fanin", firstByteP99), factor: 1 * columns[firstByteP99].unit},
+		target{what: "resumption p50 ms to the first byte, from anywhere", figure: figure{expResume, resumeAnywhere, "fanin", firstByteP50}, factor: 1 * columns[firstByteP50].unit},
+		target{what: "resumption p99 ms to the first byte, from anywhere", figure: figure{expResume, resumeAnywhere, "fanin", firstByteP99}, factor: 1 * columns[firstByteP99].unit},
+		target{what: "resumption p99 ms to the first byte, from near the end", figure: figure{expResume, resumeNearEnd, "fanin", firstByteP99}, factor: 1 * columns[firstByteP99].unit},
 	)
 }
 
