@@ -222,12 +222,11 @@ func (h *hub) lookAtSubscribersLocked(l *look, woken *turns) {
 			woken.add(sub)
 		}
 		if due <= l.now {
-			// once it has done what was due; its end may come before the next heartbeat
-			due = min(l.now+int64(sub.settings.heartbeat), sub.endAt.Load())
+			// By then it has done what was due, or is woken once more: the
+			// writer's time may have been older than ours.
+			due = l.now + int64(clockStep)
 		}
-		if due > l.now {
-			l.due = min(l.due, due)
-		}
+		l.due = min(l.due, due)
 		again, blocked := sub.deadline.look(l.now)
 		if blocked {
 			l.blocked = append(l.blocked, sub)

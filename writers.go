@@ -69,13 +69,17 @@ func (q *turns) append(other turns) {
 
 func (q *turns) take() *subscriber {
 	sub := q.first
-	if sub != nil {
-		q.first, sub.following = sub.following, nil
+	if sub == nil {
+		return nil
+	}
+	q.first, sub.following = sub.following, nil
+	if q.first == nil {
+		q.last = nil // which would keep a client that has left
 	}
 	return sub
 }
 
-// enter is called for every client before it may be queued.
+// enter is called for every client that is to be served.
 func (p *writers) enter() { p.clients.Add(1) }
 
 // leave is called for every client that will not be queued any more. With the

@@ -323,6 +323,30 @@ func TestPanicInAWriteEndsOneClient(t *testing.T) {
 	})
 }
 
+// A writer's time may be older than the notifier's, so that a client finds
+// nothing to do when it is woken for its clock. It is looked at soon again.
+func TestWhatWasDueIsLookedAtAgain(t *testing.T) {
+	h := clockHub()
+	settings := ClientSettings{}.resolve()
+	handler := &Handler{settings: &settings, logger: zap.NewNop()}
+	c := newClient(h, handler, newResponse(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	c.sub.window = &window{clients: 1, ends: never}
+	h.subscribers = []*subscriber{&c.sub}
+	c.sub.beat.Store(100)
+	for _, now := range []int64{100, 100 + int64(clockStep)} {
+		var woken turns
+		l := &look{now: now}
+		h.lookAtSubscribersLocked(l, &woken)
+		if woken.take() != &c.sub {
+			t.Error("the client was not woken")
+		}
+		if want := now + int64(clockStep); l.due != want {
+			t.Errorf("the next look is at %d, want %d", l.due, want)
+		}
+		c.sub.turn.Store(turnIdle) // it has had its turn, and found nothing
+	}
+}
+
 // As long as clients that were woken wait for a writer, no window opens: when
 // there is more to do than can be done, there is more to coalesce.
 func TestWindowOpensWhenTheLastIsHandedOut(t *testing.T) {
