@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"bytes"
 	"context"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -322,5 +323,24 @@ func TestIDsChangeTwiceWhileAClientIsBlocked(t *testing.T) {
 		if text := strings.Join(got, " "); text != "one two three four" {
 			t.Errorf("got %q", text)
 		}
+	})
+}
+
+// Times beyond the end of the clock are never, not long ago.
+func TestLongestTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		long := new(caddy.Duration(math.MaxInt64))
+		clients := connectAll(h, 1, ClientSettings{MaxAge: long, Heartbeat: long, WriteTimeout: long, Drain: long})
+		pass(time.Hour)
+		if n := clients[0].heartbeats(); n != 0 || clients[0].age() != 0 {
+			t.Errorf("%d heartbeats, ended after %s", n, clients[0].age())
+		}
+		publish(h, "one")
+		synctest.Wait()
+		if !bytes.Contains(clients[0].out.Body.Bytes(), []byte("data: one\n\n")) {
+			t.Error("the client got no event")
+		}
+		endAll(clients)
 	})
 }

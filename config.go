@@ -266,11 +266,15 @@ func checkWord(setting, got string, want ...string) error {
 	return fmt.Errorf("%s: unrecognized value '%s', expected %s", setting, got, strings.Join(want, " or "))
 }
 
+// longest is the longest duration that is of use. Clocks are Unix nanoseconds,
+// which end in 2262: the time that a longer one leads to might be in the past.
+const longest = 100 * 365 * 24 * time.Hour
+
 func durationOr(d *caddy.Duration, def time.Duration) time.Duration {
 	if d == nil {
 		return def
 	}
-	return time.Duration(*d)
+	return min(time.Duration(*d), longest)
 }
 
 func wordOr(s, def string) string {
