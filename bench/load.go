@@ -170,6 +170,7 @@ func connectAll(total int, within time.Duration, open func(int) error) (quantile
 	}
 	for i := range total {
 		if within > 0 {
+			// the schedule is what is measured: a client each so often
 			time.Sleep(time.Until(start.Add(within * time.Duration(i) / time.Duration(total))))
 		}
 		slots <- struct{}{}
@@ -264,7 +265,7 @@ type settleConfig struct {
 func (l *load) settle(cfg settleConfig) (loadReport, error) {
 	deadline := time.Now().Add(cfg.Timeout)
 	for l.waiting(cfg.Sent) && time.Now().Before(deadline) {
-		time.Sleep(settleInterval)
+		time.Sleep(settleInterval) // the clients are busy; telling would cost them
 	}
 	var (
 		report loadReport

@@ -190,14 +190,14 @@ func (o *origin) publish(cfg publishConfig) {
 				continue
 			}
 			if interval > 0 {
-				time.Sleep(time.Until(schedule))
+				time.Sleep(time.Until(schedule))                       // pacing is what an origin does
 				schedule = maxTime(schedule, time.Now()).Add(interval) // no burst after a wait
 			}
 		case interval > 0:
 			due = uint64(now.Sub(start).Seconds()*cfg.Rate) + 1
 			if due <= total {
 				next := start.Add(time.Duration(float64(total) / cfg.Rate * float64(time.Second)))
-				time.Sleep(max(time.Until(next), minTick))
+				time.Sleep(max(time.Until(next), minTick)) // as above
 				continue
 			}
 			due -= total
