@@ -43,6 +43,7 @@ type subscriber struct {
 	deadline  writeDeadline
 
 	lastWoken bool // the hub wants to know when its turn begins; the notifier's and then the writer's
+	parks     bool // each of its writes waits for another goroutine
 
 	handler  *Handler
 	settings *clientSettings
@@ -73,6 +74,7 @@ func (s *subscriber) init(c *client, handler *Handler, w http.ResponseWriter, r 
 	s.left = make(chan struct{})
 	s.asked = requestedPosition(r)
 	s.since = time.Now()
+	s.parks = r.ProtoMajor > 1
 	s.beat.Store(never)
 	if settings.heartbeat > 0 {
 		s.beat.Store(s.since.Add(settings.heartbeat).UnixNano())

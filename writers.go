@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,28 +23,51 @@ const longTurn = time.Millisecond
 // goroutine of its request only waits. A delivery so costs no switch of
 // goroutines, and a waiting client no stack that has ever written.
 //
-// A writer may block in a write, so at no time does the queue depend on one
-// writer: as long as somebody stands in it, another writer has been called
-// (that is the invariant under mu), and runs as soon as the scheduler has
-// nothing better to do, that is, at once when a write blocks or a processor is
-// idle. So there are as many writers as processors and blocked writes, and a
-// slow client has a goroutine, as it would have in any other server.
+// There are as many at work as keep all processors but one busy. The last one
+// is for whatever else the process does, and saves more than it could add: with
+// a processor to spare, Go's runtime leaves a thread alone that is in a write,
+// instead of handing its processor to another one every few writes.
+//
+// But a writer may block in a write, and the queue must not wait for it. Over
+// HTTP/2 and HTTP/3, where each write waits for another goroutine, it does not
+// count as at work while it writes. Elsewhere a writer is taken for blocked
+// whose turn is long, and another takes its place: so a blocked client delays
+// the others once, by longTurn or two, and many of them by little more. A
+// slow client then has a goroutine, as it would have in any other server.
+//
+// The invariant under mu: as long as somebody stands in the queue, either a
+// writer has been called and is on its way, or as many as may are at work and
+// watched.
 //
 // Safe for concurrent use.
 type writers struct {
 	clients atomic.Int64 // connected; the idle writers end with the last
+	limit   atomic.Int64 // how many may be at work
 
 	mu     sync.Mutex // protects what follows
 	queue  turns
 	idle   []*writer // the one that came last is called first: its stack is in the cache
 	called bool      // a writer is on its way to the queue
+	atWork []*writer // and not taken for blocked
+
+	// The watch looks for writers that are blocked, while there is a queue and
+	// no other writer may be called.
+	watch    *time.Timer // nil: it has not been needed since there are clients
+	watching bool        // the timer runs
+	blocked  bool        // it found some when it last looked
+	extra    int         // how many more may be at work until it looks again
 }
 
-// writer is one goroutine of the writers.
+// writer is one goroutine of the writers. All but call is protected by the
+// writers' mu.
 type writer struct {
 	// call has capacity 1: whoever takes an idle writer calls it once. Closed,
 	// it ends the writer.
 	call chan struct{}
+
+	counted bool      // it is at work, and not taken for blocked
+	place   int       // in the list of those
+	begun   time.Time // its turn
 }
 
 // turns is a queue of subscribers, linked through them. A subscriber stands in
@@ -80,17 +104,28 @@ func (q *turns) take() *subscriber {
 }
 
 // enter is called for every client that is to be served.
-func (p *writers) enter() { p.clients.Add(1) }
+func (p *writers) enter() {
+	p.clients.Add(1)
+	p.limit.Store(int64(max(runtime.GOMAXPROCS(0)-1, 1))) // it may change
+}
 
 // leave is called for every client that will not be queued any more. With the
-// last one the idle writers end.
+// last one the idle writers end, and the watch.
 func (p *writers) leave() {
 	if p.clients.Add(-1) > 0 {
 		return
 	}
 	p.mu.Lock()
+	if p.clients.Load() > 0 {
+		p.mu.Unlock()
+		return
+	}
 	idle := p.idle
 	p.idle = nil
+	if p.watch != nil {
+		p.watch.Stop()
+	}
+	p.watch, p.watching, p.blocked, p.extra = nil, false, false, 0
 	p.mu.Unlock()
 	for _, w := range idle {
 		close(w.call)
@@ -111,10 +146,14 @@ func (p *writers) push(q turns) {
 	}
 }
 
-// callLocked finds the writer that is to come to the queue, if one is needed;
-// nil is a new one. The caller wakes it once the lock is released.
+// callLocked finds the writer that is to come to the queue, if one is needed
+// and may come; nil is a new one. The caller wakes it once the lock is released.
 func (p *writers) callLocked() (w *writer, called bool) {
-	if p.called || p.queue.first == nil {
+	switch {
+	case p.called || p.queue.first == nil:
+		return nil, false
+	case !p.roomLocked():
+		p.watchLocked()
 		return nil, false
 	}
 	p.called = true
@@ -137,21 +176,21 @@ func (p *writers) wake(w *writer) {
 // idle writers enough, or no clients.
 func (p *writers) run(w *writer) {
 	for {
-		p.work()
+		p.work(w)
 		if !p.park(w) {
 			return
 		}
 	}
 }
 
-// work serves the queue until it is empty, or another writer has taken over.
-func (p *writers) work() {
+// work serves the queue until it is empty, or others do.
+func (p *writers) work(w *writer) {
 	p.mu.Lock()
 	p.called = false
 	p.mu.Unlock()
 	var again *subscriber
-	for now, stay := time.Now(), true; ; {
-		sub := p.next(again, stay)
+	for now := time.Now(); ; {
+		sub := p.next(w, again, now)
 		if sub == nil {
 			return
 		}
@@ -159,36 +198,104 @@ func (p *writers) work() {
 			sub.lastWoken = false
 			sub.client.hub.windowHandedOut()
 		}
-		begun := now
 		var more bool
 		if now, more = sub.takeTurn(now); more {
 			again = sub
 		} else {
 			again = nil
 		}
-		// If this one stayed after a long turn, when others went on, the
-		// writers would become more with every time that the processor is
-		// taken away.
-		stay = now.Sub(begun) <= longTurn
 	}
 }
 
 // next queues a client again, if there is one, and takes the first from the
-// queue for a writer that stays. It calls another writer if somebody is left.
-func (p *writers) next(again *subscriber, stay bool) (sub *subscriber) {
+// queue, unless there are writers enough without this one. It calls another
+// writer if somebody is left.
+func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscriber) {
 	p.mu.Lock()
 	if again != nil {
 		p.queue.add(again)
 	}
-	if stay {
+	p.uncountLocked(w)
+	if p.roomLocked() {
 		sub = p.queue.take()
 	}
+	if sub != nil && !sub.parks {
+		p.countLocked(w, now)
+	}
+	other, called := p.callLocked()
+	p.mu.Unlock()
+	if called {
+		p.wake(other)
+	}
+	return sub
+}
+
+// roomLocked says whether one more writer may be at work.
+func (p *writers) roomLocked() bool {
+	return len(p.atWork) < int(p.limit.Load())+p.extra
+}
+
+// countLocked counts a writer whose turn begins as at work.
+func (p *writers) countLocked(w *writer, now time.Time) {
+	w.counted, w.place, w.begun = true, len(p.atWork), now
+	p.atWork = append(p.atWork, w)
+}
+
+// uncountLocked is called for a writer that is not at work, or does not count
+// as such.
+func (p *writers) uncountLocked(w *writer) {
+	if !w.counted {
+		return
+	}
+	w.counted = false
+	end := len(p.atWork) - 1
+	last := p.atWork[end]
+	p.atWork[w.place], last.place, p.atWork[end] = last, w.place, nil
+	p.atWork = p.atWork[:end]
+}
+
+// watchLocked has somebody look after the writers at work in a while.
+func (p *writers) watchLocked() {
+	switch {
+	case p.watching:
+		return
+	case p.watch == nil:
+		p.watch = time.AfterFunc(longTurn, p.look)
+	default:
+		p.watch.Reset(longTurn)
+	}
+	p.watching = true
+}
+
+// look takes those writers for blocked whose turn is long, so that others may
+// come. The watch calls it. Where it finds some each time, it lets ever more
+// come at once, since there may be as many blocked clients as clients.
+func (p *writers) look() {
+	now := time.Now()
+	p.mu.Lock()
+	p.watching = false
+	before := len(p.atWork)
+	for i := before - 1; i >= 0; i-- { // uncounting moves only those after i
+		if w := p.atWork[i]; now.Sub(w.begun) >= longTurn {
+			p.uncountLocked(w)
+		}
+	}
+	blocked := p.queue.first != nil && len(p.atWork) < before
+	switch {
+	case !blocked:
+		p.extra = 0
+	case p.blocked:
+		p.extra = 2*p.extra + 1
+	}
+	p.blocked = blocked
 	w, called := p.callLocked()
+	if p.queue.first != nil {
+		p.watchLocked()
+	}
 	p.mu.Unlock()
 	if called {
 		p.wake(w)
 	}
-	return sub
 }
 
 // park has a writer wait until it is called. False: it is not needed.

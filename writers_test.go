@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ import (
 // of events block while it is stuck, until a write deadline.
 type response struct {
 	header http.Header
+	proto  int // major version of HTTP; 0: 1
 
 	mu        sync.Mutex // protects what follows
 	writes    []string   // of events
@@ -105,7 +107,11 @@ func serveInMemory(h *hub, settings ClientSettings, responses ...*response) []*s
 	for i, out := range responses {
 		ctx, cancel := context.WithCancel(context.Background())
 		clients[i] = &served{response: out, cancel: cancel, ended: make(chan struct{})}
-		go clients[i].run(handler, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+		if out.proto > 0 {
+			r.ProtoMajor = out.proto
+		}
+		go clients[i].run(handler, r)
 	}
 	synctest.Wait()
 	return clients
@@ -132,9 +138,11 @@ func wantWrites(t *testing.T, who string, r *response, want [][]string) {
 	}
 }
 
-// However many clients are blocked in a write, the others get their events at
-// once: no time passes in this test before they have them.
-func TestBlockedClientsDelayNobody(t *testing.T) {
+// However many clients are blocked in a write, the others get their events
+// soon: each look finds more of the blocked ones. Once they are known, they
+// delay nobody.
+func TestBlockedClientsDelayTheOthersOnce(t *testing.T) {
+	const soon = 15 * longTurn
 	synctest.Test(t, func(t *testing.T) {
 		h := clockHub()
 		release := make(chan struct{})
@@ -146,20 +154,16 @@ func TestBlockedClientsDelayNobody(t *testing.T) {
 			}
 		}
 		clients := serveInMemory(h, ClientSettings{}, responses...)
-		begun := time.Now()
 		publish(h, "one")
-		synctest.Wait()
+		pass(soon)
 		publish(h, "two")
-		synctest.Wait()
+		synctest.Wait() // and no time
 		for i, r := range responses {
 			want := [][]string{{"one"}, {"two"}}
 			if r.stuck != nil {
 				want = [][]string{{"one"}} // and it is still being written
 			}
 			wantWrites(t, fmt.Sprintf("client %d", i), r, want)
-		}
-		if passed := time.Since(begun); passed != 0 {
-			t.Errorf("the others had to wait for %s", passed)
 		}
 		close(release)
 		synctest.Wait()
@@ -169,10 +173,62 @@ func TestBlockedClientsDelayNobody(t *testing.T) {
 		leave(clients)
 		clientWriters.mu.Lock()
 		defer clientWriters.mu.Unlock()
-		if n := len(clientWriters.idle); n != 0 || clientWriters.queue.first != nil {
-			t.Errorf("%d idle writers are left without clients", n)
+		if n := len(clientWriters.idle); n != 0 || clientWriters.queue.first != nil || len(clientWriters.atWork) != 0 {
+			t.Errorf("%d idle writers and %d at work are left without clients", n, len(clientWriters.atWork))
+		}
+		if clientWriters.watching {
+			t.Error("the watch is left without clients")
 		}
 	})
+}
+
+// No more writers than may be are at work, until one of them is found to be
+// blocked. A write that waits for another goroutine anyway does not count.
+func TestWritersAtWorkAreLimited(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		proto        int
+		first, later int // how many of 10 are being written to at once, and after a while
+	}{
+		{"HTTP/1.1", 1, 3, 6},
+		{"HTTP/2", 2, 10, 10},
+		{"HTTP/3", 3, 10, 10},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+			synctest.Test(t, func(t *testing.T) {
+				h := clockHub()
+				release := make(chan struct{})
+				responses := make([]*response, 10)
+				for i := range responses {
+					responses[i] = newResponse()
+					responses[i].proto, responses[i].stuck = test.proto, release
+				}
+				clients := serveInMemory(h, ClientSettings{}, responses...)
+				begun := func() (n int) {
+					for _, r := range responses {
+						n += len(r.events())
+					}
+					return n
+				}
+				publish(h, "one")
+				synctest.Wait()
+				if n := begun(); n != test.first {
+					t.Errorf("%d are written to at once, want %d", n, test.first)
+				}
+				pass(longTurn)
+				if n := begun(); n != test.later {
+					t.Errorf("%d are written to after %s, want %d", n, longTurn, test.later)
+				}
+				close(release)
+				synctest.Wait()
+				if n := begun(); n != len(responses) {
+					t.Errorf("%d were written to, want all", n)
+				}
+				leave(clients)
+			})
+		})
+	}
 }
 
 // A client that comes to more than one turn's worth gets all of it.
