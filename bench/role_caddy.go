@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -50,7 +51,10 @@ func caddyRole(c *commands) error {
 
 // idleHandler answers with the head of an event stream and nothing more, until
 // the client leaves: what a connection costs that nobody writes to.
-type idleHandler struct{}
+type idleHandler struct {
+	// Send one line, as an event stream does that says at once when to come back.
+	Line bool `json:"line,omitempty"`
+}
 
 func init() {
 	caddy.RegisterModule(idleHandler{})
@@ -68,15 +72,30 @@ func (idleHandler) CaddyModule() caddy.ModuleInfo {
 
 func parseIdle(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next() // the directive's name
+	handler := new(idleHandler)
 	if h.NextArg() {
-		return nil, h.ArgErr()
+		if handler.Line = h.Val() == "line"; !handler.Line || h.NextArg() {
+			return nil, h.ArgErr()
+		}
 	}
-	return new(idleHandler), nil
+	return handler, nil
 }
 
-func (*idleHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	serveIdle(w, r)
+func (i *idleHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if i.Line {
+		serveLine(w, r)
+	} else {
+		serveIdle(w, r)
+	}
 	return nil
+}
+
+// serveLine sends the head and one line, and waits for the client to leave.
+func serveLine(w http.ResponseWriter, r *http.Request) {
+	startEventStream(w)
+	_, _ = io.WriteString(w, "retry: 3000\n\n")
+	_ = http.NewResponseController(w).Flush()
+	<-r.Context().Done()
 }
 
 // serveIdle sends the head and waits for the client to leave.

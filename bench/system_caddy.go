@@ -22,8 +22,10 @@ func caddySystems() []*system {
 		{name: "fanin-h2", about: "this module over HTTP/2", http2: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
 		{name: "proxy", about: "Caddy's reverse_proxy with `flush_interval -1`", direct: true, start: caddySite{handler: proxyHandler}.start},
 		{name: "proxy-h2", about: "the same over HTTP/2", direct: true, http2: true, start: caddySite{handler: proxyHandler, tls: true}.start},
-		{name: "idle", about: "Caddy with a handler that sends the head and waits", idle: true, start: caddySite{handler: idleSite}.start},
-		{name: "idle-h2", about: "the same over HTTP/2", idle: true, http2: true, start: caddySite{handler: idleSite, tls: true}.start},
+		{name: "idle", about: "Caddy with a handler that sends the head and waits", idle: true, start: caddySite{handler: idleSite("")}.start},
+		{name: "idle-h2", about: "the same over HTTP/2", idle: true, http2: true, start: caddySite{handler: idleSite(""), tls: true}.start},
+		{name: "idle-line", about: "Caddy with a handler that sends the head and one line and waits", idle: true, start: caddySite{handler: idleSite("line")}.start},
+		{name: "idle-line-h2", about: "the same over HTTP/2", idle: true, http2: true, start: caddySite{handler: idleSite("line"), tls: true}.start},
 	}
 }
 
@@ -60,7 +62,10 @@ func proxyHandler(b *bed) string {
 	return "\treverse_proxy " + b.origin + " {\n\t\tflush_interval -1\n\t}\n"
 }
 
-func idleSite(*bed) string { return "\tbench_idle\n" }
+// idleSite returns the handler that is idle, with an argument.
+func idleSite(line string) func(*bed) string {
+	return func(*bed) string { return "\tbench_idle " + line + "\n" }
+}
 
 func (s caddySite) caddyfile(b *bed, addr string) string {
 	var text strings.Builder
