@@ -33,7 +33,7 @@ const never = math.MaxInt64
 // What nobody is named for is set before the hub knows the subscriber. Its
 // methods are safe for concurrent use.
 type subscriber struct {
-	// What is looked at for each event is in one line of the cache.
+	// What is looked at for each event lies together.
 	turn      atomic.Uint32 // where the client stands with the writers
 	client    *client
 	following *subscriber  // the next in the writers' queue; theirs
@@ -44,6 +44,7 @@ type subscriber struct {
 
 	lastWoken bool // the hub wants to know when its turn begins; the notifier's and then the writer's
 	parks     bool // each of its writes waits for another goroutine
+	slow      bool // it was blocked in a write and has not caught up since; protected by the writers' mu
 
 	handler  *Handler
 	settings *clientSettings

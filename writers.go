@@ -31,9 +31,11 @@ const longTurn = time.Millisecond
 // But a writer may block in a write, and the queue must not wait for it. Over
 // HTTP/2 and HTTP/3, where each write waits for another goroutine, it does not
 // count as at work while it writes. Elsewhere a writer is taken for blocked
-// whose turn is long, and another takes its place: so a blocked client delays
-// the others once, by longTurn or two, and many of them by little more. A
-// slow client then has a goroutine, as it would have in any other server.
+// whose turn is long, and another takes its place; from then on the client is
+// slow, and who writes to it does not count either, until it has caught up. So
+// a client delays the others by longTurn or two when it begins to block, and
+// many that do so together by little more; then it has a goroutine, as it would
+// have in any other server.
 //
 // The invariant under mu: as long as somebody stands in the queue, either a
 // writer has been called and is on its way, or as many as may are at work and
@@ -65,9 +67,10 @@ type writer struct {
 	// it ends the writer.
 	call chan struct{}
 
-	counted bool      // it is at work, and not taken for blocked
-	place   int       // in the list of those
-	begun   time.Time // its turn
+	counted bool        // it is at work, and not taken for blocked
+	place   int         // in the list of those
+	sub     *subscriber // whose turn it gives, or gave last
+	begun   time.Time   // that turn
 }
 
 // turns is a queue of subscribers, linked through them. A subscriber stands in
@@ -214,13 +217,16 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 	p.mu.Lock()
 	if again != nil {
 		p.queue.add(again)
+	} else if w.sub != nil && now.Sub(w.begun) < longTurn {
+		w.sub.slow = false
 	}
 	p.uncountLocked(w)
 	if p.roomLocked() {
 		sub = p.queue.take()
 	}
-	if sub != nil && !sub.parks {
-		p.countLocked(w, now)
+	w.sub, w.begun = sub, now
+	if sub != nil && !sub.parks && !sub.slow {
+		p.countLocked(w)
 	}
 	other, called := p.callLocked()
 	p.mu.Unlock()
@@ -236,8 +242,8 @@ func (p *writers) roomLocked() bool {
 }
 
 // countLocked counts a writer whose turn begins as at work.
-func (p *writers) countLocked(w *writer, now time.Time) {
-	w.counted, w.place, w.begun = true, len(p.atWork), now
+func (p *writers) countLocked(w *writer) {
+	w.counted, w.place = true, len(p.atWork)
 	p.atWork = append(p.atWork, w)
 }
 
@@ -277,6 +283,7 @@ func (p *writers) look() {
 	before := len(p.atWork)
 	for i := before - 1; i >= 0; i-- { // uncounting moves only those after i
 		if w := p.atWork[i]; now.Sub(w.begun) >= longTurn {
+			w.sub.slow = true
 			p.uncountLocked(w)
 		}
 	}

@@ -30,6 +30,7 @@ type response struct {
 	at        []time.Time
 	deadlines []time.Time
 	stuck     chan struct{} // nil: it is not
+	takes     time.Duration // each write of events
 	expired   chan struct{} // closed when a write deadline has passed
 	broken    any           // what its writes of events panic with
 }
@@ -47,13 +48,14 @@ func (r *response) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	r.mu.Lock()
-	stuck, expired, broken := r.stuck, r.expired, r.broken
+	stuck, expired, broken, takes := r.stuck, r.expired, r.broken, r.takes
 	r.writes = append(r.writes, string(p))
 	r.at = append(r.at, time.Now())
 	r.mu.Unlock()
 	if broken != nil {
 		panic(broken)
 	}
+	<-time.After(takes)
 	if stuck != nil {
 		select {
 		case <-stuck:
@@ -229,6 +231,40 @@ func TestWritersAtWorkAreLimited(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client that blocks again and again delays the others only once.
+func TestSlowClientIsKnown(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // so that one writer is at work
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		slow, fast := newResponse(), newResponse()
+		clients := serveInMemory(h, ClientSettings{}, slow)
+		clients = append(clients, serveInMemory(h, ClientSettings{}, fast)...)
+		for i, test := range []struct {
+			what        string
+			takes, want time.Duration
+		}{
+			{"it blocks", 10 * longTurn, longTurn},
+			{"it is being written to", 10 * longTurn, 0},
+			{"it has blocked, and is behind", 10 * longTurn, 0},
+			{"it catches up", 0, 0},
+			{"it has caught up", 0, 0},
+			{"it blocks again", 10 * longTurn, longTurn},
+		} {
+			slow.mu.Lock()
+			slow.takes = test.takes
+			slow.mu.Unlock()
+			begun := time.Now()
+			publish(h, test.what)
+			pass(8 * longTurn)
+			if got := fast.at[i].Sub(begun); got != test.want {
+				t.Errorf("%s: the other client waited for %s, want %s", test.what, got, test.want)
+			}
+		}
+		pass(time.Second)
+		leave(clients)
+	})
 }
 
 // A client that comes to more than one turn's worth gets all of it.
