@@ -185,7 +185,9 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 func (c *client) due(now time.Time) (p []byte, events int, err error) {
 	if c.reader == nil {
 		c.begin(now)
-		return c.buf, 0, nil
+		head := c.buf
+		c.buf = nil // clients that only get events need no buffer
+		return head, 0, nil
 	}
 	if p, events, err = c.events(); p != nil || err != nil {
 		return p, events, err

@@ -11,12 +11,16 @@ import (
 var clientWriters writers
 
 // maxIdleWriters is how many writers wait for work at most, with a stack of
-// some 16 KiB each: 4 MiB.
-const maxIdleWriters = 256
+// some 16 KiB each: 2 MiB.
+const maxIdleWriters = 128
 
 // longTurn is what a turn takes only if the write blocked, or the processor
 // was taken away.
 const longTurn = time.Millisecond
+
+// longQueue is how long clients may stand in the queue before the writers take
+// the last processor, too.
+const longQueue = 30 * time.Millisecond
 
 // writers are the goroutines that write to clients, instead of one for each
 // client: a client that has something to do stands in one queue, and the
@@ -26,7 +30,8 @@ const longTurn = time.Millisecond
 // There are as many at work as keep all processors but one busy. The last one
 // is for whatever else the process does, and saves more than it could add: with
 // a processor to spare, Go's runtime leaves a thread alone that is in a write,
-// instead of handing its processor to another one every few writes.
+// instead of handing its processor to another one every few writes. Only where
+// the queue is long, all processors are to write.
 //
 // But a writer may block in a write, and the queue must not wait for it. Over
 // HTTP/2 and HTTP/3, where each write waits for another goroutine, it does not
@@ -58,6 +63,10 @@ type writers struct {
 	watching bool        // the timer runs
 	blocked  bool        // it found some when it last looked
 	extra    int         // how many more may be at work until it looks again
+
+	marker *subscriber // stood at the end of the queue at some time, and still does in it
+	marked time.Time   // when that was
+	long   bool        // the last of them stood there for longQueue
 }
 
 // writer is one goroutine of the writers. All but call is protected by the
@@ -129,6 +138,7 @@ func (p *writers) leave() {
 		p.watch.Stop()
 	}
 	p.watch, p.watching, p.blocked, p.extra = nil, false, false, 0
+	p.marker, p.long = nil, false
 	p.mu.Unlock()
 	for _, w := range idle {
 		close(w.call)
@@ -224,6 +234,9 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 	if p.roomLocked() {
 		sub = p.queue.take()
 	}
+	if sub != nil && sub == p.marker {
+		p.marker, p.long = nil, now.Sub(p.marked) >= longQueue
+	}
 	w.sub, w.begun = sub, now
 	if sub != nil && !sub.parks && !sub.slow {
 		p.countLocked(w)
@@ -238,7 +251,11 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 
 // roomLocked says whether one more writer may be at work.
 func (p *writers) roomLocked() bool {
-	return len(p.atWork) < int(p.limit.Load())+p.extra
+	limit := int(p.limit.Load()) + p.extra
+	if p.long {
+		limit++
+	}
+	return len(p.atWork) < limit
 }
 
 // countLocked counts a writer whose turn begins as at work.
@@ -275,7 +292,8 @@ func (p *writers) watchLocked() {
 
 // look takes those writers for blocked whose turn is long, so that others may
 // come. The watch calls it. Where it finds some each time, it lets ever more
-// come at once, since there may be as many blocked clients as clients.
+// come at once, since there may be as many blocked clients as clients. It also
+// measures how long clients stand in the queue.
 func (p *writers) look() {
 	now := time.Now()
 	p.mu.Lock()
@@ -295,6 +313,12 @@ func (p *writers) look() {
 		p.extra = 2*p.extra + 1
 	}
 	p.blocked = blocked
+	switch {
+	case p.marker == nil:
+		p.marker, p.marked = p.queue.last, now
+	case now.Sub(p.marked) >= longQueue:
+		p.long = true
+	}
 	w, called := p.callLocked()
 	if p.queue.first != nil {
 		p.watchLocked()

@@ -233,6 +233,34 @@ func TestWritersAtWorkAreLimited(t *testing.T) {
 	}
 }
 
+// Where clients stand in the queue for long, all processors write: a hundred
+// that take half of longTurn each are served in less than 50 times that.
+func TestLongQueueTakesAllProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		responses := make([]*response, 100)
+		for i := range responses {
+			responses[i] = newResponse()
+			responses[i].takes = longTurn / 2
+		}
+		clients := serveInMemory(h, ClientSettings{}, responses...)
+		begun := time.Now()
+		publish(h, "one")
+		pass(time.Second)
+		var last time.Duration
+		for _, r := range responses {
+			last = max(last, r.at[0].Sub(begun))
+		}
+		// one writer until it is noticed, then two
+		alone := longQueue + 2*longTurn
+		if most := alone + (50*longTurn-alone)/2 + longTurn; last > most || last < longQueue {
+			t.Errorf("the last client was written to after %s, want %s to %s", last, longQueue, most)
+		}
+		leave(clients)
+	})
+}
+
 // A client that blocks again and again delays the others only once.
 func TestSlowClientIsKnown(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // so that one writer is at work
