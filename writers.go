@@ -19,8 +19,8 @@ const maxIdleWriters = 128
 const longTurn = time.Millisecond
 
 // longQueue is how long clients may stand in the queue before the writers take
-// the last processor, too.
-const longQueue = 30 * time.Millisecond
+// the last processor, too, until it is shorter or empty.
+const longQueue = 12 * time.Millisecond
 
 // writers are the goroutines that write to clients, instead of one for each
 // client: a client that has something to do stands in one queue, and the
@@ -234,7 +234,10 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 	if p.roomLocked() {
 		sub = p.queue.take()
 	}
-	if sub != nil && sub == p.marker {
+	switch {
+	case p.queue.first == nil:
+		p.marker, p.long = nil, false
+	case sub != nil && sub == p.marker:
 		p.marker, p.long = nil, now.Sub(p.marked) >= longQueue
 	}
 	w.sub, w.begun = sub, now
