@@ -218,12 +218,14 @@ func TestAccessLogTellsWhatWasSent(t *testing.T) {
 		End      string `json:"sse_end"`
 		Size     int    `json:"size"`
 		Status   int    `json:"status"`
+
+		Header http.Header `json:"resp_headers"`
 	}
 	eventually(t, 5*time.Second, "there is a line", func() bool {
 		text, _ := os.ReadFile(file)
 		return json.Unmarshal(text, &line) == nil
 	})
-	if line.Status != http.StatusOK || line.Events != 2 || line.Replayed != 1 || line.Gaps != 1 || line.End != "client" || line.Bytes != line.Size {
+	if line.Status != http.StatusOK || line.Events != 2 || line.Replayed != 1 || line.Gaps != 1 || line.End != "client" || line.Bytes != line.Size || line.Header["Transfer-Encoding"] != nil {
 		t.Errorf("got %+v", line)
 	}
 }

@@ -42,9 +42,9 @@ type subscriber struct {
 	endAt     atomic.Int64 // when the client is to be ended, Unix ns
 	deadline  writeDeadline
 
-	lastWoken bool // the hub wants to know when its turn begins; the notifier's and then the writer's
-	parks     bool // each of its writes waits for another goroutine
-	slow      bool // it was blocked in a write and has not caught up since; protected by the writers' mu
+	lastWoken   bool // the hub wants to know when its turn begins; the notifier's and then the writer's
+	multiplexed bool // over HTTP/2 or HTTP/3, where each of its writes waits for another goroutine
+	slow        bool // it was blocked in a write and has not caught up since; protected by the writers' mu
 
 	handler  *Handler
 	settings *clientSettings
@@ -75,7 +75,7 @@ func (s *subscriber) init(c *client, handler *Handler, w http.ResponseWriter, r 
 	s.left = make(chan struct{})
 	s.asked = requestedPosition(r)
 	s.since = time.Now()
-	s.parks = r.ProtoMajor > 1
+	s.multiplexed = r.ProtoMajor > 1
 	s.beat.Store(never)
 	if settings.heartbeat > 0 {
 		s.beat.Store(s.since.Add(settings.heartbeat).UnixNano())

@@ -241,7 +241,7 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 		p.marker, p.long = nil, now.Sub(p.marked) >= longQueue
 	}
 	w.sub, w.begun = sub, now
-	if sub != nil && !sub.parks && !sub.slow {
+	if sub != nil && !sub.multiplexed && !sub.slow {
 		p.countLocked(w)
 	}
 	other, called := p.callLocked()
