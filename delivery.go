@@ -18,15 +18,24 @@ type sent struct {
 	head uint64 // of the log when the client came: up to it, events are replayed
 }
 
-// clientPosition is where a client reads, for whoever wants to know its lag.
+// clientPosition is where a client reads. The log is replaced under the hub's mu,
+// under which anybody may want to know the lag; all else is the client's.
 type clientPosition struct {
-	log    *streamLog
-	reader *eventlog.Reader
+	log    *streamLog // nil until the head is written
+	reader eventlog.Reader
+}
+
+// begin has the client read from the event at next; see eventlog.Reader.Begin.
+func (p *clientPosition) begin(next uint64) {
+	p.reader.Begin(p.log.Log, next)
 }
 
 // lag is how many events a client has still to get.
 func (p *clientPosition) lag() uint64 {
 	n := uint64(0)
+	if p.log == nil {
+		return n
+	}
 	if head, at := p.log.Head(), p.reader.Position(); at <= head {
 		n = head + 1 - at
 	}
@@ -36,11 +45,12 @@ func (p *clientPosition) lag() uint64 {
 	return n
 }
 
-// stands notes that the client reads from its reader from now on. Events up
-// to head are replayed.
-func (c *client) stands(head uint64) {
-	c.sent.head = head
-	c.sub.at.Store(&clientPosition{log: c.log, reader: c.reader})
+// open has the client read a log, from the event at next.
+func (c *client) open(log *streamLog, next uint64) {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	c.at.log = log
+	c.at.begin(next)
 }
 
 // countWrite counts what was written and flushed: a few atomics a write,
@@ -55,14 +65,14 @@ func (c *client) countWrite(bytes, events int, now time.Time) {
 	n := uint64(events)
 	c.sent.events += n
 	counts.events.Add(n)
-	last := c.reader.Position() - 1
+	last := c.at.reader.Position() - 1
 	if first := last - n + 1; first <= c.sent.head {
 		replayed := min(last, c.sent.head) - first + 1
 		c.sent.replayed += replayed
 		counts.replayed.Add(replayed)
 	}
 	if last > c.sent.head { // how old a replayed event is says nothing
-		counts.delay.observe(now.UnixMilli() - c.reader.Arrived())
+		counts.delay.observe(now.UnixMilli() - c.at.reader.Arrived())
 	}
 }
 

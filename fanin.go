@@ -277,7 +277,7 @@ func (h *hub) subscribe(sub *subscriber) error {
 		return errGone
 	}
 	n := h.clients.Add(1)
-	if limit := sub.settings.maxClients; limit > 0 && n > int64(limit) {
+	if limit := sub.client.settings.maxClients; limit > 0 && n > int64(limit) {
 		h.clients.Add(-1)
 		return errFull
 	}
@@ -288,7 +288,7 @@ func (h *hub) subscribe(sub *subscriber) error {
 		}
 	}
 	h.counts.clients.Add(1)
-	sub.window = h.windowLocked(sub.settings.coalesce)
+	sub.window = h.windowLocked(sub.client.settings.coalesce)
 	sub.index = len(h.subscribers)
 	h.subscribers = append(h.subscribers, sub)
 	if !h.running {

@@ -273,10 +273,8 @@ func (v *streamView) addHub(h *hub) bool {
 	}
 	v.Clients.Connected += len(h.subscribers)
 	for _, sub := range h.subscribers {
-		if at := sub.at.Load(); at != nil {
-			v.Clients.MaxLag = max(v.Clients.MaxLag, at.lag())
-		}
-		v.Clients.Oldest = earlier(v.Clients.Oldest, sub.since.UnixMilli())
+		v.Clients.MaxLag = max(v.Clients.MaxLag, sub.client.at.lag())
+		v.Clients.Oldest = earlier(v.Clients.Oldest, sub.since)
 	}
 	return true
 }

@@ -34,26 +34,22 @@ const never = math.MaxInt64
 // methods are safe for concurrent use.
 type subscriber struct {
 	// What is looked at for each event lies together.
-	turn      atomic.Uint32 // where the client stands with the writers
-	client    *client
-	following *subscriber  // the next in the writers' queue; theirs
-	window    *window      // of its settings; the hub's
-	beat      atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
-	endAt     atomic.Int64 // when the client is to be ended, Unix ns
-	deadline  writeDeadline
+	turn        atomic.Uint32 // where the client stands with the writers
+	lastWoken   bool          // the hub wants to know when its turn begins; the notifier's and then the writer's
+	multiplexed bool          // over HTTP/2 or HTTP/3, where each of its writes waits for another goroutine
+	slow        bool          // it was blocked in a write and has not caught up since; protected by the writers' mu
+	client      *client
+	following   *subscriber  // the next in the writers' queue; theirs
+	window      *window      // of its settings; the hub's
+	beat        atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
+	endAt       atomic.Int64 // when the client is to be ended, Unix ns
+	deadline    writeDeadline
 
-	lastWoken   bool // the hub wants to know when its turn begins; the notifier's and then the writer's
-	multiplexed bool // over HTTP/2 or HTTP/3, where each of its writes waits for another goroutine
-	slow        bool // it was blocked in a write and has not caught up since; protected by the writers' mu
-
-	handler  *Handler
-	settings *clientSettings
-	asked    string // the position that the client came with
-	since    time.Time
-	left     chan struct{} // closed by the writers after the last turn
-	index    int           // in the hub's list; the hub's
-
-	at atomic.Pointer[clientPosition] // where the client reads; nil before it does; stored by the client
+	handler *Handler
+	asked   string        // the position that the client came with
+	since   int64         // when it came, Unix ms
+	left    chan struct{} // closed by the writers after the last turn
+	index   int           // in the hub's list; the hub's
 
 	mu        sync.Mutex // protects what follows, and the lowering of endAt
 	endReason endReason
@@ -71,18 +67,19 @@ const (
 // init makes the subscriber of a request.
 func (s *subscriber) init(c *client, handler *Handler, w http.ResponseWriter, r *http.Request) {
 	settings := handler.settings
-	s.client, s.handler, s.settings = c, handler, settings
+	s.client, s.handler = c, handler
 	s.left = make(chan struct{})
 	s.asked = requestedPosition(r)
-	s.since = time.Now()
+	now := time.Now()
+	s.since = now.UnixMilli()
 	s.multiplexed = r.ProtoMajor > 1
 	s.beat.Store(never)
 	if settings.heartbeat > 0 {
-		s.beat.Store(s.since.Add(settings.heartbeat).UnixNano())
+		s.beat.Store(now.Add(settings.heartbeat).UnixNano())
 	}
 	s.endAt.Store(never)
 	if age := settings.maxAge; age > 0 {
-		s.endBy(s.since.Add(age-rand.N(age/5+1)), endAge)
+		s.endBy(now.Add(age-rand.N(age/5+1)), endAge)
 	}
 	s.deadline.init(w, r, settings.writeTimeout)
 	if hard := s.deadline.hard; !hard.IsZero() {
@@ -140,7 +137,7 @@ func (s *subscriber) endBy(at time.Time, why endReason) {
 
 // drain has the client ended at a random time within its drain window.
 func (s *subscriber) drain(now time.Time, why endReason) {
-	s.endBy(now.Add(rand.N(s.settings.drain+1)), why)
+	s.endBy(now.Add(rand.N(s.client.settings.drain+1)), why)
 }
 
 // endNow ends the client at once.

@@ -23,13 +23,20 @@ type Reader struct {
 	next atomic.Uint64 // stored by the owner only
 }
 
-// NewReader returns a reader whose first event is the one at next, an offset
-// from After, Since, Last or Tail. Where that is evicted, reading begins with
-// ErrOvertaken; where it is beyond the log's end, it is taken for the end.
+// NewReader returns a reader of the log. See Reader.Begin.
 func (l *Log) NewReader(next uint64) *Reader {
-	r := &Reader{log: l}
-	r.next.Store(min(max(next, 1), l.head.Load()+1))
+	r := new(Reader)
+	r.Begin(l, next)
 	return r
+}
+
+// Begin makes the reader, a new one or that of another log, one of a log whose
+// first event is the one at next, an offset from After, Since, Last or Tail. Where
+// that is evicted, reading begins with ErrOvertaken; where it is beyond the log's
+// end, it is taken for the end.
+func (r *Reader) Begin(l *Log, next uint64) {
+	r.log, r.seg = l, nil
+	r.next.Store(min(max(next, 1), l.head.Load()+1))
 }
 
 // Position returns the offset of the next event. Safe for concurrent use.
