@@ -1,0 +1,319 @@
+package ssefanin
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+)
+
+const (
+	// The types shown are the most frequent of the last events.
+	shownTypes     = 32
+	shownTypesFrom = 256  // events of one log
+	sampledTypes   = 4096 // events of all keys' logs together
+)
+
+// streamView is a status, and what only metrics have beside it.
+type streamView struct {
+	streamStatus
+	counted map[string]*countedUpstream // by counted name
+	ends    [maxEndReasons]uint64       // by number of the reason
+	delay   delayCounts
+	seen    int // events whose types were looked at
+}
+
+// countedUpstream is what is counted under one configured name.
+type countedUpstream struct {
+	upstreamCounts
+	up        bool
+	lastEvent int64 // Unix ms
+}
+
+// viewStreams collects the streams of the process. A removed stream whose
+// clients are leaving comes after one of the same name that is configured.
+func viewStreams() []*streamView {
+	liveHubs.mu.Lock()
+	live := slices.Collect(maps.Keys(liveHubs.all))
+	liveHubs.mu.Unlock()
+	keyed := make(map[*keyedStream][]*hub)
+	keyedStreams.Range(func(_, value any) bool {
+		keyed[value.(*keyedStream)] = nil
+		return true
+	})
+	var views []*streamView
+	for _, h := range live {
+		if h.keyed != nil {
+			keyed[h.keyed] = append(keyed[h.keyed], h)
+		} else if v := h.view(); v != nil {
+			views = append(views, v)
+		}
+	}
+	for k, all := range keyed {
+		if v := k.view(all); v != nil {
+			views = append(views, v)
+		}
+	}
+	slices.SortFunc(views, func(a, b *streamView) int {
+		if a.Removed != b.Removed && a.Name == b.Name {
+			if a.Removed {
+				return 1
+			}
+			return -1
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	// one entry for all that are leaving
+	var merged []*streamView
+	for _, v := range views {
+		if n := len(merged); n > 0 && merged[n-1].Name == v.Name && merged[n-1].Removed == v.Removed {
+			merged[n-1].merge(v)
+		} else {
+			merged = append(merged, v)
+		}
+	}
+	for _, v := range merged {
+		v.trim()
+	}
+	return merged
+}
+
+func newStreamView(name string) *streamView {
+	v := &streamView{counted: make(map[string]*countedUpstream)}
+	v.Name, v.Upstreams, v.Types = name, []upstreamStatus{}, make(map[string]int)
+	return v
+}
+
+// view returns the view of a stream; nil before a configuration with it was
+// started.
+func (h *hub) view() *streamView {
+	v := newStreamView(h.label)
+	if !v.addHub(h) {
+		return nil
+	}
+	v.addCounts(h.counts, nil)
+	return v
+}
+
+// view returns the view of a keyed stream and the hubs of its keys; nil before
+// a configuration with it was started.
+func (k *keyedStream) view(all []*hub) *streamView {
+	// Before the hubs: what is counted by one that ends in between is missing
+	// this time, rather than counted twice.
+	before := k.counts.before()
+	v := newStreamView(k.label)
+	v.Keyed, v.OnDemand = true, true
+	k.mu.Lock()
+	v.Keys, v.Removed = len(k.hubs), k.gone
+	for _, def := range k.uses {
+		v.addConfigured(def)
+	}
+	if len(k.uses) > 0 {
+		def := k.uses[0]
+		v.Log.IDs, v.Log.MaxEvents = def.ids, def.retain.MaxEvents
+		v.Log.MaxBytes, v.Log.MaxAge = def.retain.MaxBytes, def.retain.MaxAge.Milliseconds()
+	} else if len(all) == 0 {
+		k.mu.Unlock()
+		return nil
+	}
+	k.mu.Unlock()
+	for _, h := range all {
+		v.addHub(h)
+	}
+	v.Log.Epoch, v.Log.Tail = "", 0 // of one key, they say nothing
+	v.addCounts(k.counts, before)
+	return v
+}
+
+// addConfigured adds the upstreams of a definition that are not there yet.
+func (v *streamView) addConfigured(def *definition) {
+	for _, u := range def.upstreams {
+		v.count(u.name)
+		if u.expands && !v.Keyed {
+			continue // its members are shown; it is, when there are none
+		}
+		if us := v.upstream(u.name); us.URLs == nil {
+			us.URLs, us.Policy = shownURLs(u.spec, nil), u.spec.Policy
+		}
+	}
+}
+
+func (v *streamView) count(name string) *countedUpstream {
+	n := v.counted[name]
+	if n == nil {
+		n = new(countedUpstream)
+		v.counted[name] = n
+	}
+	return n
+}
+
+func (v *streamView) upstream(name string) *upstreamStatus {
+	i := slices.IndexFunc(v.Upstreams, func(u upstreamStatus) bool { return u.Name == name })
+	if i < 0 {
+		i = len(v.Upstreams)
+		v.Upstreams = append(v.Upstreams, upstreamStatus{Name: name, State: phaseIdle})
+	}
+	return &v.Upstreams[i]
+}
+
+// addHub adds a stream, or that of one key. False if no configuration with it
+// was started yet.
+func (v *streamView) addHub(h *hub) bool {
+	if !v.addSources(h) {
+		return false
+	}
+	log := h.log.Load()
+	v.addLog(log)
+	v.addTypes(h.tags, log)
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.keyed == nil {
+		v.Removed = h.gone
+	}
+	v.Clients.Connected += len(h.subscribers)
+	for _, sub := range h.subscribers {
+		v.Clients.MaxLag = max(v.Clients.MaxLag, sub.client.at.lag())
+		v.Clients.Oldest = earlier(v.Clients.Oldest, sub.since)
+	}
+	return true
+}
+
+func (v *streamView) addSources(h *hub) bool {
+	h.lifeMu.Lock()
+	defer h.lifeMu.Unlock()
+	if !h.attached {
+		return false
+	}
+	v.OnDemand = v.OnDemand || h.shaped.Load().onDemand
+	if h.keyed == nil {
+		for name, n := range h.counts.before() {
+			v.count(name).upstreamCounts = n
+		}
+		for _, def := range h.uses {
+			v.addConfigured(def)
+		}
+	}
+	for _, sub := range h.sources {
+		n, own := v.count(h.countedName(sub)), sub.count()
+		us := sub.status()
+		us.add(own)
+		n.combine(own, plus)
+		n.up = n.up || us.State == phaseUp
+		n.lastEvent = max(n.lastEvent, us.LastEvent)
+		v.upstream(sub.name).merge(us)
+	}
+	if h.keyed != nil {
+		return true
+	}
+	for _, def := range h.uses {
+		for _, u := range def.upstreams {
+			if w := h.watches[u.key]; u.expands && (w == nil || len(w.addresses) == 0) {
+				us := v.upstream(u.name)
+				us.URLs, us.Policy = shownURLs(u.spec, nil), u.spec.Policy
+			}
+		}
+	}
+	return true
+}
+
+func (v *streamView) addLog(log *streamLog) {
+	st, o, l := log.Stats(), log.Options(), &v.Log
+	l.merge(logStatus{
+		Epoch: log.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
+		Events: st.Events, Bytes: st.Bytes, Memory: st.Memory,
+		Oldest: unixMilli(st.Oldest), Newest: unixMilli(st.Newest),
+		MaxEvents: o.MaxEvents, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge.Milliseconds(),
+	})
+}
+
+func (v *streamView) addTypes(t *tags, log *streamLog) {
+	if v.seen >= sampledTypes {
+		return
+	}
+	last := log.LastTags(shownTypesFrom)
+	v.seen += len(last)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, tag := range last {
+		n := tag & tagTypeMask
+		if n >= uint32(len(t.typeNames)) {
+			continue // of a type without a number of its own
+		}
+		name := t.typeNames[n]
+		if name == "" {
+			name = unnamedType
+		}
+		v.Types[name]++
+	}
+}
+
+// addCounts adds what the stream has counted. before is what was counted for
+// sources that were left, unless it is in the counts already.
+func (v *streamView) addCounts(c *streamCounts, before map[string]upstreamCounts) {
+	for name, n := range v.counted {
+		n.combine(before[name], plus)
+		n.upstreamCounts = c.tell(name, n.upstreamCounts)
+		if i := slices.IndexFunc(v.Upstreams, func(u upstreamStatus) bool { return u.Name == name }); i >= 0 {
+			v.Upstreams[i].set(n.upstreamCounts)
+		}
+	}
+	v.Clients.Total = c.clients.Load()
+	v.Delivered = deliveredStatus{Events: c.events.Load(), Bytes: c.bytes.Load(), Replayed: c.replayed.Load()}
+	v.Gaps = gapsStatus{Expired: c.gaps[0].Load(), Unknown: c.gaps[1].Load()}
+	for i := range v.ends {
+		v.ends[i] = c.ends[i].Load()
+	}
+	v.delay = c.delay.load()
+}
+
+// merge adds another stream of the same name.
+func (v *streamView) merge(other *streamView) {
+	v.Keyed = v.Keyed || other.Keyed
+	v.OnDemand = v.OnDemand || other.OnDemand
+	v.Keys += other.Keys
+	for _, us := range other.Upstreams {
+		v.upstream(us.Name).merge(us)
+	}
+	v.Log.merge(other.Log)
+	v.Clients.Connected += other.Clients.Connected
+	v.Clients.Total += other.Clients.Total
+	v.Clients.MaxLag = max(v.Clients.MaxLag, other.Clients.MaxLag)
+	v.Clients.Oldest = earlier(v.Clients.Oldest, other.Clients.Oldest)
+	v.Delivered.Events += other.Delivered.Events
+	v.Delivered.Bytes += other.Delivered.Bytes
+	v.Delivered.Replayed += other.Delivered.Replayed
+	v.Gaps.Expired += other.Gaps.Expired
+	v.Gaps.Unknown += other.Gaps.Unknown
+	for name, n := range other.Types {
+		v.Types[name] += n
+	}
+	for name, n := range other.counted {
+		own := v.count(name)
+		own.combine(n.upstreamCounts, plus)
+		own.up = own.up || n.up
+		own.lastEvent = max(own.lastEvent, n.lastEvent)
+	}
+	for i := range v.ends {
+		v.ends[i] += other.ends[i]
+	}
+	v.delay.add(other.delay)
+}
+
+// trim puts everything into its final order and bounds.
+func (v *streamView) trim() {
+	slices.SortFunc(v.Upstreams, func(a, b upstreamStatus) int { return strings.Compare(a.Name, b.Name) })
+	for i := range v.Upstreams {
+		if v.Upstreams[i].URLs == nil {
+			v.Upstreams[i].URLs = []string{}
+		}
+	}
+	if len(v.Types) > shownTypes {
+		names := slices.SortedFunc(maps.Keys(v.Types), func(a, b string) int {
+			return cmp.Or(cmp.Compare(v.Types[b], v.Types[a]), strings.Compare(a, b))
+		})
+		for _, name := range names[shownTypes:] {
+			delete(v.Types, name)
+		}
+	}
+}
