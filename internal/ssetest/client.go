@@ -32,7 +32,8 @@ type ClientConfig struct {
 	// long. Default: 50ms.
 	MaxDelay time.Duration
 
-	// End after the first connection.
+	// End after the first connection that was answered: those that are made
+	// during a reload may be refused, and are tried again.
 	Once bool
 
 	// Reconnect even after a status other than 200 or a wrong type, where an
@@ -169,7 +170,7 @@ func (c *Client) loop(ctx context.Context) error {
 			return nil
 		case conn.End == EndStatus && !c.cfg.Stubborn:
 			return conn.Err
-		case c.cfg.Once:
+		case c.cfg.Once && conn.End != EndDial:
 			return nil
 		}
 		timer := time.NewTimer(c.delay())

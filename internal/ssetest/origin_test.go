@@ -203,6 +203,20 @@ func TestOriginStopRefusesAndStartResumes(t *testing.T) {
 	}
 }
 
+// A client that is to connect once has not, as long as nobody answers.
+func TestClientOnce(t *testing.T) {
+	ctx := within(t)
+	o := newOrigin(t, OriginConfig{})
+	o.Inject(Fault{Kind: CloseOnAccept, Times: 1})
+	c := startClient(t, ClientConfig{URL: o.URL(), Once: true, MaxDelay: time.Millisecond})
+	must(t, c.WaitOpen(ctx, 1))
+	if n := c.Ends(EndDial); n != 1 {
+		t.Errorf("%d connections without an answer, want 1", n)
+	}
+	o.Stop()
+	must(t, c.WaitDone(ctx))
+}
+
 func TestOriginStallHoldsBack(t *testing.T) {
 	ctx := within(t)
 	o := newOrigin(t, OriginConfig{})
