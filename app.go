@@ -38,6 +38,7 @@ type App struct {
 	envs        map[string]*environment // by source key
 	handlers    []*Handler
 	attached    []*definition // of definitions, those that have been attached to their hubs
+	started     bool          // its streams are attached
 	teller      *teller       // nil until all apps have started
 }
 
@@ -169,6 +170,8 @@ func (a *App) Start() error {
 			return errUndefined(h.Name)
 		}
 	}
+	holdAnnouncements()
+	a.started = true
 	for _, def := range a.definitions {
 		def.target().attach(def)
 		a.attached = append(a.attached, def)
@@ -212,6 +215,10 @@ func (a *App) detach() {
 		def.target().detach(def)
 	}
 	a.attached = nil
+	if a.started {
+		releaseAnnouncements()
+		a.started = false
+	}
 }
 
 // add takes a handler in: it defines a stream, or names one.

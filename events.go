@@ -50,7 +50,7 @@ var announcements struct {
 	waiting []*announcement
 	gaps    map[[2]string]*announcement // of waiting, by stream and reason
 	dropped int                         // since the last one that was told
-	tellers int                         // that run, or wait for their turn
+	holders int                         // Apps that have streams attached
 
 	// signal says that something waits; capacity 1, since once is enough.
 	signal chan struct{}
@@ -65,11 +65,15 @@ func init() {
 	announcements.gaps = make(map[[2]string]*announcement)
 }
 
-// announce notes an event. It never waits, but for mu.
+// announce notes an event, if there is a configuration whose handlers could be
+// told. It never waits, but for mu.
 func announce(a *announcement) {
 	q := &announcements
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.holders == 0 {
+		return
+	}
 	gap := [2]string{a.stream, a.reason}
 	if a.name == eventGap {
 		if same := q.gaps[gap]; same != nil {
@@ -89,6 +93,27 @@ func announce(a *announcement) {
 	select {
 	case q.signal <- struct{}{}:
 	default:
+	}
+}
+
+// holdAnnouncements says that a configuration is there whose handlers are to be
+// told, until releaseAnnouncements.
+func holdAnnouncements() {
+	q := &announcements
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.holders++
+}
+
+// releaseAnnouncements drops what waits when no configuration is left: it is
+// nothing to the handlers of one that comes later.
+func releaseAnnouncements() {
+	q := &announcements
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.holders--; q.holders == 0 {
+		q.waiting, q.dropped = nil, 0
+		clear(q.gaps)
 	}
 }
 
@@ -162,9 +187,6 @@ func (f startedHandler) Handle(context.Context, caddy.Event) error {
 func startTeller(ctx caddy.Context, events *caddyevents.App, logger *zap.Logger) *teller {
 	t := &teller{ctx: ctx, events: events, logger: logger, done: make(chan struct{})}
 	t.ctx.Context, t.cancel = context.WithCancel(ctx.Context)
-	announcements.mu.Lock()
-	announcements.tellers++
-	announcements.mu.Unlock()
 	go t.run()
 	return t
 }
@@ -179,13 +201,6 @@ func (t *teller) stop() {
 	case <-t.done:
 	case <-timer.C:
 		t.logger.Warn("an event handler has not ended with its configuration")
-	}
-	q := &announcements
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.tellers--; q.tellers == 0 { // nobody is left to be told
-		q.waiting, q.dropped = nil, 0
-		clear(q.gaps)
 	}
 }
 
@@ -218,7 +233,8 @@ func (t *teller) run() {
 
 // announceStateLocked announces that the source has gone up or down. One that
 // is not wanted is not down, and one that never was up is down when it first
-// fails.
+// fails. A stream that no configuration has any more, whose clients are still
+// there, is not told of. The caller holds mu.
 func (s *source) announceStateLocked() {
 	a := announcement{name: eventUp}
 	now := phaseUp
@@ -238,6 +254,9 @@ func (s *source) announceStateLocked() {
 	}
 	s.announced = now
 	for _, sub := range *s.subs.Load() {
+		if len(sub.envs) == 0 {
+			continue
+		}
 		own := a
 		own.stream, own.upstream = sub.hub.label, sub.name
 		announce(&own)

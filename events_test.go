@@ -166,6 +166,28 @@ func TestEventsAfterAReload(t *testing.T) {
 	stays(t, 30*time.Millisecond, "handlers of the earlier configuration are told nothing", func() bool { return len(events()) == 2 })
 }
 
+// What happens while the last configuration stops is nothing to the next one's
+// handlers.
+func TestEventsOfAStoppedConfiguration(t *testing.T) {
+	a := plain(t)
+	a.RespondWith(200, http.Header{"Content-Type": {"text/event-stream"}}, "") // and its end
+	var upstreams strings.Builder
+	for i := range 64 {
+		fmt.Fprintf(&upstreams, "\nupstream u%d %s?%[1]d", i, a.URL())
+	}
+	for i := range 5 {
+		in := serve(t, "", directive("/e", "backoff 1ms 2ms"+upstreams.String()))
+		must(t, a.WaitRequests(within(t, 10*time.Second), 100*(i+1)))
+		in.stop()
+		announcements.mu.Lock()
+		waiting := announcements.waiting
+		announcements.mu.Unlock()
+		if len(waiting) > 0 {
+			t.Fatalf("%d events are left for later, the first is %+v", len(waiting), *waiting[0])
+		}
+	}
+}
+
 // A handler that does not return holds up no upstream, no client and no
 // reload, and what is waiting is bounded.
 func TestEventHandlerThatBlocks(t *testing.T) {
