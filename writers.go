@@ -14,6 +14,12 @@ var clientWriters writers
 // some 16 KiB each: 2 MiB.
 const maxIdleWriters = 128
 
+// multiplexedShare is how many writers to clients over HTTP/2 and HTTP/3, where
+// each write waits for the goroutine that writes to the connection, count as
+// much as one that writes itself. Enough of them keep all connections busy; one
+// for each client that an event wakes would be a stack for each, too.
+const multiplexedShare = 32
+
 // longTurn is what a turn takes only if the write blocked, or the processor
 // was taken away.
 const longTurn = time.Millisecond
@@ -33,14 +39,12 @@ const longQueue = 12 * time.Millisecond
 // instead of handing its processor to another one every few writes. Only where
 // the queue is long, all processors are to write.
 //
-// But a writer may block in a write, and the queue must not wait for it. Over
-// HTTP/2 and HTTP/3, where each write waits for another goroutine, it does not
-// count as at work while it writes. Elsewhere a writer is taken for blocked
-// whose turn is long, and another takes its place; from then on the client is
-// slow, and who writes to it does not count either, until it has caught up. So
-// a client delays the others by longTurn or two when it begins to block, and
-// many that do so together by little more; then it has a goroutine, as it would
-// have in any other server.
+// But a writer may block in a write, and the queue must not wait for it. A
+// writer is taken for blocked whose turn is long, and another takes its place;
+// from then on the client is slow, and who writes to it does not count, until it
+// has caught up. So a client delays the others by longTurn or two when it begins
+// to block, and many that do so together by little more; then it has a
+// goroutine, as it would have in any other server.
 //
 // The invariant under mu: as long as somebody stands in the queue, either a
 // writer has been called and is on its way, or as many as may are at work and
@@ -56,6 +60,7 @@ type writers struct {
 	idle   []*writer // the one that came last is called first: its stack is in the cache
 	called bool      // a writer is on its way to the queue
 	atWork []*writer // and not taken for blocked
+	load   int       // what they count, in multiplexedShare-ths of a writer
 
 	// The watch looks for writers that are blocked, while there is a queue and
 	// no other writer may be called.
@@ -76,10 +81,10 @@ type writer struct {
 	// it ends the writer.
 	call chan struct{}
 
-	counted bool        // it is at work, and not taken for blocked
-	place   int         // in the list of those
-	sub     *subscriber // whose turn it gives, or gave last
-	begun   time.Time   // that turn
+	load  int         // what it counts while it is at work, and not taken for blocked
+	place int         // in the list of those, if it counts
+	sub   *subscriber // whose turn it gives, or gave last
+	begun time.Time   // that turn
 }
 
 // turns is a queue of subscribers, linked through them. A subscriber stands in
@@ -241,7 +246,7 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 		p.marker, p.long = nil, now.Sub(p.marked) >= longQueue
 	}
 	w.sub, w.begun = sub, now
-	if sub != nil && !sub.multiplexed && !sub.slow {
+	if sub != nil && !sub.slow {
 		p.countLocked(w)
 	}
 	other, called := p.callLocked()
@@ -258,22 +263,27 @@ func (p *writers) roomLocked() bool {
 	if p.long {
 		limit++
 	}
-	return len(p.atWork) < limit
+	return p.load < limit*multiplexedShare
 }
 
 // countLocked counts a writer whose turn begins as at work.
 func (p *writers) countLocked(w *writer) {
-	w.counted, w.place = true, len(p.atWork)
+	w.load, w.place = multiplexedShare, len(p.atWork)
+	if w.sub.multiplexed {
+		w.load = 1
+	}
+	p.load += w.load
 	p.atWork = append(p.atWork, w)
 }
 
 // uncountLocked is called for a writer that is not at work, or does not count
 // as such.
 func (p *writers) uncountLocked(w *writer) {
-	if !w.counted {
+	if w.load == 0 {
 		return
 	}
-	w.counted = false
+	p.load -= w.load
+	w.load = 0
 	end := len(p.atWork) - 1
 	last := p.atWork[end]
 	p.atWork[w.place], last.place, p.atWork[end] = last, w.place, nil

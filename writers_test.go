@@ -150,62 +150,74 @@ func wantWrites(t *testing.T, who string, r *response, want [][]string) {
 // delay nobody.
 func TestBlockedClientsDelayTheOthersOnce(t *testing.T) {
 	const soon = 15 * longTurn
-	synctest.Test(t, func(t *testing.T) {
-		h := clockHub()
-		release := make(chan struct{})
-		responses := make([]*response, 1000)
-		for i := range responses {
-			responses[i] = newResponse()
-			if i%10 != 0 {
-				responses[i].stuck = release
-			}
-		}
-		clients := serveInMemory(h, ClientSettings{}, responses...)
-		publish(h, "one")
-		pass(soon)
-		publish(h, "two")
-		synctest.Wait() // and no time
-		for i, r := range responses {
-			want := [][]string{{"one"}, {"two"}}
-			if r.stuck != nil {
-				want = [][]string{{"one"}} // and it is still being written
-			}
-			wantWrites(t, fmt.Sprintf("client %d", i), r, want)
-		}
-		close(release)
-		synctest.Wait()
-		for i, r := range responses {
-			wantWrites(t, fmt.Sprintf("client %d, released,", i), r, [][]string{{"one"}, {"two"}})
-		}
-		leave(clients)
-		clientWriters.mu.Lock()
-		defer clientWriters.mu.Unlock()
-		if n := len(clientWriters.idle); n != 0 || clientWriters.queue.first != nil || len(clientWriters.atWork) != 0 {
-			t.Errorf("%d idle writers and %d at work are left without clients", n, len(clientWriters.atWork))
-		}
-		if clientWriters.watching {
-			t.Error("the watch is left without clients")
-		}
-	})
-}
-
-// No more writers than may be are at work, until one of them is found to be
-// blocked. A write that waits for another goroutine anyway does not count.
-func TestWritersAtWorkAreLimited(t *testing.T) {
-	limit := writersAtWork()
-	all := 4 * limit
 	for _, test := range []struct {
-		name         string
-		proto        int
-		first, later int // how many are being written to at once, and after a while
+		name            string
+		blocked, others int // major versions of HTTP
 	}{
-		{"HTTP/1.1", 1, limit, 2 * limit},
-		{"HTTP/2", 2, all, all},
-		{"HTTP/3", 3, all, all},
+		{"HTTP/1.1", 1, 1},
+		{"HTTP/2", 2, 2},
+		{"HTTP/2 and HTTP/1.1", 2, 1},
+		{"HTTP/1.1 and HTTP/2", 1, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := clockHub()
+				release := make(chan struct{})
+				responses := make([]*response, 1000)
+				for i := range responses {
+					responses[i] = newResponse()
+					responses[i].proto = test.others
+					if i%10 != 0 {
+						responses[i].proto, responses[i].stuck = test.blocked, release
+					}
+				}
+				clients := serveInMemory(h, ClientSettings{}, responses...)
+				publish(h, "one")
+				pass(soon)
+				publish(h, "two")
+				synctest.Wait() // and no time
+				for i, r := range responses {
+					want := [][]string{{"one"}, {"two"}}
+					if r.stuck != nil {
+						want = [][]string{{"one"}} // and it is still being written
+					}
+					wantWrites(t, fmt.Sprintf("client %d", i), r, want)
+				}
+				close(release)
+				synctest.Wait()
+				for i, r := range responses {
+					wantWrites(t, fmt.Sprintf("client %d, released,", i), r, [][]string{{"one"}, {"two"}})
+				}
+				leave(clients)
+				clientWriters.mu.Lock()
+				defer clientWriters.mu.Unlock()
+				if n := len(clientWriters.idle); n != 0 || clientWriters.queue.first != nil || len(clientWriters.atWork) != 0 || clientWriters.load != 0 {
+					t.Errorf("%d idle writers and %d at work, which count %d, are left without clients", n, len(clientWriters.atWork), clientWriters.load)
+				}
+				if clientWriters.watching {
+					t.Error("the watch is left without clients")
+				}
+			})
+		})
+	}
+}
+
+// No more writers than may be are at work, until one of them is found to be
+// blocked. More may be where a write waits for another goroutine.
+func TestWritersAtWorkAreLimited(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		proto int
+		limit int // how many are being written to at once; after a while twice that
+	}{
+		{"HTTP/1.1", 1, writersAtWork()},
+		{"HTTP/2", 2, writersAtWork() * multiplexedShare},
+		{"HTTP/3", 3, writersAtWork() * multiplexedShare},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := clockHub()
+				all := 4 * test.limit
 				release := make(chan struct{})
 				responses := make([]*response, all)
 				for i := range responses {
@@ -221,12 +233,12 @@ func TestWritersAtWorkAreLimited(t *testing.T) {
 				}
 				publish(h, "one")
 				synctest.Wait()
-				if n := begun(); n != test.first {
-					t.Errorf("%d are written to at once, want %d", n, test.first)
+				if n := begun(); n != test.limit {
+					t.Errorf("%d are written to at once, want %d", n, test.limit)
 				}
 				pass(longTurn)
-				if n := begun(); n != test.later {
-					t.Errorf("%d are written to after %s, want %d", n, longTurn, test.later)
+				if n := begun(); n != 2*test.limit {
+					t.Errorf("%d are written to after %s, want %d", n, longTurn, 2*test.limit)
 				}
 				close(release)
 				synctest.Wait()
