@@ -16,8 +16,8 @@ const maxIdleWriters = 128
 
 // multiplexedShare is how many writers to clients over HTTP/2 and HTTP/3, where
 // each write waits for the goroutine that writes to the connection, count as
-// much as one that writes itself. Enough of them keep all connections busy; one
-// for each client that an event wakes would be a stack for each, too.
+// much as one that writes itself: enough to keep connections busy, while one for
+// each client that an event wakes would be a stack for each, too.
 const multiplexedShare = 32
 
 // longTurn is what a turn takes only if the write blocked, or the processor
@@ -37,7 +37,8 @@ const longQueue = 12 * time.Millisecond
 // is for whatever else the process does, and saves more than it could add: with
 // a processor to spare, Go's runtime leaves a thread alone that is in a write,
 // instead of handing its processor to another one every few writes. Only where
-// the queue is long, all processors are to write.
+// the queue is long, all processors are to write. Over HTTP/2 and HTTP/3 a writer
+// counts as a fraction of one, since it mostly waits.
 //
 // But a writer may block in a write, and the queue must not wait for it. A
 // writer is taken for blocked whose turn is long, and another takes its place;
