@@ -204,7 +204,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 	if c.stateVersion != c.hub.stateVersion.Load() {
 		c.appendStates()
 	}
-	if now.UnixNano() >= c.sub.beat.Load() {
+	if monotonic(now) >= c.sub.beat.Load() {
 		c.appendHeartbeat(now)
 	}
 	return c.buf, 0, nil
@@ -307,7 +307,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 	}
 	c.countWrite(len(p), events, after)
 	if c.settings.heartbeat > 0 {
-		c.sub.beat.Store(after.Add(c.settings.heartbeat).UnixNano())
+		c.sub.beat.Store(monotonic(after) + int64(c.settings.heartbeat))
 	}
 	return after, ""
 }

@@ -196,7 +196,6 @@ type delays struct {
 }
 
 func (d *delays) observe(ms int64) {
-	ms = max(ms, 0)
 	i := 0
 	for i < len(delayBounds) && ms > delayBounds[i] {
 		i++

@@ -19,7 +19,7 @@ import (
 // goroutines. begin and end are the writing goroutine's; all else is safe for
 // concurrent use.
 type writeDeadline struct {
-	writing atomic.Int64 // when the write in progress began, Unix ns; 0: there is none; negative: its deadline is set
+	writing atomic.Int64 // when the write in progress began, monotonic ns; 0: there is none; negative: its deadline is set
 	timeout time.Duration
 
 	hard time.Time                    // when the server cuts the response off, which nothing moves; zero if it does not
@@ -50,7 +50,7 @@ func (d *writeDeadline) own() {
 
 // begin is called before a write, with the time.
 func (d *writeDeadline) begin(now time.Time) {
-	d.writing.Store(now.UnixNano())
+	d.writing.Store(monotonic(now))
 }
 
 // end is called after a write. A deadline left armed would end an idle HTTP/2
@@ -62,7 +62,7 @@ func (d *writeDeadline) end() {
 }
 
 // look says whether a write has been in progress for a quarter of its time and
-// is to be bounded, and when to look again, in Unix ns: at the latest after half
+// is to be bounded, and when to look again, in monotonic ns: at the latest after half
 // the time, so that no write can begin and be late in between.
 func (d *writeDeadline) look(now int64) (next int64, bound bool) {
 	begun := d.writing.Load()
@@ -83,7 +83,7 @@ func (d *writeDeadline) bound() {
 	defer d.mu.Unlock()
 	// From here on the write's end waits for mu, and takes the deadline back.
 	if d.writing.CompareAndSwap(begun, -begun) && d.set != nil {
-		deadline := time.Unix(0, begun).Add(d.timeout)
+		deadline := deadlineAt(begun + int64(d.timeout))
 		if !d.hard.IsZero() && deadline.After(d.hard) {
 			deadline = d.hard
 		}

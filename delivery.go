@@ -72,7 +72,12 @@ func (c *client) countWrite(bytes, events int, now time.Time) {
 		counts.replayed.Add(replayed)
 	}
 	if last > c.sent.head { // how old a replayed event is says nothing
-		counts.delay.observe(now.UnixMilli() - c.at.reader.Arrived())
+		// It arrived while the client was here. What says otherwise is a wall
+		// clock that was set in between, and no delay.
+		delay := now.UnixMilli() - c.at.reader.Arrived()
+		if here := (monotonic(now) - c.sub.came) / int64(time.Millisecond); delay >= 0 && delay <= here+1 {
+			counts.delay.observe(delay)
+		}
 	}
 }
 

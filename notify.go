@@ -27,8 +27,8 @@ func (h *hub) notify() {
 	look := look{appended: true, clocks: true} // whatever happened before
 	var idleSince time.Time                    // when the last subscriber was found to have left
 	for {
-		look.now = time.Now().UnixNano()
-		now := time.Unix(0, look.now)
+		now := time.Now()
+		look.now = monotonic(now)
 		next, ok := h.wakeSubscribers(&look)
 		switch {
 		case ok:
@@ -120,7 +120,7 @@ type window struct {
 	length  time.Duration
 	clients int
 	pending bool  // events were appended since it closed
-	ends    int64 // Unix ns; never: it is closed
+	ends    int64 // monotonic ns; never: it is closed
 }
 
 // windowLocked returns the window of a length for one more client.
@@ -154,12 +154,12 @@ func (h *hub) leaveWindowLocked(w *window) {
 
 // look is what the notifier knows from one look at the subscribers to the next.
 type look struct {
-	now      int64 // Unix ns
+	now      int64 // monotonic ns
 	appended bool  // there are new events
 	clocks   bool  // clocks may have been changed
 	waiting  bool  // new events change nothing
 	handing  bool  // clients that were woken when a window ended stand in the writers' queue
-	due      int64 // when the next clock is due, Unix ns
+	due      int64 // when the next clock is due, monotonic ns
 
 	blocked []*subscriber // whose write is to get a deadline
 }

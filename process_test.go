@@ -53,13 +53,15 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 
 // process is a running Caddy, built from cmd/caddy.
 type process struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	dir   string
-	addr  string // of the site
-	admin *http.Client
-	log   *logBuffer
-	done  chan struct{} // closed when the process has ended
+	t      *testing.T
+	cmd    *exec.Cmd
+	dir    string
+	binary string   // cmd/caddy, unless it is another
+	env    []string // besides that of the test
+	addr   string   // of the site
+	admin  *http.Client
+	log    *logBuffer
+	done   chan struct{} // closed when the process has ended
 }
 
 // logBuffer keeps what a process writes.
@@ -85,6 +87,14 @@ func (l *logBuffer) String() string {
 func startProcess(t *testing.T, global, site string) *process {
 	t.Helper()
 	p := newProcess(t)
+	p.serve(global, site)
+	return p
+}
+
+// serve starts the process with a site.
+func (p *process) serve(global, site string) {
+	t := p.t
+	t.Helper()
 	p.addr = freeAddr(t)
 	socket := filepath.Join(p.dir, "admin.sock")
 	p.admin = &http.Client{Transport: &http.Transport{
@@ -105,7 +115,6 @@ func startProcess(t *testing.T, global, site string) *process {
 		}
 		return err == nil
 	})
-	return p
 }
 
 // newProcess returns a process that has not been started, with a directory of
@@ -119,13 +128,17 @@ func newProcess(t *testing.T) *process {
 func (p *process) start(args ...string) {
 	t := p.t
 	t.Helper()
-	dir, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
+	if p.binary == "" {
+		dir, err := buildOnce()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.binary = filepath.Join(dir, "caddy")
 	}
-	p.cmd = exec.Command(filepath.Join(dir, "caddy"), args...)
+	p.cmd = exec.Command(p.binary, args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
+	p.cmd.Env = append(p.cmd.Env, p.env...)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

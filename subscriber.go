@@ -23,7 +23,7 @@ const (
 	endExit    endReason = "exit"
 )
 
-// never is a time that does not come, in Unix nanoseconds.
+// never is a time that does not come, in monotonic nanoseconds.
 const never = math.MaxInt64
 
 // subscriber is the hub's handle of one connected client. Whatever the client
@@ -41,13 +41,14 @@ type subscriber struct {
 	client      *client
 	following   *subscriber  // the next in the writers' queue; theirs
 	window      *window      // of its settings; the hub's
-	beat        atomic.Int64 // when the next heartbeat is due, Unix ns; stored by the client
-	endAt       atomic.Int64 // when the client is to be ended, Unix ns
+	beat        atomic.Int64 // when the next heartbeat is due, monotonic ns; stored by the client
+	endAt       atomic.Int64 // when the client is to be ended, monotonic ns
 	deadline    writeDeadline
 
 	handler *Handler
 	asked   string        // the position that the client came with
 	since   int64         // when it came, Unix ms
+	came    int64         // the same, monotonic ns
 	left    chan struct{} // closed by the writers after the last turn
 	index   int           // in the hub's list; the hub's
 
@@ -71,19 +72,20 @@ func (s *subscriber) init(c *client, handler *Handler, w http.ResponseWriter, r 
 	s.left = make(chan struct{})
 	s.asked = requestedPosition(r)
 	now := time.Now()
-	s.since = now.UnixMilli()
+	s.since, s.came = now.UnixMilli(), monotonic(now)
 	s.multiplexed = r.ProtoMajor > 1
 	s.beat.Store(never)
 	if settings.heartbeat > 0 {
-		s.beat.Store(now.Add(settings.heartbeat).UnixNano())
+		s.beat.Store(monotonic(now) + int64(settings.heartbeat))
 	}
 	s.endAt.Store(never)
 	if age := settings.maxAge; age > 0 {
-		s.endBy(now.Add(age-rand.N(age/5+1)), endAge)
+		s.endBy(monotonic(now)+int64(age-rand.N(age/5+1)), endAge)
 	}
 	s.deadline.init(w, r, settings.writeTimeout)
 	if hard := s.deadline.hard; !hard.IsZero() {
-		s.endBy(hard.Add(-min(hardMargin, time.Until(hard)/4)), endAge)
+		left := hard.Sub(now)
+		s.endBy(monotonic(now)+int64(left-min(hardMargin, left/4)), endAge)
 	}
 }
 
@@ -120,35 +122,36 @@ func (s *subscriber) wait() {
 	clientWriters.leave()
 }
 
-// due is when the client's clock next has something for it, in Unix ns.
+// due is when the client's clock next has something for it, in monotonic ns.
 func (s *subscriber) due() int64 {
 	return min(s.beat.Load(), s.endAt.Load())
 }
 
-// endBy has the client ended at a time, unless it ends earlier anyway.
-func (s *subscriber) endBy(at time.Time, why endReason) {
+// endBy has the client ended at a time, in monotonic ns, unless it ends earlier
+// anyway.
+func (s *subscriber) endBy(at int64, why endReason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if nanos := at.UnixNano(); nanos < s.endAt.Load() {
+	if at < s.endAt.Load() {
 		s.endReason = why
-		s.endAt.Store(nanos)
+		s.endAt.Store(at)
 	}
 }
 
 // drain has the client ended at a random time within its drain window.
 func (s *subscriber) drain(now time.Time, why endReason) {
-	s.endBy(now.Add(rand.N(s.client.settings.drain+1)), why)
+	s.endBy(monotonic(now)+int64(rand.N(s.client.settings.drain+1)), why)
 }
 
 // endNow ends the client at once.
 func (s *subscriber) endNow(why endReason) {
-	s.endBy(time.Unix(0, 0), why)
+	s.endBy(0, why)
 	s.wake()
 }
 
 // ended says whether the client is to end by now, and why.
 func (s *subscriber) ended(now time.Time) (endReason, bool) {
-	if now.UnixNano() < s.endAt.Load() {
+	if monotonic(now) < s.endAt.Load() {
 		return "", false
 	}
 	s.mu.Lock()

@@ -1,0 +1,108 @@
+package ssefanin
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// startSteppedProcess is startProcess with a wall clock that the test sets.
+func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedClock) {
+	t.Helper()
+	if !ssetest.SteppedClocks() {
+		t.Skip("the wall clock of a process cannot be set on this kind of machine")
+	}
+	p := newProcess(t)
+	p.binary = filepath.Join(p.dir, "steppedcaddy")
+	if out, err := exec.Command("go", "build", "-o", p.binary, ssetest.SteppedCaddy).CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", ssetest.SteppedCaddy, err, out)
+	}
+	clock, err := ssetest.NewSteppedClock(p.dir)
+	must(t, err)
+	t.Cleanup(func() { _ = clock.Close() })
+	p.env = append(p.env, clock.Env())
+	p.serve("", site)
+	return p, clock
+}
+
+// TestWallClockIsSet sets the clock of a process back and forth. Whatever waits
+// goes on as if nothing had happened.
+func TestWallClockIsSet(t *testing.T) {
+	origin := newOrigin(t, ssetest.OriginConfig{Source: "o", Rate: 50})
+	quiet := newOrigin(t, ssetest.OriginConfig{Source: "q"})
+	// so large that a client that does not read blocks at once
+	big := newOrigin(t, ssetest.OriginConfig{Source: "b", Rate: 20, Pad: 512 << 10})
+	p, clock := startSteppedProcess(t, `
+	sse_fanin /coalesced `+origin.URL()+` {
+		coalesce 50ms
+	}
+	sse_fanin /quiet `+quiet.URL()+` {
+		heartbeat 500ms
+	}
+	sse_fanin /short `+quiet.URL()+` {
+		max_age 1s
+		heartbeat 0
+		retry 10ms 10ms
+	}
+	sse_fanin /long `+quiet.URL()+` {
+		max_age 30m
+		heartbeat 0
+	}
+	sse_fanin /blocked `+big.URL()+` {
+		stream blocked
+		write_timeout 1s
+	}`)
+	connect := func(path string) *ssetest.Client {
+		c := ssetest.StartClient(ssetest.ClientConfig{
+			URL: p.url(path), Stubborn: true, MaxDelay: 10 * time.Millisecond, Record: 10,
+		})
+		t.Cleanup(c.Close)
+		must(t, c.WaitOpen(within(t, 20*time.Second), 1))
+		return c
+	}
+	coalesced, beaten, short, stays := connect("/coalesced"), connect("/quiet"), connect("/short"), connect("/long")
+	must(t, coalesced.WaitCount(within(t, 20*time.Second), 1))
+
+	timedOut := regexp.MustCompile(`caddy_sse_fanin_client_disconnects_total\{reason="timeout",stream="blocked"\} (\d+)`)
+	timeouts := func() int {
+		m := timedOut.FindStringSubmatch(p.get("/metrics"))
+		if m == nil {
+			return -1
+		}
+		n, _ := strconv.Atoi(m[1])
+		return n
+	}
+
+	for _, ahead := range []time.Duration{-time.Hour, 0, time.Hour, 0, -30 * 24 * time.Hour} {
+		// it was connected, and blocked, before the clock is set, or after
+		blocked, err := ssetest.DialRaw(within(t, 20*time.Second), ssetest.RawConfig{URL: p.url("/blocked"), BytesPerSecond: -1})
+		must(t, err)
+		t.Cleanup(blocked.Close)
+		before := timeouts()
+		must(t, clock.Set(ahead))
+
+		moment := func() context.Context { return within(t, 20*time.Second) }
+		if err := coalesced.WaitCount(moment(), coalesced.Count()+20); err != nil {
+			t.Errorf("clock at %s, events with coalesce: %v", ahead, err)
+		}
+		if err := beaten.WaitComments(moment(), beaten.Comments()+3); err != nil {
+			t.Errorf("clock at %s, heartbeats: %v", ahead, err)
+		}
+		if err := short.WaitOpen(moment(), len(short.Connections())+2); err != nil {
+			t.Errorf("clock at %s, max_age: %v", ahead, err)
+		}
+		eventually(t, 20*time.Second, "a client that does not read is ended", func() bool { return timeouts() > before })
+	}
+	if n := len(stays.Connections()); n != 1 {
+		t.Errorf("a client with max_age 30m was connected %d times", n)
+	}
+	if took := p.terminate(20 * time.Second); took > 5*time.Second {
+		t.Errorf("exit took %s with the clock set back", took)
+	}
+}
