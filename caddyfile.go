@@ -56,7 +56,7 @@ var (
 	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
 	replicaWords  = []string{"policy", "dynamic"}
 	sourceWords   = append([]string{"upstream", "retain", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
-	clientWords   = []string{"start", "filters", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
+	clientWords   = []string{"start", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
@@ -91,6 +91,7 @@ var (
 //		ids            stream|upstream|none
 //		envelope       json
 //		filters        on|off
+//		prime          auto|on|off
 //		source_events  on|off
 //		connect        eager|on_demand [<linger>]
 //		heartbeat      <duration>
@@ -493,6 +494,8 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 		c.Start = Start(start)
 	case "filters":
 		err = choice(d, (*string)(&c.Filters), switchOn, switchOff)
+	case "prime":
+		err = choice(d, &c.Prime, primeAuto, primeOn, primeOff)
 	case "heartbeat":
 		err = duration(d, true, &c.Heartbeat)
 	case "retry":

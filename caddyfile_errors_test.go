@@ -49,12 +49,12 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 
 func TestCaddyfileRefusesUnknownWords(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
 		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "unrecognized subdirective 'heartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
 		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
 		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... }, at Caddyfile:3"},
 		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
-		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
 		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
 		{"a transport", "sse_fanin https://a.example.com/events {\n\ttransport carrier_pigeon\n}", "getting module named 'http.reverse_proxy.transport.carrier_pigeon': module not registered: http.reverse_proxy.transport.carrier_pigeon, at Caddyfile:3"},
 	})
@@ -90,6 +90,7 @@ func TestCaddyfileRefusesRepeats(t *testing.T) {
 		{"prefix", "sse_fanin https://a.example.com/events {\n\tprefix a.\n\tprefix a.\n}", "prefix is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"events", "sse_fanin https://a.example.com/events {\n\tevents tick\n\tevents tick\n}", "events is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"envelope", "sse_fanin https://a.example.com/events {\n\tenvelope json\n\tenvelope json\n}", "envelope is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"prime", "sse_fanin https://a.example.com/events {\n\tprime on\n\tprime off\n}", "prime is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"filters", "sse_fanin https://a.example.com/events {\n\tfilters on\n\tfilters on\n}", "filters is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"source_events", "sse_fanin https://a.example.com/events {\n\tsource_events on\n\tsource_events on\n}", "source_events is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"connect", "sse_fanin https://a.example.com/events {\n\tconnect on_demand\n\tconnect on_demand\n}", "connect is given twice, first at Caddyfile:3, at Caddyfile:4"},
@@ -135,6 +136,7 @@ func TestCaddyfileRefusesMissingArguments(t *testing.T) {
 		{"prefix", "sse_fanin https://a.example.com/events {\n\tprefix\n}", "prefix: missing argument, expected prefix <text>, at Caddyfile:3"},
 		{"events", "sse_fanin https://a.example.com/events {\n\tevents\n}", "events: missing argument, expected events <type>..., at Caddyfile:3"},
 		{"envelope", "sse_fanin https://a.example.com/events {\n\tenvelope\n}", "envelope: missing argument, expected envelope json, at Caddyfile:3"},
+		{"prime", "sse_fanin https://a.example.com/events {\n\tprime\n}", "prime: missing argument, expected prime auto|on|off, at Caddyfile:3"},
 		{"filters", "sse_fanin https://a.example.com/events {\n\tfilters\n}", "filters: missing argument, expected filters on|off, at Caddyfile:3"},
 		{"source_events", "sse_fanin https://a.example.com/events {\n\tsource_events\n}", "source_events: missing argument, expected source_events on|off, at Caddyfile:3"},
 		{"connect", "sse_fanin https://a.example.com/events {\n\tconnect\n}", "connect: missing argument, expected connect eager|on_demand [<linger>], at Caddyfile:3"},
@@ -266,6 +268,7 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"prefix with a line end", "sse_fanin https://a.example.com/events {\n\tprefix \"a\n b\"\n}", "prefix: a type cannot contain line ends, at Caddyfile:3"},
 		{"envelope xml", "sse_fanin https://a.example.com/events {\n\tenvelope xml\n}", "envelope: unrecognized value 'xml', expected json, at Caddyfile:3"},
 		{"envelope off", "sse_fanin https://a.example.com/events {\n\tenvelope off\n}", "envelope: unrecognized value 'off', expected json, at Caddyfile:3"},
+		{"prime yes", "sse_fanin https://a.example.com/events {\n\tprime yes\n}", "prime: unrecognized value 'yes', expected auto or on or off, at Caddyfile:3"},
 		{"filters yes", "sse_fanin https://a.example.com/events {\n\tfilters yes\n}", "filters: unrecognized value 'yes', expected on or off, at Caddyfile:3"},
 		{"source_events true", "sse_fanin https://a.example.com/events {\n\tsource_events true\n}", "source_events: unrecognized value 'true', expected on or off, at Caddyfile:3"},
 		{"connect lazy", "sse_fanin https://a.example.com/events {\n\tconnect lazy\n}", "connect: unrecognized value 'lazy', expected eager or on_demand, at Caddyfile:3"},

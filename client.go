@@ -34,12 +34,6 @@ const (
 	// upstream's id, and never sent.
 	noPosition = "\x00"
 
-	// untilClose is the header that has net/http send the body as it is, and end
-	// it by closing the connection: over HTTP/1.1, framing each write as a chunk
-	// costs server and client some 5 % of a delivery. A client learns nothing
-	// from chunks that it must know: it drops an event that was cut.
-	untilClose = "Transfer-Encoding"
-
 	// hardMargin is how long before a hard deadline of the server's a stream
 	// ends by itself, so that the client sees an end and no error. Where that
 	// would leave little of the stream, it is a quarter of the time there is.
@@ -67,6 +61,8 @@ type client struct {
 	states       map[string]string // what was sent last, by source
 	sentPosition uint64            // of the reader when the client last got an id
 	panics       any               // what a writer between us and the connection panicked with
+	primed       bool              // it may get an id without an event, see ClientSettings.Prime
+	body         *unwantedBody     // nil: the request has none
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -86,7 +82,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		}
 	}
 	c := newClient(h, handler, w, r)
-	c.filter = wanted
+	c.filter, c.body = wanted, bodyOf(w, r)
 	if err := h.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, handler) // it ended just now; the key gets another
@@ -107,7 +103,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 }
 
 func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request) *client {
-	c := &client{hub: h, settings: handler.settings}
+	c := &client{hub: h, settings: handler.settings, primed: handler.settings.primes(r)}
 	c.sub.init(c, handler, w, r)
 	if w == http.ResponseWriter(c.sub.deadline.idle) {
 		w = c.sub.deadline.idle.ResponseWriter // deadlines are all that it is for
@@ -132,7 +128,7 @@ func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *client
 	if errors.Is(err, errGone) {
 		wait = settings.drawRetry()
 	}
-	_, _ = w.Write(append(sse.AppendRetry(nil, wait), '\n'))
+	_, _ = w.Write(sse.AppendRetry(nil, wait)) // without a blank line it is no message
 	_ = rc.Flush()
 	return nil
 }
@@ -167,7 +163,8 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 			after, more, last = time.Now(), false, true
 		}
 	}()
-	if why, ended := c.sub.ended(now); ended {
+	why, ended := c.sub.ended(now)
+	if ended && c.at.log != nil { // the head is written in any case
 		c.ended = why
 		return now, false, true
 	}
@@ -179,12 +176,11 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	case len(p) == 0:
 		return now, false, false
 	}
-	after, why := c.write(p, events, now)
-	if why != "" {
+	if after, why = c.write(p, events, now); why != "" {
 		c.ended = why
 		return after, false, true
 	}
-	return after, c.behind(), false
+	return after, ended || c.behind(), false
 }
 
 // due returns what is to be written next: the head, events, or what is not in
@@ -216,31 +212,42 @@ func (c *client) behind() bool {
 		c.stateVersion != c.hub.stateVersion.Load()
 }
 
-// begin makes the head: the position and what there is to say about it.
+// begin makes the head: the position and what there is to say about it. Its
+// first lines belong to the block of whatever comes next: ended by a blank line,
+// they would be an empty message to several clients.
 func (c *client) begin(now time.Time) {
 	c.sub.deadline.own()
-	if !c.sub.multiplexed {
-		c.w.Header().Set(untilClose, "identity")
-	}
 	writeHeader(c.w)
+	c.body.drain(func() { c.sub.endNow(endClient) })
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked, now)
 	c.appendStates()
 }
 
-// appendHeartbeat appends a comment. A filtered client that got nothing while
-// the stream went on gets its position with it, so that a resume need not
-// look through what it has no interest in, or find it gone.
+// appendHeartbeat appends a comment, without the blank line that several
+// clients take for the end of an empty event. A filtered client that got
+// nothing while the stream went on gets its position with it, if it may be
+// primed, so that a resume need not look through what it has no interest in, or
+// find it gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
 	if at := c.at.reader.Position(); c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
-		c.sentPosition = at
-		if id := c.idAt(at, now); id != "" {
-			c.buf = sse.AppendID(c.buf, id)
-		}
+		c.prime(at, now)
 	}
-	c.buf = append(c.buf, '\n')
+}
+
+// prime appends a block with an id and no data, if the client may get one. It
+// fires nothing, but gives the client a position: should its connection fail
+// before the next event, it still misses nothing.
+func (c *client) prime(next uint64, now time.Time) {
+	if !c.primed {
+		return
+	}
+	c.sentPosition = next
+	if id := c.idAt(next, now); id != "" {
+		c.buf = append(sse.AppendID(c.buf, id), '\n')
+	}
 }
 
 // next returns the events to write next; see eventlog.Reader.Next.
@@ -315,17 +322,15 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 // finish leaves the connection so that net/http can write the end of the
 // response, which may block, too.
 func (c *client) finish() {
-	c.w.Header().Del(untilClose) // it was not sent, and is not to be in the access log
 	c.hub.counts.ended(c.ended)
+	c.body.end()
 	var deadline time.Time
 	switch c.ended {
-	case endClient, endTimeout:
+	case endTimeout: // the connection is broken, or the stream reset
 	case endExit:
 		deadline = time.Now().Add(exitTimeout)
 	default:
-		if c.sub.deadline.idle != nil { // which sets that of the next response, too
-			deadline = time.Now().Add(c.settings.writeTimeout)
-		}
+		deadline = time.Now().Add(c.settings.writeTimeout)
 	}
 	c.sub.deadline.close(deadline)
 }
@@ -361,16 +366,9 @@ func (c *client) position(asked string, now time.Time) {
 	if asked == "" || !c.at.log.resumable() {
 		next := c.startPosition()
 		c.at.begin(next)
-		if id := c.idAt(next, now); id != "" {
-			// A block with an id and no data fires nothing, but gives the
-			// client a position: should its connection fail before the first
-			// event, it still misses nothing.
-			c.buf = sse.AppendID(c.buf, id)
-		}
-		c.buf = append(c.buf, '\n')
+		c.prime(next, now)
 		return
 	}
-	c.buf = append(c.buf, '\n')
 	if c.at.log.ids == idsUpstream {
 		c.positionByID(asked)
 		return

@@ -140,7 +140,7 @@ func TestFilteredClientKeepsUpByHeartbeats(t *testing.T) {
 	for name, options := range map[string]string{"stream": "", "upstream": "ids upstream"} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, ssetest.OriginConfig{})
-			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nheartbeat 20ms\nretain {\nevents 100\n}\n"+options+"\n}")
+			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nprime on\nheartbeat 20ms\nretain {\nevents 100\n}\n"+options+"\n}")
 			c := in.connect("/events?type=rare")
 			up(t, o)
 			o.Emit("rare", "1")

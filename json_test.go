@@ -177,6 +177,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"reference with events", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","events":[]}`, "events: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"reference with prefix", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","prefix":"a."}`, "prefix: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"reference with ids", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","ids":"stream"}`, "ids: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"prime", "", withUpstream(`"prime":"yes"`), "prime: unrecognized value 'yes', expected auto or on or off"},
 		{"filters", "", withUpstream(`"filters":"yes"`), "filters: unrecognized value 'yes', expected on or off"},
 		// client settings
 		{"start", "", withUpstream(`"start":"now"`), "start: 'now' is neither live, oldest nor a number of events"},
@@ -233,7 +234,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
 			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,` +
-			`"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null}`},
+			`"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null}`},
 		{"several URLs", "", asUpstream(`{"urls":["https://a.example.com","https://b.example.com"]}`)},
 		{"failover", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"failover"}`)},
 		{"mirror", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"mirror"}`)},
@@ -280,13 +281,14 @@ func TestJSONIsValid(t *testing.T) {
 func TestJSONDefaults(t *testing.T) {
 	for _, test := range []struct{ name, handler string }{
 		{"absent", withUpstream("")},
-		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null`)},
-		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","source_events":"off","connect":"eager","events":[],"prefix":""`)},
+		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null`)},
+		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","prime":"auto","source_events":"off","connect":"eager","events":[],"prefix":""`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, "", test.handler)[0]
 			want := clientSettings{
 				start:        startLive,
+				prime:        primeAuto,
 				heartbeat:    15 * time.Second,
 				retryMin:     2 * time.Second,
 				retryMax:     5 * time.Second,
@@ -329,7 +331,7 @@ func TestJSONNeverPanics(t *testing.T) {
 				"header_up":{"set":{"A":["b"]},"add":{"B":["c"]},"delete":["C"],"replace":{"D":[{"search":"e","replace":"f"}]}},
 				"transport":{"protocol":"http","tls":{}},"resume":"on","backoff":{"base":"1s","max":"2s"},"idle_timeout":"1m","max_event_size":1000,
 				"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"},"events":["tick"],"prefix":"a."}],
-				"ids":"upstream","envelope":"json","filters":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
+				"ids":"upstream","envelope":"json","filters":"on","prime":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
 				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",
 				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep"},

@@ -93,6 +93,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if h.def == nil { // a configuration that is about to fail to start
 		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name))
 	}
+	ignoreBody(w, r)
 	switch r.Method {
 	case http.MethodGet:
 		return serveStream(w, r, h)
@@ -102,10 +103,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		}
 		writeHeader(w)
 		return nil
+	case http.MethodOptions:
+		answerOptions(w)
+		return nil
 	default:
-		w.Header().Set("Allow", "GET, HEAD")
+		w.Header().Set("Allow", allowedMethods)
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed on an event stream", r.Method))
 	}
+}
+
+// allowedMethods are those of the stream and of its status.
+const allowedMethods = "GET, HEAD, OPTIONS"
+
+// answerOptions answers a browser that asks whether a page of another origin may
+// send a request, and a load balancer's check. What a preflight wants to know
+// beyond the methods, the directive `header` adds.
+func answerOptions(w http.ResponseWriter) {
+	w.Header().Set("Allow", allowedMethods)
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // Interface guards

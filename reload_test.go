@@ -51,7 +51,7 @@ func TestReloadKeepsUnchangedStreams(t *testing.T) {
 			// what is for clients alone makes no other stream
 			for i, settings := range []string{
 				"", "heartbeat 1s", "retry 1s", "start oldest", "slow disconnect", "write_timeout 3s",
-				"max_clients 5 retry", "max_age 1h", "drain 1s", "on_reload keep", "",
+				"prime on", "max_clients 5 retry", "max_age 1h", "drain 1s", "on_reload keep", "",
 			} {
 				in.reload("", fmt.Sprintf(site, settings, fmt.Sprintf("respond /version %d", i)))
 				emitSeen(t, a, c, fmt.Sprint("after ", i))
@@ -60,9 +60,9 @@ func TestReloadKeepsUnchangedStreams(t *testing.T) {
 			if got := epochOf(t, c); got != epoch {
 				t.Errorf("the epoch went from %s to %s", epoch, got)
 			}
-			again := in.openClient(ssetest.ClientConfig{LastEventID: waitData(t, c, "after 9").ID})
+			again := in.openClient(ssetest.ClientConfig{LastEventID: waitData(t, c, "after 10").ID})
 			emitSeen(t, a, again, "last")
-			wantDatas(t, again, "after 10 last")
+			wantDatas(t, again, "after 11 last")
 		})
 	}
 }
@@ -219,7 +219,7 @@ func TestRequestThatReachesAHandlerOfThePast(t *testing.T) {
 	in.reload("", "respond gone")
 	w := httptest.NewRecorder()
 	err := old[0].ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/events", nil), nil)
-	if err != nil || w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" || w.Body.String() != "retry: 3000\n\n" {
+	if err != nil || w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" || w.Body.String() != "retry: 3000\n" {
 		t.Errorf("got %v, %d, %v, %q", err, w.Code, w.Header(), w.Body)
 	}
 }
@@ -228,7 +228,7 @@ func TestRequestThatReachesAHandlerOfThePast(t *testing.T) {
 // newer one has too.
 func TestRequestThatReachesAHandlerOfAnEarlierConfiguration(t *testing.T) {
 	a := plain(t)
-	site := "sse_fanin /events " + a.URL() + " {\nmax_age 50ms\n}\nrespond /version %d"
+	site := "sse_fanin /events " + a.URL() + " {\nmax_age 50ms\nprime on\n}\nrespond /version %d"
 	in := serve(t, "", fmt.Sprintf(site, 1))
 	old := handlersOf(t)
 	in.reload("", fmt.Sprintf(site, 2))

@@ -153,13 +153,19 @@ func (p *StatusPage) Cleanup() error {
 
 // ServeHTTP serves the status. It does not call the next handler.
 func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	ignoreBody(w, r)
 	header := w.Header()
 	header.Add("Vary", "Accept")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		header.Set("Allow", "GET, HEAD")
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodOptions:
+		answerOptions(w)
+		return nil
+	default:
+		header.Set("Allow", allowedMethods)
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed on the status", r.Method))
 	}
 	if r.URL.Query().Has("ready") {
@@ -381,6 +387,9 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	body := bodyOf(w, r)
+	defer body.end()
+	body.drain(cancel)
 	v := newViewer(w, r)
 	defer v.close()
 	stop := context.AfterFunc(p.ended, func() {
