@@ -95,10 +95,10 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		return refuse(w, http.NewResponseController(w), settings, err)
 	}
 	defer h.unsubscribe(&c.sub)
-	stop := context.AfterFunc(r.Context(), func() { c.sub.endNow(endClient) })
+	stop := context.AfterFunc(r.Context(), c.sub.lost)
 	defer stop()
 	c.sub.wait()
-	c.finish()
+	c.finish(r)
 	c.logEnd(r)
 	if c.panics != nil {
 		panic(c.panics) // where the server expects it
@@ -300,7 +300,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 			return after, why
 		}
 		// HTTP/2 resets the stream, which looks like a client that went away.
-		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout {
+		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout || c.sub.deadline.conn.wasCut() {
 			return after, endTimeout
 		}
 		return after, endClient
@@ -314,7 +314,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 
 // finish leaves the connection so that net/http can write the end of the
 // response, which may block, too.
-func (c *client) finish() {
+func (c *client) finish(r *http.Request) {
 	c.w.Header().Del(untilClose) // it was not sent, and is not to be in the access log
 	c.hub.counts.ended(c.ended)
 	var deadline time.Time
@@ -323,11 +323,13 @@ func (c *client) finish() {
 	case endExit:
 		deadline = time.Now().Add(exitTimeout)
 	default:
-		if c.sub.deadline.idle != nil { // which sets that of the next response, too
+		// over HTTP/1.1 it would be that of the next response, too, but that the
+		// idle writer sets one
+		if c.sub.deadline.idle != nil || r.ProtoMajor > 1 {
 			deadline = time.Now().Add(c.settings.writeTimeout)
 		}
 	}
-	c.sub.deadline.close(deadline)
+	c.sub.deadline.close(c.w, r, deadline)
 }
 
 // logEnd says why the stream ended, in the request's line of the access log
