@@ -39,9 +39,9 @@ type App struct {
 	handlers    []*Handler
 	servers     []*caddyhttp.Server // that tell of the exit; see observe
 	watching    bool                // they count with the exit's watch
-	attached    []*definition // of definitions, those that have been attached to their hubs
-	started     bool          // its streams are attached
-	teller      *teller       // nil until all apps have started
+	attached    []*definition       // of definitions, those that have been attached to their hubs
+	started     bool                // its streams are attached
+	teller      *teller             // nil until all apps have started
 }
 
 // definition is a stream as one configuration defines it.
