@@ -37,9 +37,11 @@ type App struct {
 	byKey       map[string]*definition  // by stream key
 	envs        map[string]*environment // by source key
 	handlers    []*Handler
-	attached    []*definition // of definitions, those that have been attached to their hubs
-	started     bool          // its streams are attached
-	teller      *teller       // nil until all apps have started
+	servers     []*caddyhttp.Server // that tell of the exit; see observe
+	watching    bool                // they count with the exit's watch
+	attached    []*definition       // of definitions, those that have been attached to their hubs
+	started     bool                // its streams are attached
+	teller      *teller             // nil until all apps have started
 }
 
 // definition is a stream as one configuration defines it.
@@ -172,6 +174,10 @@ func (a *App) Start() error {
 	}
 	holdAnnouncements()
 	a.started = true
+	if len(a.servers) > 0 {
+		exits.hold()
+		a.watching = true
+	}
 	for _, def := range a.definitions {
 		def.target().attach(def)
 		a.attached = append(a.attached, def)
@@ -203,6 +209,10 @@ func (a *App) Cleanup() error {
 		def.release()
 	}
 	a.definitions = nil
+	if a.watching {
+		exits.drop()
+		a.watching = false
+	}
 	return nil
 }
 

@@ -91,10 +91,10 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		return refuse(w, http.NewResponseController(w), settings, err)
 	}
 	defer h.unsubscribe(&c.sub)
-	stop := context.AfterFunc(r.Context(), func() { c.sub.endNow(endClient) })
+	stop := context.AfterFunc(r.Context(), c.sub.lost)
 	defer stop()
 	c.sub.wait()
-	c.finish()
+	c.finish(r)
 	c.logEnd(r)
 	if c.panics != nil {
 		panic(c.panics) // where the server expects it
@@ -307,7 +307,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 			return after, why
 		}
 		// HTTP/2 resets the stream, which looks like a client that went away.
-		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout {
+		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout || c.sub.deadline.conn.wasCut() {
 			return after, endTimeout
 		}
 		return after, endClient
@@ -321,7 +321,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 
 // finish leaves the connection so that net/http can write the end of the
 // response, which may block, too.
-func (c *client) finish() {
+func (c *client) finish(r *http.Request) {
 	c.hub.counts.ended(c.ended)
 	c.body.end()
 	var deadline time.Time
@@ -332,7 +332,7 @@ func (c *client) finish() {
 	default:
 		deadline = time.Now().Add(c.settings.writeTimeout)
 	}
-	c.sub.deadline.close(deadline)
+	c.sub.deadline.close(c.w, r, deadline)
 }
 
 // logEnd says why the stream ended, in the request's line of the access log

@@ -66,18 +66,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting the sse_fanin app: %w", err)
 	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if err := val.(*App).add(h, server); err != nil {
+	app := val.(*App)
+	if err := app.add(h, server); err != nil {
 		return err
 	}
-	if server != nil {
-		// Streams ended in an app's Stop or in Cleanup are ended too late:
-		// before that, the server waits for its requests, for ever.
-		server.RegisterOnShutdown(func() {
-			if caddy.Exiting() {
-				endAllClients()
-			}
-		})
-	}
+	app.observe(server)
 	return nil
 }
 

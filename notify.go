@@ -161,7 +161,7 @@ type look struct {
 	handing  bool  // clients that were woken when a window ended stand in the writers' queue
 	due      int64 // when the next clock is due, monotonic ns
 
-	blocked []*subscriber // whose write is to get a deadline
+	blocked []*subscriber // whose write's time is to be enforced
 }
 
 // wakeSubscribers wakes those whose window has ended, or whose time has come,
@@ -182,7 +182,7 @@ func (h *hub) wakeSubscribers(l *look) (time.Duration, bool) {
 	h.mu.Unlock()
 	clientWriters.push(woken)
 	for _, sub := range l.blocked {
-		sub.deadline.bound()
+		sub.deadline.enforce(l.now)
 	}
 	clear(l.blocked)
 	next := max(time.Duration(l.due-l.now), clockStep)

@@ -114,15 +114,9 @@ func (p *StatusPage) Provision(ctx caddy.Context) error {
 	}
 	// which node it is that a load balancer has chosen; nothing depends on it
 	p.node, _ = os.Hostname()
-	p.ended, p.end = context.WithCancel(context.Background())
-	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil {
-		// before Cleanup, the server waits for its requests
-		server.RegisterOnShutdown(func() {
-			if caddy.Exiting() {
-				p.end()
-			}
-		})
-	}
+	p.ended, p.end = context.WithCancel(exitBegun)
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	app.observe(server)
 	return nil
 }
 
@@ -397,14 +391,9 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 		v.cut()
 	})
 	defer stop()
-	if v.idle != nil {
-		// it sets the deadlines; its minimum rate would end a quiet stream
-		restore := v.idle.Override(statusTimeout, 0, 0)
-		defer restore()
-	}
 	var hard <-chan time.Time
-	if v.idle != nil && !v.idle.Deadline.HardDeadline.IsZero() {
-		left := time.Until(v.idle.Deadline.HardDeadline)
+	if at := v.deadline.hard; !at.IsZero() {
+		left := time.Until(at)
 		timer := time.NewTimer(left - min(hardMargin, left/4))
 		defer timer.Stop()
 		hard = timer.C
