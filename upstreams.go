@@ -180,7 +180,7 @@ func (s *source) exchange(old, renamed *subscription) {
 func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	added := slices.ContainsFunc(envs, func(env *environment) bool { return !slices.Contains(sub.envs, env) })
+	added := slices.ContainsFunc(envs, func(env *environment) bool { return !s.usesLocked(env) })
 	sub.envs = envs
 	s.reconcileLocked()
 	if added { // a reload: what had finished may be asked again
@@ -235,12 +235,15 @@ func (s *source) wanted() (env *environment, wanted bool) {
 func (s *source) uses(env *environment) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sub := range *s.subs.Load() {
-		if slices.Contains(sub.envs, env) {
-			return true
-		}
-	}
-	return false
+	return s.usesLocked(env)
+}
+
+// usesLocked is uses. The streams of keys have environments of their own, of
+// one configuration and with one transport; it is the same one for all of them.
+func (s *source) usesLocked(env *environment) bool {
+	return slices.ContainsFunc(*s.subs.Load(), func(sub *subscription) bool {
+		return slices.ContainsFunc(sub.envs, func(used *environment) bool { return used.transport == env.transport })
+	})
 }
 
 // reconcileLocked starts what is wanted and tells the runners to look again.
