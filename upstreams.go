@@ -360,11 +360,14 @@ func (s *source) inherit(old *source) {
 }
 
 // begin makes a source that was not dialled yet begin after an event of an
-// upstream that another one is still connected to.
+// upstream that another one is still connected to. One that was dialled, or has
+// another beginning, keeps it.
 func (s *source) begin(lastID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seed = lastID
+	if len(s.runners) == 0 && s.seed == "" {
+		s.seed = lastID
+	}
 }
 
 // ended says whether the source has ended for good.
@@ -385,6 +388,7 @@ func (s *source) resumeElsewhere(r *runner) (id string, ok bool) {
 
 // opened notes that a runner's connection has become a stream.
 func (s *source) opened(r *runner, now time.Time) {
+	r.broughtNew.Store(false)
 	if s.mirror != nil {
 		s.deliverMu.Lock()
 		defer s.deliverMu.Unlock()
@@ -413,8 +417,12 @@ func (s *source) leaves(r *runner) {
 	s.stateChanged()
 }
 
-// deliver hands an event to every subscription. The runners call it.
+// deliver hands an event to every subscription. The runners call it with each
+// event that they have not recognised as sent before.
 func (s *source) deliver(r *runner, ev *sse.Event, now time.Time) {
+	if !r.broughtNew.Load() { // a store for each event would cost more
+		r.broughtNew.Store(true)
+	}
 	s.deliverMu.Lock()
 	defer s.deliverMu.Unlock()
 	if s.mirror != nil && !s.mirror.first(r.slot, ev, now) {
