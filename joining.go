@@ -290,11 +290,16 @@ func (h *hub) applyDemand() {
 	}
 }
 
-// demand says whether there are clients, for streams that are connected on
-// demand.
-func (h *hub) demand(wanted bool) {
+// followDemand has the sources of a stream that is connected on demand wanted as
+// long as there is a notifier: while there are clients, or were a linger ago. Of
+// two calls the later one counts, whoever makes it: a notifier that ends takes
+// nothing from the next one, which a client has started meanwhile.
+func (h *hub) followDemand() {
 	h.lifeMu.Lock()
 	defer h.lifeMu.Unlock()
+	h.mu.Lock()
+	wanted := h.running
+	h.mu.Unlock()
 	if h.demanded != wanted {
 		h.demanded = wanted
 		h.applyDemand()
