@@ -177,7 +177,7 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 		c.ended = endSlow
 		return now, false, true
 	case len(p) == 0:
-		return now, false, false
+		return now, c.behind(), false // it may have looked at much that it does not want
 	}
 	after, why := c.write(p, events, now)
 	if why != "" {
@@ -272,14 +272,10 @@ func (c *client) events() (p []byte, events int, err error) {
 			return c.buf, 0, nil
 		}
 		log := c.at.log.next.Load()
-		if log == nil {
-			return nil, 0, nil
+		if log == nil || c.at.reader.Position() <= c.at.log.Head() {
+			return nil, 0, nil // the rest, if there is any, in another turn
 		}
-		// Other ids, another log. The old one gets no more events; it may
-		// have got one since we looked.
-		if c.at.reader.Position() <= c.at.log.Head() {
-			continue
-		}
+		// Other ids, another log. The old one gets no more events.
 		c.open(log, 1)
 		c.sent.head = 0
 	}
