@@ -62,11 +62,11 @@ type client struct {
 	sent         sent   // to this client so far
 	sub          subscriber
 
-	ended        endReason         // empty until it is
-	buf          []byte            // scratch for what is not in the log
-	states       map[string]string // what was sent last, by source
-	sentPosition uint64            // of the reader when the client last got an id
-	panics       any               // what a writer between us and the connection panicked with
+	ended        endReason    // empty until it is
+	buf          []byte       // scratch for what is not in the log
+	told         *stateReport // what was sent last of the sources; nil: nothing
+	sentPosition uint64       // of the reader when the client last got an id
+	panics       any          // what a writer between us and the connection panicked with
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -202,7 +202,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 	}
 	c.buf = c.buf[:0]
 	if c.stateVersion != c.hub.stateVersion.Load() {
-		c.appendStates()
+		c.appendStates(now)
 	}
 	if now.UnixNano() >= c.sub.beat.Load() {
 		c.appendHeartbeat(now)
@@ -226,7 +226,7 @@ func (c *client) begin(now time.Time) {
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked, now)
-	c.appendStates()
+	c.appendStates(now)
 }
 
 // appendHeartbeat appends a comment. A filtered client that got nothing while

@@ -451,11 +451,12 @@ func (s *source) stateChanged() {
 	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
 	s.announceStateLocked()
 	s.mu.Unlock()
-	if !changed {
-		return
-	}
 	for _, sub := range *s.subs.Load() {
-		sub.hub.sourceChanged()
+		if changed {
+			sub.hub.sourceChanged()
+		} else {
+			sub.hub.reasonChanged()
+		}
 	}
 }
 
