@@ -74,8 +74,11 @@ type ending struct {
 
 // text is the ending in words, to compare and to show.
 func (e ending) text() string {
-	if detail := e.detail(); detail != "" {
-		return string(e.reason) + ": " + detail
+	switch {
+	case e.err != nil:
+		return string(e.reason) + ": " + e.detail()
+	case e.status != 0:
+		return string(e.reason) + ": " + strconv.Itoa(e.status)
 	}
 	return string(e.reason)
 }

@@ -163,6 +163,7 @@ func TestUnknownHostIsSaidAndTriedAgain(t *testing.T) {
 	up(t, p.origins[0])
 	p.origins[0].Emit("", "x")
 	receives(t, c, "x")
+	log.waitLine("u", "the connection", func(l logLine) bool { return l.Msg == "upstream connected" })
 	if lines := log.lines("u"); len(lines) != 2 {
 		t.Errorf("%d lines: %+v", len(lines), lines)
 	}
@@ -207,7 +208,7 @@ func TestServerThatClosesWithoutAnAnswer(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "it is tried again", func() bool { return o.Accepts() >= 8 })
 	o.Clear()
-	up(t, o)
+	log.waitLine("u", "the connection", func(l logLine) bool { return l.Msg == "upstream connected" })
 	if lines := log.lines("u"); len(lines) != 2 {
 		t.Errorf("%d lines: %+v", len(lines), lines)
 	}
