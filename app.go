@@ -44,7 +44,10 @@ type App struct {
 	teller      *teller             // nil until all apps have started
 }
 
-// definition is a stream as one configuration defines it.
+// definition is a stream as one configuration defines it. Immutable once the
+// configuration is started, as is all that it points to but hub and keyed: the
+// streams of all keys are made of one definition, each under locks of its own.
+// What lives belongs to a hub.
 type definition struct {
 	key       string // of the hub
 	label     string
@@ -65,7 +68,8 @@ type definition struct {
 	maxStreams   int
 }
 
-// upstreamDef is an upstream of a definition.
+// upstreamDef is an upstream of a definition. Immutable; many hubs may use it at
+// the same time.
 type upstreamDef struct {
 	name     string
 	upstream string // whose source this is one of several of, or ""
@@ -74,29 +78,25 @@ type upstreamDef struct {
 	env      *environment
 	shape    *shape
 
-	// expands says that each of the dynamic addresses is a source of its own;
-	// members are those, by address. The hub's lifeMu protects members.
+	// expands: each of the dynamic addresses is a source of its own; see member.
 	expands bool
-	members map[string]*upstreamDef
 
 	headerPlaceholders []string // of the request, without braces
 }
 
 // member returns the upstream for one of the dynamic addresses.
 func (u *upstreamDef) member(address string) *upstreamDef {
-	if m := u.members[address]; m != nil {
-		return m
-	}
-	spec, env := *u.spec, *u.env
+	spec := *u.spec
 	spec.Policy, spec.Dynamic, spec.dynamicRaw = "", nil, nil
 	spec.Address = address
-	m := &upstreamDef{name: memberName(u.name, address), upstream: u.name, spec: &spec, env: &env, shape: u.shape}
-	m.key = spec.key()
-	if u.members == nil {
-		u.members = make(map[string]*upstreamDef)
+	return &upstreamDef{
+		name:     memberName(u.name, address),
+		upstream: u.name,
+		key:      spec.key(),
+		spec:     &spec,
+		env:      u.env,
+		shape:    u.shape,
 	}
-	u.members[address] = m
-	return m
 }
 
 // memberName is the name of a source that is one of several of an upstream.

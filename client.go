@@ -56,13 +56,13 @@ type client struct {
 	sent         sent   // to this client so far
 	sub          subscriber
 
-	ended        endReason         // empty until it is
-	buf          []byte            // scratch for what is not in the log
-	states       map[string]string // what was sent last, by source
-	sentPosition uint64            // of the reader when the client last got an id
-	panics       any               // what a writer between us and the connection panicked with
-	primed       bool              // it may get an id without an event, see ClientSettings.Prime
-	body         *unwantedBody     // nil: the request has none
+	ended        endReason     // empty until it is
+	buf          []byte        // scratch for what is not in the log
+	told         *stateReport  // what was sent last of the sources; nil: nothing
+	sentPosition uint64        // of the reader when the client last got an id
+	panics       any           // what a writer between us and the connection panicked with
+	primed       bool          // it may get an id without an event, see ClientSettings.Prime
+	body         *unwantedBody // nil: the request has none
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -174,7 +174,7 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 		c.ended = endSlow
 		return now, false, true
 	case len(p) == 0:
-		return now, false, false
+		return now, c.behind(), false // it may have looked at much that it does not want
 	}
 	if after, why = c.write(p, events, now); why != "" {
 		c.ended = why
@@ -198,7 +198,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 	}
 	c.buf = c.buf[:0]
 	if c.stateVersion != c.hub.stateVersion.Load() {
-		c.appendStates()
+		c.appendStates(now)
 	}
 	if monotonic(now) >= c.sub.beat.Load() {
 		c.appendHeartbeat(now)
@@ -222,7 +222,7 @@ func (c *client) begin(now time.Time) {
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked, now)
-	c.appendStates()
+	c.appendStates(now)
 }
 
 // appendHeartbeat appends a comment, without the blank line that several
@@ -279,14 +279,10 @@ func (c *client) events() (p []byte, events int, err error) {
 			return c.buf, 0, nil
 		}
 		log := c.at.log.next.Load()
-		if log == nil {
-			return nil, 0, nil
+		if log == nil || c.at.reader.Position() <= c.at.log.Head() {
+			return nil, 0, nil // the rest, if there is any, in another turn
 		}
-		// Other ids, another log. The old one gets no more events; it may
-		// have got one since we looked.
-		if c.at.reader.Position() <= c.at.log.Head() {
-			continue
-		}
+		// Other ids, another log. The old one gets no more events.
 		c.open(log, 1)
 		c.sent.head = 0
 	}

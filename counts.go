@@ -16,6 +16,7 @@ import (
 var reasons = []reason{
 	reasonEOF, reasonError, reasonHeadTimeout, reasonIdle, reasonStatus, reasonType, reasonFinished,
 	reasonRedirect, reasonRequest, reasonRefusedID, reasonClosed, reasonRemoved,
+	reasonCertificate, reasonTLS, reasonUnknownHost,
 }
 
 // endReasons are all there are, in the order of their counters.

@@ -62,8 +62,13 @@ type hub struct {
 	logMu sync.RWMutex
 	log   atomic.Pointer[streamLog]
 
-	// stateVersion counts the changes of sources' states, for source events.
+	// stateVersion counts the changes of sources' states that clients are told
+	// of; stateChanges, which is raised first, those in which only a reason is
+	// another, too. reported is what clients are told.
 	stateVersion atomic.Uint64
+	stateChanges atomic.Uint64
+	reportMu     sync.Mutex // held while a report is made; taken before lifeMu
+	reported     atomic.Pointer[stateReport]
 
 	mu          sync.Mutex // protects what follows, and the index of each subscriber
 	subscribers []*subscriber
@@ -201,8 +206,15 @@ func (h *hub) publish(sub *subscription, ev *sse.Event, enc *encoder, now time.T
 	log.appendWithID(now, tag, body, ev.ID)
 }
 
-// sourceChanged notes that the state of a source has changed.
+// reasonChanged notes that a source is down for another reason, which clients
+// that come later are told.
+func (h *hub) reasonChanged() {
+	h.stateChanges.Add(1)
+}
+
+// sourceChanged notes that a source has gone up or down, has come or has left.
 func (h *hub) sourceChanged() {
+	h.stateChanges.Add(1)
 	h.stateVersion.Add(1)
 	if h.shaped.Load().sourceEvents {
 		var woken turns

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // filter is what one client wants of a stream. Used by the client's goroutine
@@ -92,46 +90,13 @@ func (h *hub) sourceNames() []string {
 }
 
 // appendStates appends a source event for each source whose state is not what
-// the client was told last. They carry no id, and never enter the log.
-func (c *client) appendStates() {
+// the client was told last.
+func (c *client) appendStates(now time.Time) {
 	c.stateVersion = c.hub.stateVersion.Load()
 	if !c.hub.shaped.Load().sourceEvents {
 		return
 	}
-	states := c.hub.sourceStates()
-	if c.states == nil {
-		c.states = make(map[string]string)
-	}
-	for _, name := range slices.Sorted(maps.Keys(states)) {
-		if !c.filter.wantsSource(name) {
-			continue
-		}
-		data := sourceData(name, states[name])
-		if c.states[name] == data {
-			continue
-		}
-		c.states[name] = data
-		c.buf = sse.AppendEvent(c.buf, &sse.Event{Type: []byte(controlPrefix + "source"), Data: []byte(data)})
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.states)) {
-		if _, ok := states[name]; ok {
-			continue
-		}
-		delete(c.states, name)
-		data := sourceData(name, sourceState{phase: phaseDown, reason: reasonRemoved, since: time.Now()})
-		c.buf = sse.AppendEvent(c.buf, &sse.Event{Type: []byte(controlPrefix + "source"), Data: []byte(data)})
-	}
-}
-
-// sourceData is the data of a fanin.source event.
-func sourceData(name string, st sourceState) string {
-	var b strings.Builder
-	up := "down"
-	if st.phase == phaseUp {
-		up, st.reason = "up", ""
-	} else if st.reason == "" {
-		st.reason = reason(st.phase)
-	}
-	fmt.Fprintf(&b, `{"source":%q,"state":%q,"reason":%q,"since":%d}`, name, up, st.reason, st.since.UnixMilli())
-	return b.String()
+	report := c.hub.stateReport()
+	c.buf = report.appendChanges(c.buf, c.told, c.filter.wantsSource, now)
+	c.told = report
 }

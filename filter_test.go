@@ -292,7 +292,7 @@ func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
 	for {
 		chunk, n, err := r.NextMatching(maxWrite, func(tag uint32) bool { return tag == 9_999 })
 		must(t, err)
-		if chunk == nil {
+		if chunk == nil && r.Position() > l.Head() {
 			break
 		}
 		got += n
@@ -300,4 +300,27 @@ func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
 	if got != 5 || r.Position() != l.Head()+1 {
 		t.Errorf("got %d events, and stands at %d of %d", got, r.Position(), l.Head())
 	}
+}
+
+// Looking for a rare event takes a client several turns, which it comes to
+// though nothing is written.
+func TestFilteredClientFindsARareEvent(t *testing.T) {
+	a := plain(t)
+	in := serve(t, "", "sse_fanin /events {\nstream s\nupstream a "+a.URL()+"\nstart oldest\nfilters on\nheartbeat 0\nretain {\nevents 300000\n}\n}")
+	up(t, a)
+	hubs.Range(func(_, val any) bool {
+		h := val.(*hub)
+		source := h.tags.source("a", "")
+		common, rare := h.tags.tag(source, []byte("common")), h.tags.tag(source, []byte("rare"))
+		for i := range 200_000 {
+			tag := common
+			if i == 150_000 {
+				tag = rare
+			}
+			h.log.Load().Append(time.Now(), tag, fmt.Appendf(nil, "data: %d\n\n", i))
+		}
+		return true
+	})
+	c := in.connect("/events?type=rare")
+	gets(t, c, "150000")
 }

@@ -266,7 +266,6 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 	env := *u.env
 	spec.URLs = make([]string, len(u.env.templates))
 	env.endpoints = make([]endpoint, len(u.env.templates))
-	own.members = nil
 	for i, template := range u.env.templates {
 		text, err := fillURL(template, values)
 		if err != nil {

@@ -180,7 +180,7 @@ func (s *source) exchange(old, renamed *subscription) {
 func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	added := slices.ContainsFunc(envs, func(env *environment) bool { return !slices.Contains(sub.envs, env) })
+	added := slices.ContainsFunc(envs, func(env *environment) bool { return !s.usesLocked(env) })
 	sub.envs = envs
 	s.reconcileLocked()
 	if added { // a reload: what had finished may be asked again
@@ -235,12 +235,15 @@ func (s *source) wanted() (env *environment, wanted bool) {
 func (s *source) uses(env *environment) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sub := range *s.subs.Load() {
-		if slices.Contains(sub.envs, env) {
-			return true
-		}
-	}
-	return false
+	return s.usesLocked(env)
+}
+
+// usesLocked is uses. The streams of keys have environments of their own, of
+// one configuration and with one transport; it is the same one for all of them.
+func (s *source) usesLocked(env *environment) bool {
+	return slices.ContainsFunc(*s.subs.Load(), func(sub *subscription) bool {
+		return slices.ContainsFunc(sub.envs, func(used *environment) bool { return used.transport == env.transport })
+	})
 }
 
 // reconcileLocked starts what is wanted and tells the runners to look again.
@@ -357,11 +360,14 @@ func (s *source) inherit(old *source) {
 }
 
 // begin makes a source that was not dialled yet begin after an event of an
-// upstream that another one is still connected to.
+// upstream that another one is still connected to. One that was dialled, or has
+// another beginning, keeps it.
 func (s *source) begin(lastID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seed = lastID
+	if len(s.runners) == 0 && s.seed == "" {
+		s.seed = lastID
+	}
 }
 
 // ended says whether the source has ended for good.
@@ -382,6 +388,7 @@ func (s *source) resumeElsewhere(r *runner) (id string, ok bool) {
 
 // opened notes that a runner's connection has become a stream.
 func (s *source) opened(r *runner, now time.Time) {
+	r.broughtNew.Store(false)
 	if s.mirror != nil {
 		s.deliverMu.Lock()
 		defer s.deliverMu.Unlock()
@@ -410,8 +417,12 @@ func (s *source) leaves(r *runner) {
 	s.stateChanged()
 }
 
-// deliver hands an event to every subscription. The runners call it.
+// deliver hands an event to every subscription. The runners call it with each
+// event that they have not recognised as sent before.
 func (s *source) deliver(r *runner, ev *sse.Event, now time.Time) {
+	if !r.broughtNew.Load() { // a store for each event would cost more
+		r.broughtNew.Store(true)
+	}
 	s.deliverMu.Lock()
 	defer s.deliverMu.Unlock()
 	if s.mirror != nil && !s.mirror.first(r.slot, ev, now) {
@@ -440,11 +451,12 @@ func (s *source) stateChanged() {
 	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
 	s.announceStateLocked()
 	s.mu.Unlock()
-	if !changed {
-		return
-	}
 	for _, sub := range *s.subs.Load() {
-		sub.hub.sourceChanged()
+		if changed {
+			sub.hub.sourceChanged()
+		} else {
+			sub.hub.reasonChanged()
+		}
 	}
 }
 
