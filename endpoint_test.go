@@ -245,6 +245,70 @@ var hostile = []string{
 	"{env.FEED_TOKEN}", "{http.request.uri.query.other}", "{http.request.uri.path.1}", "{", "}", "{{", "$1", "\\{", "*", "~", "[", "a,b",
 }
 
+// Nothing that is put into a path leads to another place of it, however often
+// it is decoded. (The templates are the path behind the host.)
+func TestValuesThatLeaveTheirSegment(t *testing.T) {
+	const a, b = "http.request.uri.query.a", "http.request.uri.query.b"
+	const one, two = "/users/{" + a + "}/stream", "/users/{" + a + "}{" + b + "}/stream"
+	for _, test := range []struct {
+		template, a, b string
+		refused        bool
+	}{
+		{one, "ann", "", false},
+		{one, "a/b", "", false},
+		{one, "ann.", "", false},
+		{one, "..ann", "", false},
+		{one, "...", "", false},
+		{one, "a/.../b", "", false},
+		{one, "v1.2/x.y", "", false},
+		{one, "100%", "", false},
+		{one, "%2e", "", true},
+		{one, "%2", "", false},
+		{one, "%zz..", "", false},
+		{one, "..", "", true},
+		{one, "../admin", "", true},
+		{one, "x/../admin", "", true},
+		{one, "x/..", "", true},
+		{one, "./admin", "", true},
+		{one, "/..", "", true},
+		{one, "..\\admin", "", true},
+		{one, "x\\..\\admin", "", true},
+		{one, "x\\../admin", "", true},
+		{one, "..%2fadmin", "", true},
+		{one, "..%5Cadmin", "", true},
+		{one, "%2e%2e", "", true},
+		{one, "%2E.", "", true},
+		{one, "%2e%2e%2fadmin", "", true},
+		{one, "%252e%252e%252fadmin", "", true},
+		{one, "..%252Fadmin", "", true},
+		{one, "%" + strings.Repeat("25", 500) + "2e", "", true},
+		{one, "%%32e./admin", "", true},
+		{one, "..;/admin", "", true},
+		{one, "..;v=1/admin", "", true},
+		{one, "a;..", "", false},
+		{one, "ann%00", "", true},
+		{one, "ann%250d%250a", "", true},
+		{two, ".", ".", true},
+		{two, "x/.", "./admin", true},
+		{two, "%2", "e%2e/admin", true},
+		{two, ".", "x", false},
+		{"/users/..{" + a + "}", "/admin", "", true},
+		{"/users/.{" + a + "}", "ann", "", false},
+		{"/users/%2e{" + a + "}", "%2e", "", true},
+		{"/users/../{" + a + "}", "ann", "", false}, // what the configuration has is its own matter
+		{"/users/ann?file={" + a + "}", "../x", "", false},
+		{"/{http.request.uri.query.a/?b}/{" + a + "}", "../x", "", true},
+	} {
+		values := map[string]string{a: test.a, b: test.b, "http.request.uri.query.a/?b": "x"}
+		for _, before := range []string{"https://a.example.com", "unix//run/a.sock|"} {
+			err := checkKeyPath(before+test.template, values)
+			if refused := err != nil; refused != test.refused {
+				t.Errorf("%s with %.50q and %q: %v", test.template, test.a, test.b, err)
+			}
+		}
+	}
+}
+
 // A value is one segment of the path, or one value of the query.
 func TestFillURLKeepsValuesInTheirPlace(t *testing.T) {
 	t.Setenv("FEED_TOKEN", "s3cret")
