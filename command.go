@@ -178,8 +178,10 @@ func parseCommand(flags caddycmd.Flags) (*command, error) {
 // one of its other characters.
 var nameBeforeURL = regexp.MustCompile(`^([^=/:?#{]*)=(.*)$`)
 
-// parseUpstreamArgument parses [<name>=]<url>.
+// parseUpstreamArgument parses [<name>=]<url>. Placeholders may be written as in
+// a Caddyfile.
 func parseUpstreamArgument(arg string) (*Upstream, error) {
+	arg = expandShorthand(arg)
 	up := &Upstream{URLs: []string{arg}}
 	if m := nameBeforeURL.FindStringSubmatch(arg); m != nil {
 		if err := checkName("upstream", m[1]); err != nil {

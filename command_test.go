@@ -238,6 +238,8 @@ func TestCommandUpstreamArgument(t *testing.T) {
 		"a={env.FEED_URL}":                          {"a", "{env.FEED_URL}"},
 		"{env.FEED_URL}?x=y":                        {"", "{env.FEED_URL}?x=y"},
 		"a=http://a/{http.request.uri.query.x}?y=z": {"a", "http://a/{http.request.uri.query.x}?y=z"},
+		"a=http://a/{query.x}?y={header.Y}":         {"a", "http://a/{http.request.uri.query.x}?y={http.request.header.Y}"},
+		"my.app=http://a/":                          {"my.app", "http://a/"},
 	} {
 		up, err := parseUpstreamArgument(arg)
 		if err != nil {

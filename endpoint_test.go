@@ -193,18 +193,18 @@ func TestEvaluateURL(t *testing.T) {
 	setFeedEnv(t)
 	t.Setenv("FEED_BRACES", "{b}")
 	for text, want := range map[string]struct{ template, shown string }{
-		"https://a.example.com/events":                                {"https://a.example.com/events", "https://a.example.com/events"},
-		"https://{env.FEED_HOST}/e":                                   {"https://host.example.com/e", "https://host.example.com/e"},
-		"https://a.example.com/{http.request.uri.path.1}":             {"https://a.example.com/{http.request.uri.path.1}", "https://a.example.com/x"},
-		"https://{env.FEED_HOST}/{http.a}/{env.FEED_TOKEN}?{http.b}":  {"https://host.example.com/{http.a}/s3cret?{http.b}", "https://host.example.com/x/s3cret"},
-		"{env.FEED_URL}/{http.a}":                                     {"https://url.example.com/events/{http.a}", "https://url.example.com/events/x"},
-		"{env.FEED_URL}?a={http.a}&b={http.a}":                        {"https://url.example.com/events?a={http.a}&b={http.a}", "https://url.example.com/events"},
-		"{env.FEED_URL}?next=https://b.example.com/{http.a}":          {"https://url.example.com/events?next=https://b.example.com/{http.a}", "https://url.example.com/events"},
-		"{env.FEED_SOCKET}|/{http.a}":                                 {"unix//run/feed.sock|/{http.a}", "unix//run/feed.sock|/x"},
-		"unix/{env.FEED_NAME}|/{http.a}?{http.b}":                     {"unix/name.example.com|/{http.a}?{http.b}", "unix/name.example.com|/x"},
-		"https://a.example.com/{http.a}/{env.FEED_BRACES}":            {"https://a.example.com/{http.a}/{b}", "https://a.example.com/x/%7Bb%7D"},
-		"https://a.example.com?a={http.a}":                            {"https://a.example.com?a={http.a}", "https://a.example.com/"},
-		"https://a.example.com/{http.request.uri.query.a?b}?{http.b}": {"https://a.example.com/{http.request.uri.query.a?b}?{http.b}", "https://a.example.com/x"},
+		"https://a.example.com/events":                                  {"https://a.example.com/events", "https://a.example.com/events"},
+		"https://{env.FEED_HOST}/e":                                     {"https://host.example.com/e", "https://host.example.com/e"},
+		"https://a.example.com/{http.request.uri.path.1}":               {"https://a.example.com/{http.request.uri.path.1}", "https://a.example.com/x"},
+		"https://{env.FEED_HOST}/{http.a}/{env.FEED_TOKEN}?b={http.b}":  {"https://host.example.com/{http.a}/s3cret?b={http.b}", "https://host.example.com/x/s3cret"},
+		"{env.FEED_URL}/{http.a}":                                       {"https://url.example.com/events/{http.a}", "https://url.example.com/events/x"},
+		"{env.FEED_URL}?a={http.a}&b={http.a}":                          {"https://url.example.com/events?a={http.a}&b={http.a}", "https://url.example.com/events"},
+		"{env.FEED_URL}?next=https://b.example.com/{http.a}":            {"https://url.example.com/events?next=https://b.example.com/{http.a}", "https://url.example.com/events"},
+		"{env.FEED_SOCKET}|/{http.a}":                                   {"unix//run/feed.sock|/{http.a}", "unix//run/feed.sock|/x"},
+		"unix/{env.FEED_NAME}|/{http.a}?b={http.b}":                     {"unix/name.example.com|/{http.a}?b={http.b}", "unix/name.example.com|/x"},
+		"https://a.example.com/{http.a}/{env.FEED_BRACES}":              {"https://a.example.com/{http.a}/{b}", "https://a.example.com/x/%7Bb%7D"},
+		"https://a.example.com?a={http.a}":                              {"https://a.example.com?a={http.a}", "https://a.example.com/"},
+		"https://a.example.com/{http.request.uri.query.a?b}?b={http.b}": {"https://a.example.com/{http.request.uri.query.a?b}?b={http.b}", "https://a.example.com/x"},
 	} {
 		if err := checkURL(text); err != nil {
 			t.Error(err)
@@ -216,6 +216,61 @@ func TestEvaluateURL(t *testing.T) {
 		}
 		if template != want.template || ep.String() != want.shown {
 			t.Errorf("%s: got %s and %s, want %s and %s", text, template, ep, want.template, want.shown)
+		}
+	}
+}
+
+// A value is escaped, so a placeholder that stands for more would ask for
+// something that nobody means.
+func TestPlaceholdersForMoreThanAValue(t *testing.T) {
+	t.Setenv("FEED_BASE", "https://a.example.com")
+	t.Setenv("FEED_PATH", "https://a.example.com/events?fixed=1")
+	const query, uri, room = "{http.request.uri.query}", "{http.request.uri}", "{http.request.uri.query.room}"
+	for _, text := range []string{
+		"https://a.example.com/events?" + query,
+		"https://a.example.com/events?" + room,
+		"https://a.example.com/events?" + room + "=1",
+		"https://a.example.com/events?fixed=1&" + query,
+		"https://a.example.com/events?fixed=1&x" + query,
+		"https://a.example.com?" + query + "#top",
+		"https://a.example.com/events?fixed={env.FEED_BASE}&" + query,
+		"unix//run/a.sock|/events?" + query,
+		"{env.FEED_BASE}/events?" + query,
+		"{env.FEED_PATH}&" + query,
+		"https://a.example.com/" + uri,
+		"https://a.example.com/events" + uri,
+		"https://a.example.com/events{http.request.uri.prefixed_query}",
+		"https://a.example.com/events/{http.request.uri.path}",
+		"https://a.example.com/events/{http.request.orig_uri.path}",
+		"https://a.example.com/events/{http.request.uri.path.dir}",
+		"unix//run/a.sock|/events" + uri,
+		"{env.FEED_BASE}/events" + uri,
+	} {
+		if _, _, err := evaluateURL(text); err == nil || !strings.Contains(err.Error(), "?room={query.room}") {
+			t.Errorf("%s: got %v, want what to write instead", text, err)
+		}
+		if strings.HasPrefix(text, "{env.FEED_PATH") || strings.HasPrefix(text, "{env.") && !strings.Contains(text, "?") {
+			continue // where the value goes is not known yet
+		}
+		if err := checkURL(text); err == nil {
+			t.Errorf("%s: it is refused only when it is evaluated", text)
+		}
+	}
+	for _, text := range []string{
+		"https://a.example.com/events?room=" + room,
+		"https://a.example.com/events?room=" + room + "&page=" + uri,
+		"https://a.example.com/events?rooms=a," + room + "," + query,
+		"https://a.example.com/events?filter=room=" + room,
+		"https://a.example.com/{http.request.uri.path.1}/{http.request.uri.path.file}",
+		"unix//run/a.sock|/events?room=" + room,
+		"{env.FEED_BASE}/events?room=" + room,
+		"{env.FEED_PATH}&room=" + room,
+	} {
+		if err := checkURL(text); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := evaluateURL(text); err != nil {
+			t.Error(err)
 		}
 	}
 }
