@@ -274,7 +274,7 @@ func checkKeyPath(template string, values map[string]string) error {
 func checkKeySegment(decoded string) error {
 	for part := range strings.FieldsFuncSeq(decoded, func(r rune) bool { return r == '/' || r == '\\' }) {
 		if part, _, _ = strings.Cut(part, ";"); part == "." || part == ".." {
-			return errors.New("is a relative path, or has one in it, as it is or percent-encoded")
+			return errors.New("leads to another place of the path: it has '.' or '..' between slashes, as it is or percent-encoded")
 		}
 	}
 	if strings.ContainsFunc(decoded, func(r rune) bool { return r < ' ' || r == 0x7f }) {
