@@ -102,7 +102,7 @@ func TestCommandServes(t *testing.T) {
 		return strings.Contains(p.log.String(), "http.log.access")
 	})
 	// what it says is what concerns whoever started it
-	for _, line := range strings.Split(strings.TrimSpace(p.log.String()), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(p.log.String()), "\n") {
 		if !strings.HasPrefix(line, "{") {
 			continue
 		}
