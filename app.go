@@ -272,7 +272,7 @@ func (a *App) bindWaiting(def *definition) {
 }
 
 func errUndefined(name string) error {
-	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'", name, name)
+	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'%s", name, name, orURL(name))
 }
 
 // definedLater says whether a handler that is not provisioned yet defines the
@@ -313,7 +313,11 @@ func hasDefinition(node any, name string) bool {
 	return false
 }
 
-func namedKey(name string) string { return "name:" + name }
+func namedKey(name string) string { return namedPrefix + name }
+
+func isNamedKey(key string) bool { return strings.HasPrefix(key, namedPrefix) }
+
+const namedPrefix = "name:"
 
 // define judges a stream and acquires its hub. Equal unnamed streams are one.
 func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -425,7 +426,8 @@ func (c *client) idAt(next uint64, now time.Time) string {
 const clockSkew = time.Second
 
 // requestedPosition is the cursor that a client comes with; the header wins.
-// What cannot be a cursor is still one, of an unknown epoch.
+// What cannot be a cursor is still one, of an unknown epoch. It shares no memory
+// with the request: the hub may keep it for longer.
 func requestedPosition(r *http.Request) string {
 	asked := r.Header.Get("Last-Event-ID")
 	if asked == "" {
@@ -437,7 +439,7 @@ func requestedPosition(r *http.Request) string {
 	if len(asked) > maxPosition {
 		return noPosition
 	}
-	return asked
+	return strings.Clone(asked)
 }
 
 // startPosition is where a client without a cursor begins.

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
@@ -250,15 +252,29 @@ func (h *hub) Destruct() error {
 	for _, sub := range h.subscribers {
 		sub.drain(now, endRemoved)
 	}
-	empty := len(h.subscribers) == 0
+	n := len(h.subscribers)
 	h.mu.Unlock()
+	if h.keyed == nil {
+		warnOfEnded(h.key, h.label, n)
+	}
 	h.wakeNotifier()
-	if empty {
+	if n == 0 {
 		h.release()
 	} else if caddy.Exiting() {
 		endAllClients()
 	}
 	return nil
+}
+
+// warnOfEnded logs that a reload ends the clients of a stream that has no name.
+// It may have been meant to go; more often something of it was changed, and
+// nothing else tells that this made it another stream.
+func warnOfEnded(key, label string, clients int) {
+	if clients == 0 || caddy.Exiting() || isNamedKey(key) {
+		return
+	}
+	caddy.Log().Named("sse_fanin").Warn("a reload changed or removed a stream that has no name; its clients are ended. With 'stream <name>', they stay while its upstreams and settings change",
+		zap.String("stream", label), zap.Int("clients", clients))
 }
 
 // release gives up the sources, when the hub is gone and no client is left.

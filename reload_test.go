@@ -268,3 +268,45 @@ func TestStreamThatComesBackWhileItDrains(t *testing.T) {
 		t.Errorf("%d connections to the upstream, want 1", n)
 	}
 }
+
+// Nothing else tells an operator that a reload made a stream another one.
+func TestReloadThatEndsClientsOfAnUnnamedStreamIsLogged(t *testing.T) {
+	const line = "a stream that has no name"
+	for _, test := range []struct {
+		name          string
+		before, after string
+		path          string
+		want          int
+	}{
+		{"changed", "sse_fanin /events URL", "sse_fanin /events URL {\nids none\n}", "/events", 1},
+		{"removed", "sse_fanin /events URL", "respond gone", "/events", 1},
+		{"keyed", "sse_fanin /events URL/{query.user}", "sse_fanin /events URL/v2/{query.user}", "/events?user=ann", 1},
+		{"client settings", "sse_fanin /events URL", "sse_fanin /events URL {\nheartbeat 5s\n}", "/events", 0},
+		{"named", "sse_fanin /events URL {\nstream s\n}", "respond gone", "/events", 0},
+		{"without clients", "sse_fanin /events URL", "respond gone", "", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := newOrigin(t, ssetest.OriginConfig{})
+			log := newTestLog(t)
+			with := func(site string) string { return strings.ReplaceAll(site, "URL", "http://"+o.Addr()) }
+			in := serve(t, log.global(), with(test.before))
+			if test.path != "" {
+				for range 3 {
+					c := in.openClient(ssetest.ClientConfig{URL: test.path})
+					must(t, c.WaitOpen(within(t, 10*time.Second), 1))
+				}
+			}
+			if lines := log.lines(line); len(lines) > 0 {
+				t.Errorf("before the reload: %s", lines)
+			}
+			in.reload(log.global(), with(test.after))
+			lines := log.lines(line)
+			if len(lines) != test.want {
+				t.Fatalf("got %d lines, want %d: %s", len(lines), test.want, lines)
+			}
+			if len(lines) == 1 && (!strings.Contains(lines[0], `"level":"warn"`) || !strings.Contains(lines[0], `"clients":3`) || !strings.Contains(lines[0], "'stream <name>'")) {
+				t.Errorf("got %s", lines[0])
+			}
+		})
+	}
+}
