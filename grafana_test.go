@@ -32,7 +32,7 @@ func exprs(node any) (found []string) {
 // What the examples ask for exists, with the labels they ask for.
 func TestGrafanaExamplesNameWhatThereIs(t *testing.T) {
 	a := plain(t)
-	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL()))
+	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL())+directive("/k", "stream k\nupstream u "+a.URL()+"/{query.user}"))
 	var dashboard, alerts any
 	must(t, json.Unmarshal([]byte(readFile(t, "examples/grafana/dashboard.json")), &dashboard))
 	must(t, yaml.Unmarshal([]byte(readFile(t, "examples/grafana/alerts.yml")), &alerts))
