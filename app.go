@@ -59,6 +59,7 @@ type definition struct {
 	ids       string
 	shape     hubShape
 	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
+	handlers  []*Handler      // that serve it; complete before it is attached
 
 	hub *hub // nil for a keyed stream
 
@@ -109,6 +110,8 @@ type stream interface {
 	attach(*definition)
 	detach(*definition)
 	drainHandler(*Handler)
+	inUse() *definition
+	counted() *streamCounts
 }
 
 func (d *definition) target() stream {

@@ -73,7 +73,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 	settings := handler.settings
 	h, err := handler.def.stream(r)
 	if err != nil {
-		return refuse(w, http.NewResponseController(w), settings, err)
+		return refuse(w, http.NewResponseController(w), handler, err)
 	}
 	var wanted *filter
 	if settings.filters {
@@ -89,7 +89,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 			return serveStream(w, r, handler) // it ended just now; the key gets another
 		}
 		h.endUnused()
-		return refuse(w, http.NewResponseController(w), settings, err)
+		return refuse(w, http.NewResponseController(w), handler, err)
 	}
 	defer h.unsubscribe(&c.sub)
 	stop := context.AfterFunc(r.Context(), c.sub.lost)
@@ -114,7 +114,9 @@ func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request)
 }
 
 // refuse answers a client that gets no stream.
-func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *clientSettings, err error) error {
+func refuse(w http.ResponseWriter, rc *http.ResponseController, handler *Handler, err error) error {
+	handler.def.refused(err)
+	settings := handler.settings
 	wait := rand.N(fullWaitMax-fullWaitMin+1) + fullWaitMin
 	var bad *keyError
 	switch {
@@ -122,7 +124,7 @@ func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *client
 		return caddyhttp.Error(http.StatusBadRequest, err)
 	case errors.Is(err, errTooManyStreams), errors.Is(err, errFull) && settings.whenFull == fullReject:
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
-		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+		return handler.unavailable(w, err)
 	}
 	// EventSource never comes back from any other status
 	writeHeader(w)

@@ -126,6 +126,7 @@ type streamCounts struct {
 	bytes    atomic.Uint64 // written to clients, heartbeats included
 	replayed atomic.Uint64 // events from before the client came
 	gaps     [2]atomic.Uint64
+	refused  refusals
 	delay    delays
 
 	mu sync.Mutex // protects what follows; taken last

@@ -39,6 +39,8 @@ type Handler struct {
 	def      *definition
 	settings *clientSettings
 	logger   *zap.Logger
+
+	errorRoutes bool // what it returns as an error gets a page of the configuration's
 }
 
 // CaddyModule returns the Caddy module information.
@@ -53,6 +55,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // owns it from there on: the handler itself has nothing to clean up.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.errorRoutes = handlesErrors(ctx)
 	if h.Name != "" {
 		if err := checkName("stream", h.Name); err != nil {
 			return err
@@ -77,6 +80,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // bind gives the handler the stream it serves.
 func (h *Handler) bind(def *definition) {
 	h.def = def
+	def.handlers = append(def.handlers, h)
 	settings := h.ClientSettings.over(def.clients).resolve()
 	h.settings = &settings
 }

@@ -15,6 +15,8 @@ type streamStatus struct {
 	Keyed bool `json:"keyed"`
 	// How many keys there are now.
 	Keys int `json:"keys"`
+	// How many there may be; 0 unless it is keyed.
+	MaxKeys int `json:"max_keys"`
 	// It is no longer configured; its clients are leaving.
 	Removed bool `json:"removed"`
 	// It is connected only while it has clients.
@@ -81,6 +83,10 @@ type clientsStatus struct {
 	Total     uint64 `json:"total"`
 	MaxLag    uint64 `json:"max_lag"` // events
 	Oldest    int64  `json:"oldest"`  // when the one that has been here longest came
+	// How many there may be, by the lowest limit of the handlers; 0 is no limit.
+	Max int `json:"max"`
+	// How many got no stream, by reason.
+	Refused map[refusal]uint64 `json:"refused"`
 }
 
 // deliveredStatus is what clients were sent.
