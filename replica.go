@@ -64,13 +64,17 @@ type runner struct {
 	// of run: what is known of the upstream's stream, over connections and
 	// replicas
 	decoder      *sse.Decoder
-	replay       *replay
-	enc          encoder
 	buf          []byte
 	connected    bool // an answer was a stream at least once
 	badIDLogged  bool // of the current id
 	withoutID    bool // the next attempt leaves the id out, once
 	skippedSoFar uint64
+
+	// of the source's receive; its deliverMu protects them
+	recents recents     // without `mirror`
+	leading leading     // of the current connection
+	release *time.Timer // of what is held; nil until something was
+	enc     encoder
 }
 
 // Why an attempt was interrupted.
@@ -91,7 +95,6 @@ func newRunner(s *source, replicas []*replica, slot int) *runner {
 		at:       -1,
 		state:    sourceState{phase: phaseIdle, since: time.Now()},
 		decoder:  sse.NewDecoder(int(s.spec.MaxEventSize)),
-		replay:   new(replay),
 	}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	if resume := s.spec.Resume; resume != resumeOn && resume != resumeOff {
