@@ -229,11 +229,9 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	r.up(rep, end.url)
 	opened := time.Now()
 	r.decoder.Reset()
-	if r.connected {
-		r.replay.open(opened)
-	}
 	r.connected = true
 	r.source.opened(r, opened)
+	defer r.source.closed(r)
 	if r.buf == nil {
 		r.buf = make([]byte, readBuffer)
 	}
@@ -247,12 +245,7 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	counts, events := &r.source.counts, uint64(0)
 	deliver := func(ev *sse.Event) {
 		events++
-		if r.replay.seen(ev, now) {
-			counts.duplicates.Add(1)
-			r.source.repeated(r, ev, now)
-			return
-		}
-		r.source.deliver(r, ev, now)
+		r.source.receive(r, ev, now)
 	}
 	r.skippedSoFar = r.decoder.Skipped()
 	loggedSkip := false

@@ -67,8 +67,6 @@ type runner struct {
 	// of run: what is known of the upstream's stream, over connections and
 	// replicas
 	decoder      *sse.Decoder
-	replay       *replay
-	enc          encoder
 	buf          []byte
 	connected    bool      // an answer was a stream at least once
 	awaySince    time.Time // when the connection was lost, or the first attempt failed; zero: neither
@@ -78,6 +76,12 @@ type runner struct {
 	skippedSoFar uint64
 
 	broughtNew atomic.Bool // the connection brought an event that was not sent before
+
+	// of the source's receive; its deliverMu protects them
+	recents recents     // without `mirror`
+	leading leading     // of the current connection
+	release *time.Timer // of what is held; nil until something was
+	enc     encoder
 }
 
 // Why an attempt was interrupted.
@@ -98,7 +102,6 @@ func newRunner(s *source, replicas []*replica, slot int) *runner {
 		at:       -1,
 		state:    sourceState{phase: phaseIdle, since: time.Now()},
 		decoder:  sse.NewDecoder(int(s.spec.MaxEventSize)),
-		replay:   new(replay),
 	}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	if resume := s.spec.Resume; resume != resumeOn && resume != resumeOff {

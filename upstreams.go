@@ -10,8 +10,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // sources holds the upstream connections of the process, by sourceSpec key.
@@ -43,7 +41,7 @@ type source struct {
 	announced phase               // told to event handlers last: up, down, or nothing yet
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
-	deliverMu sync.Mutex // makes delivering to all subscriptions one step; protects lastID of the subscriptions
+	deliverMu sync.Mutex // makes judging and delivering an event one step; protects lastID of the subscriptions, and what receive uses of the runners
 	mirror    *mirror    // nil without `mirror`; deliverMu protects it
 
 	counts sourceCounts
@@ -151,11 +149,15 @@ func (s *source) subscribe(sub *subscription) {
 	s.subs.Store(&subs)
 }
 
-// unsubscribe removes a subscription: it gets no event from now on.
+// unsubscribe removes a subscription: it gets no event from now on. What has
+// arrived and is held it gets before.
 func (s *source) unsubscribe(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deliverMu.Lock()
+	for _, r := range s.runners {
+		s.handOverLocked(r, sub)
+	}
 	subs := slices.DeleteFunc(slices.Clone(*s.subs.Load()), func(other *subscription) bool { return other == sub })
 	s.subs.Store(&subs)
 	s.deliverMu.Unlock()
@@ -339,7 +341,7 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 		r.decoder.SetLastEventID(s.seed)
 	}
 	if s.inherited != nil && id == "" {
-		r.decoder, r.replay, r.connected = s.inherited.decoder, s.inherited.replay, true
+		r.decoder, r.recents, r.connected = s.inherited.decoder, s.inherited.recents, true
 		s.inherited = nil
 	}
 	s.runners[id] = r
@@ -386,25 +388,6 @@ func (s *source) resumeElsewhere(r *runner) (id string, ok bool) {
 	return s.mirror.resumeElsewhere(r.slot)
 }
 
-// opened notes that a runner's connection has become a stream.
-func (s *source) opened(r *runner, now time.Time) {
-	r.broughtNew.Store(false)
-	if s.mirror != nil {
-		s.deliverMu.Lock()
-		defer s.deliverMu.Unlock()
-		s.mirror.open(r.slot, now)
-	}
-}
-
-// repeated notes an event that a runner has recognised as sent before.
-func (s *source) repeated(r *runner, ev *sse.Event, now time.Time) {
-	if s.mirror != nil {
-		s.deliverMu.Lock()
-		defer s.deliverMu.Unlock()
-		s.mirror.repeated(r.slot, ev, now)
-	}
-}
-
 // leaves gives the slot of a runner that has ended back, and tells the streams
 // what is left without it.
 func (s *source) leaves(r *runner) {
@@ -415,24 +398,6 @@ func (s *source) leaves(r *runner) {
 	s.mirror.remove(r.slot)
 	s.deliverMu.Unlock()
 	s.stateChanged()
-}
-
-// deliver hands an event to every subscription. The runners call it with each
-// event that they have not recognised as sent before.
-func (s *source) deliver(r *runner, ev *sse.Event, now time.Time) {
-	if !r.broughtNew.Load() { // a store for each event would cost more
-		r.broughtNew.Store(true)
-	}
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
-	if s.mirror != nil && !s.mirror.first(r.slot, ev, now) {
-		s.counts.duplicates.Add(1)
-		return
-	}
-	r.enc.begin()
-	for _, sub := range *s.subs.Load() {
-		sub.hub.publish(sub, ev, &r.enc, now)
-	}
 }
 
 // status returns the state of the source: that of its best runner.
