@@ -52,12 +52,13 @@ class Picture {
 
 	update(s, now, rates, minutes) {
 		this.last = [s, now, rates, minutes];
-		const n = tally(s.upstreams), up = n.up || 0, all = s.upstreams.length;
+		const ups = [...s.upstreams].sort((a, b) => inOrder(a.name, b.name));
+		const n = tally(ups), up = n.up || 0, all = s.upstreams.length;
 		// where there are too many, those that are not up are what matters
-		const shown = new Set(this.whole || all <= MAX_SOURCES ? s.upstreams : [...s.upstreams].sort((a, b) => (a.state === "up") - (b.state === "up")).slice(0, MAX_SOURCES - 1));
+		const shown = new Set(this.whole || all <= MAX_SOURCES ? ups : [...ups].sort((a, b) => (a.state === "up") - (b.state === "up")).slice(0, MAX_SOURCES - 1));
 		this.root.classList.toggle("dense", shown.size > 4);
 		const wanted = [];
-		for (const u of [...s.upstreams].sort((a, b) => inOrder(a.name, b.name))) {
+		for (const u of ups) {
 			if (!shown.has(u)) continue;
 			const node = this.node(u);
 			wanted.push(node.root);
@@ -78,10 +79,10 @@ class Picture {
 			const at = place(u);
 			put(node.at, at);
 			node.at.title = (u.urls || []).join("\n");
-			node.spark.show(minutes && minutes[u.name], 60, "events of " + u.name + " a minute");
+			node.spark.show(minutes && minutes[u.name], Math.ceil(extent / 60), "Events of " + u.name + " a minute");
 		}
 		if (shown.size < all) {
-			const more = s.upstreams.filter((u) => !shown.has(u)), t = tally(more);
+			const more = ups.filter((u) => !shown.has(u)), t = tally(more);
 			put(this.more, plural(more.length, "more upstream"));
 			put(this.restText, "");
 			this.more.title = Object.keys(WORDS).filter((k) => t[k]).map((k) => count(t[k]) + " " + WORDS[k]).join(", ");
@@ -108,9 +109,9 @@ class Picture {
 		this.restFlow = rates[0] || 0;
 
 		const m = s.clients.connected || 0;
-		put(this.ratio, (s.keyed && !all ? count(s.keys) : count(up)) + " → " + count(m));
-		put(this.hubText, s.keyed && !all ? "keys to clients" : "upstreams to clients");
-		put(this.hubSaid, up + " of " + all + " upstreams up, " + plural(m, "client"));
+		put(this.ratio, count(s.keyed ? s.keys : up) + " → " + count(m));
+		put(this.hubText, s.keyed ? "keys to clients" : "upstreams to clients");
+		put(this.hubSaid, (s.keyed ? plural(s.keys || 0, "live key") : up + " of " + all + " upstreams up") + ", " + plural(m, "client"));
 		valued(this.connected, count(m), m === 1 ? "client" : "clients");
 		put(this.lag, m ? (s.clients.max_lag ? "largest lag " + plural(s.clients.max_lag, "event") : "all caught up") : "nobody listens");
 		this.oldest.hidden = !m || !s.clients.oldest;
@@ -213,7 +214,7 @@ class Picture {
 
 // The dots of all pictures move a few times a second: at the rate of the
 // screen they took a quarter of a processor.
-const FRAME = 160; // ms
+const FRAME = 200; // ms
 const DOTS = 21.1; // px from dot to dot
 const moving = new Set();
 let motion = 0;

@@ -154,18 +154,19 @@ class Spark {
 		Spark.all.add(new WeakRef(this));
 	}
 
-	// show draws the newest values, of which there may be so many.
+	// show draws the newest values; the line is as long as most of them.
 	show(values, most, what) {
 		this.root.hidden = !values || values.length < 2;
-		if (this.root.hidden || values === this.values) return;
+		if (this.root.hidden || values === this.values && most === this.most) return;
 		this.values = values;
-		this.root.setAttribute("aria-label", "The last hour: " + what + ", at most " + decimal(Math.max(0, ...values)));
+		this.most = most;
+		this.root.setAttribute("aria-label", what + ", at most " + decimal(Math.max(0, ...values)));
 		const data = [values.map((_, i) => most - values.length + i), values];
 		if (this.plot) { this.plot.setData(data); return; }
 		if (!this.root.clientWidth) { this.values = undefined; return; }
 		this.plot = new uPlot({
 			width: this.root.clientWidth, height: this.root.clientHeight, padding: [2, 0, 1, 0], legend: { show: false }, cursor: { show: false }, select: { show: false },
-			scales: { x: { time: false, range: () => [0, most - 1] }, y: { range: (u, min, max) => [0, Math.max(max || 0, 1)] } },
+			scales: { x: { time: false, range: () => [0, this.most - 1] }, y: { range: (u, min, max) => [0, Math.max(max || 0, 1)] } },
 			axes: [{ show: false }, { show: false }],
 			series: [{}, { stroke: () => css(TONE[this.tone]), fill: () => soft(this.tone), width: 1.2, points: { show: false } }],
 		}, data, this.root);

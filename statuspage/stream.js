@@ -244,8 +244,8 @@ class Stream {
 	line() {
 		const s = this.s;
 		this.words();
-		const most = Math.round(HOUR * 1000 / this.hour.step);
-		this.spark.show(this.hour.columns.in, most, "events in of " + this.name + " a second");
+		const most = Math.ceil(extent * 1000 / this.hour.step);
+		this.spark.show(this.hour.columns.in, most, "Events in of " + this.name + " a second");
 		[this.rateText(0), this.rateText(2), count(s.clients.connected) + (s.clients.max ? " / " + short(s.clients.max) : ""), count(s.clients.max_lag)].forEach((text, i) => put(this.figures[i], text));
 	}
 

@@ -46,7 +46,7 @@ function headline(list, troubles) {
 	return { tone, text, sub: (others.length ? others.join(", ") + ". " : "") + fine };
 }
 
-const MAX_TROUBLES = 6;
+const MAX_TROUBLES = 4;
 const problemNodes = new Map();
 let verdictText = "", allTroubles = false;
 
