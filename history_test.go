@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,28 +245,35 @@ func TestHistoryColumnsAreJSON(t *testing.T) {
 
 func TestSamplerEndsWithTheLastStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		views := []*streamView{sampledView("s")}
-		taken := 0
-		s := &sampler{view: func() []*streamView { taken++; return views }}
+		var streams, taken atomic.Int32
+		s := &sampler{view: func() []*streamView {
+			taken.Add(1)
+			return []*streamView{sampledView("s")}[:streams.Load()]
+		}}
+		after := func(d time.Duration, want int32) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			if got := taken.Load(); got != want {
+				t.Errorf("%d samples, want %d", got, want)
+			}
+		}
+		streams.Store(1)
 		s.wake()
 		s.wake() // another configuration
-		time.Sleep(5*historyStep + time.Second)
-		if taken != 5 {
-			t.Errorf("%d samples in 51 s", taken)
+		after(5*historyStep+time.Second, 5)
+		streams.Store(0)
+		after(10*historyStep, 6)
+		s.mu.Lock()
+		if s.running || len(s.streams) != 0 {
+			t.Errorf("without streams: running %v, %d histories", s.running, len(s.streams))
 		}
-		views = nil
-		time.Sleep(10 * historyStep)
-		if taken != 6 || s.running || len(s.streams) != 0 {
-			t.Errorf("without streams: %d samples, running %v, %d histories", taken, s.running, len(s.streams))
-		}
-		views = []*streamView{sampledView("t")}
+		s.mu.Unlock()
+		streams.Store(1)
 		s.wake()
-		time.Sleep(2*historyStep + time.Second)
-		if taken != 8 {
-			t.Errorf("with a stream again: %d samples", taken)
-		}
-		views = nil
-		time.Sleep(2 * historyStep)
+		after(2*historyStep+time.Second, 8)
+		streams.Store(0)
+		after(2*historyStep, 9)
 	})
 }
 

@@ -144,8 +144,9 @@ func (s *oneHistory) upstreamTrouble(st *streamStatus, us *upstreamStatus, now t
 		}, true
 	case phaseUp:
 		return s.silence(st, us, now)
+	default: // idle: nobody wants it
+		return trouble{}, false
 	}
-	return trouble{}, false
 }
 
 // connectingGrace is how long connecting is no trouble.
@@ -344,8 +345,9 @@ func downRemedy(why reason) string {
 		return "Ask the server whether it sends anything. If its pauses are long, raise idle_timeout or have it send comments."
 	case reasonRefusedID:
 		return "The server no longer knows the last event id. It is asked without it next time."
+	default:
+		return "Look whether the server runs and can be reached from here: ask it. It is tried again by itself; when it is repaired, reconnect it to save the wait."
 	}
-	return "Look whether the server runs and can be reached from here: ask it. It is tried again by itself; when it is repaired, reconnect it to save the wait."
 }
 
 // askCommand asks an upstream as the module does. User, query and header fields
