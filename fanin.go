@@ -153,6 +153,7 @@ func (h *hub) attach(def *definition) {
 	h.uses = append(h.uses, def)
 	h.attached = true
 	h.reconcile()
+	streamSampler.wake()
 }
 
 // detach removes a configuration, and with it what only that one wanted. The

@@ -57,6 +57,7 @@ type upstreamStatus struct {
 	Duplicates  uint64 `json:"duplicates"`
 
 	endedAt time.Time // what Reason and Error are about
+	partly  bool      // URLs lack a user or query
 }
 
 // logStatus is what operators see of a log.
@@ -132,6 +133,7 @@ func (u *upstreamStatus) merge(other upstreamStatus) {
 	if u.URLs == nil {
 		u.URLs, u.Policy = other.URLs, other.Policy
 	}
+	u.partly = u.partly || other.partly
 	if other.State.rank() > u.State.rank() || u.Since == 0 {
 		u.State, u.Since = other.State, other.Since
 	}
@@ -225,6 +227,7 @@ func (sub *subscription) status() upstreamStatus {
 	}
 	if sub.hub.keyed == nil { // the URLs of one key have its values filled in
 		us.URLs = shownURLs(s.spec, s.addresses())
+		us.partly = slices.ContainsFunc(s.spec.URLs, func(text string) bool { return redactText(text) != text })
 	}
 	if st.phase == phaseDown {
 		us.RetryAt = unixMilli(st.retryAt)
