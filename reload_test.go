@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -309,4 +310,31 @@ func TestReloadThatEndsClientsOfAnUnnamedStreamIsLogged(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An upstream that answers with an error leaves its connection idle.
+func TestReloadClosesIdleConnections(t *testing.T) {
+	var open atomic.Int32
+	answered := make(chan struct{}, 1)
+	origin := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		select {
+		case answered <- struct{}{}:
+		default:
+		}
+	}))
+	origin.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	origin.Start()
+	defer origin.Close()
+	in := serve(t, "", "sse_fanin /e "+origin.URL)
+	<-answered
+	in.reload("", "respond gone")
+	eventually(t, 10*time.Second, "the connection is closed", func() bool { return open.Load() == 0 })
 }
