@@ -99,8 +99,8 @@ var exits exitWatch
 type exitWatch struct {
 	told atomic.Int64 // configurations in use with such a server
 
-	mu      sync.Mutex // protects running, and the decision to end
-	running bool
+	mu    sync.Mutex  // protects timer
+	timer *time.Timer // nil: there is nothing to watch for
 }
 
 // hold is called when a configuration with a server that tells of the exit
@@ -112,17 +112,17 @@ func (e *exitWatch) drop() {
 	e.look()
 }
 
-// look begins to watch if that is necessary. It is called when a client has
-// come.
+// look begins or ends to watch, whichever is right. It is called when a client
+// has come or left.
 func (e *exitWatch) look() {
-	if !e.needed() {
-		return
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.running {
-		e.running = true
-		go e.run()
+	switch needed := e.needed(); {
+	case needed && e.timer == nil:
+		e.timer = time.AfterFunc(exitPoll, e.check)
+	case !needed && e.timer != nil:
+		e.timer.Stop()
+		e.timer = nil
 	}
 }
 
@@ -130,22 +130,18 @@ func (e *exitWatch) needed() bool {
 	return e.told.Load() == 0 && clientWriters.clients.Load() > 0 && !endingAll.Load()
 }
 
-// run belongs to the process. It ends with the last client, when a
-// configuration takes over, or when it has seen the exit.
-func (e *exitWatch) run() {
-	again := time.NewTicker(exitPoll)
-	defer again.Stop()
-	for e.goesOn() {
-		if caddy.Exiting() {
-			endAllClients()
-		}
-		<-again.C
+// check ends the clients if the process exits, or has the timer call it again.
+func (e *exitWatch) check() {
+	if caddy.Exiting() {
+		endAllClients()
 	}
-}
-
-func (e *exitWatch) goesOn() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.running = e.needed()
-	return e.running
+	switch {
+	case e.timer == nil: // stopped meanwhile
+	case e.needed():
+		e.timer.Reset(exitPoll)
+	default:
+		e.timer = nil
+	}
 }

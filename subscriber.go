@@ -121,6 +121,7 @@ func (s *subscriber) wait() {
 	s.wake()
 	<-s.left
 	clientWriters.leave()
+	exits.look()
 }
 
 // due is when the client's clock next has something for it, in monotonic ns.
