@@ -72,7 +72,7 @@ func (e *environment) diagnose(req *http.Request, rep *replica, resp *http.Respo
 		return nil
 	case e.wantsTLS(req, rep):
 		return needsTLS(err)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case isClosed(err):
 		return &diagnosis{
 			reason: reasonError, err: bounded(err),
 			hint: "the server took the connection and closed it without an answer: is this the right port, and is it http?",
@@ -124,6 +124,18 @@ func diagnoseTLS(err error) *diagnosis {
 func isDialError(err error) bool {
 	var dial reverseproxy.DialError
 	return errors.As(err, &dial)
+}
+
+// isClosed reports whether the server closed the connection instead of answering.
+func isClosed(err error) bool {
+	for _, closed := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, closed) {
+			return true
+		}
+	}
+	// what net/http says, with an error that it does not export, of a connection
+	// that was closed before the request was written
+	return strings.Contains(err.Error(), "server closed idle connection")
 }
 
 // wantsTLS reports whether the port that a request was made to without TLS
