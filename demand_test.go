@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,7 +32,9 @@ func TestOnDemandDialsWithTheFirstClient(t *testing.T) {
 	up(t, o)
 	o.Emit("", "x")
 	gets(t, c, "x")
-	in.connect("/events")
+	second := in.connect("/events")
+	o.Emit("", "y")
+	gets(t, second, "y")
 	if n := o.TotalConnections(); n != 1 {
 		t.Errorf("dialled %d times for two clients", n)
 	}
@@ -68,9 +71,10 @@ func TestOnDemandHangsUpAfterTheLinger(t *testing.T) {
 func TestOnDemandComingBackWithinTheLingerDoesNotRedial(t *testing.T) {
 	o := newOrigin(t, ssetest.OriginConfig{})
 	in := serve(t, "", onDemand(o, "1m", ""))
-	for range 5 {
+	for i := range 5 {
 		c := in.connect("/events")
-		up(t, o)
+		up(t, o) // from the second on, it has been all the time
+		emitSeen(t, o, c, fmt.Sprint(i))
 		c.Close()
 	}
 	if n := o.TotalConnections(); n != 1 {
