@@ -83,6 +83,10 @@ const (
 	startLive   = "live"
 	startOldest = "oldest"
 
+	primeAuto = "auto"
+	primeOn   = "on"
+	primeOff  = "off"
+
 	slowSkip       = "skip"
 	slowDisconnect = "disconnect"
 

@@ -162,6 +162,13 @@ func (e *environment) open(ctx context.Context, rep *replica, lastEventID string
 			return nil, end
 		}
 		resp, err := e.transport.RoundTrip(req)
+		if d := e.diagnose(req, rep, resp, err); d != nil {
+			if resp != nil {
+				_ = resp.Body.Close()
+			}
+			end.reason, end.err, end.hint, end.mistake, end.slow = d.reason, d.err, d.hint, d.mistake, d.slow
+			return nil, end
+		}
 		if err != nil {
 			end.reason, end.err = reasonError, bounded(err)
 			return nil, end

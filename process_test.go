@@ -86,15 +86,15 @@ func (l *logBuffer) String() string {
 // listens on p.addr; global, if any, among the global options.
 func startProcess(t *testing.T, global, site string) *process {
 	t.Helper()
-	p := newProcess(t)
-	p.serve(global, site)
+	p := prepareProcess(t)
+	p.run(global, site)
 	return p
 }
 
-// serve starts the process with a site.
-func (p *process) serve(global, site string) {
-	t := p.t
+// prepareProcess returns a process that has its addresses, but does not run.
+func prepareProcess(t *testing.T) *process {
 	t.Helper()
+	p := newProcess(t)
 	p.addr = freeAddr(t)
 	socket := filepath.Join(p.dir, "admin.sock")
 	p.admin = &http.Client{Transport: &http.Transport{
@@ -103,6 +103,14 @@ func (p *process) serve(global, site string) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
+	return p
+}
+
+// run starts the process with its first configuration, and waits until it
+// listens.
+func (p *process) run(global, site string) {
+	t := p.t
+	t.Helper()
 	file := filepath.Join(p.dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(p.caddyfile(global, site)), 0o600); err != nil {
 		t.Fatal(err)
