@@ -33,7 +33,9 @@ func TestOnDemandDialsWithTheFirstClient(t *testing.T) {
 	up(t, o)
 	o.Emit("", "x")
 	gets(t, c, "x")
-	in.connect("/events")
+	second := in.connect("/events")
+	o.Emit("", "y")
+	gets(t, second, "y")
 	if n := o.TotalConnections(); n != 1 {
 		t.Errorf("dialled %d times for two clients", n)
 	}
@@ -70,9 +72,10 @@ func TestOnDemandHangsUpAfterTheLinger(t *testing.T) {
 func TestOnDemandComingBackWithinTheLingerDoesNotRedial(t *testing.T) {
 	o := newOrigin(t, ssetest.OriginConfig{})
 	in := serve(t, "", onDemand(o, "1m", ""))
-	for range 5 {
+	for i := range 5 {
 		c := in.connect("/events")
-		up(t, o)
+		up(t, o) // from the second on, it has been all the time
+		emitSeen(t, o, c, fmt.Sprint(i))
 		c.Close()
 	}
 	if n := o.TotalConnections(); n != 1 {

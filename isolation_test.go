@@ -279,7 +279,7 @@ func TestUpstreamThatNeverAnswers(t *testing.T) {
 	must(t, slow.WaitRequests(within(t, 5*time.Second), 2))
 	for name, o := range map[string]*ssetest.Origin{"silent": silent, "slow": slow} {
 		log.waitLine(name, "the timeout", func(l logLine) bool { return l.Reason == "head_timeout" })
-		if waited := o.Requests()[1].Time.Sub(o.Requests()[0].Time); waited < 29*time.Second || waited > 32*time.Second {
+		if waited := o.Requests()[1].Time.Sub(o.Requests()[0].Time); waited < 29*time.Second || waited > time.Minute {
 			t.Errorf("%s was asked again after %s", name, waited)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ var (
 	length   = flag.Duration("chaos.round", 12*time.Second, "how long things happen in a round")
 	slack    = flag.Duration("chaos.slack", 8*time.Second, "what an exit may take beyond its 2s, for the machine and the race detector")
 	binary   = flag.String("chaos.binary", "", "a Caddy that was built before")
+	leaveOut = flag.String("chaos.without", "", "what to leave out, to look past a fault that is known: bodies, control, frozen")
 	verbose  = flag.Bool("chaos.verbose", false, "print actions as they happen")
 )
 
@@ -30,8 +32,12 @@ func TestChaos(t *testing.T) {
 		t.Skip("no -chaos or -chaos.seed")
 	}
 	if *binary == "" {
-		if err := exec.Command("go", "tool", "cgo", "-V").Run(); err != nil {
-			t.Skip("no cgo, which the race detector needs")
+		cc, err := exec.Command("go", "env", "CC").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := exec.LookPath(strings.Fields(string(cc) + " cc")[0]); err != nil {
+			t.Skip("no C compiler, which the race detector needs: ", err)
 		}
 		built, err := buildRace(t.TempDir())
 		if err != nil {
@@ -56,6 +62,8 @@ func TestChaos(t *testing.T) {
 		t.Errorf("%d of %d rounds failed; replay one with -chaos.seed: %v", len(failed), rounds, failed)
 	}
 }
+
+func without(what string) bool { return slices.Contains(strings.Split(*leaveOut, ","), what) }
 
 // round is one process and what happens to it.
 type round struct {
@@ -136,7 +144,9 @@ func (r *round) run() {
 	})
 	for _, s := range r.plan.streams {
 		r.drawClient(s, true)
-		r.drawClient(s, false)
+		for range 3 {
+			r.drawClient(s, false)
+		}
 	}
 	rest := chance(r.rnd, 2)
 	for time.Since(r.begun) < *length && !r.judge.failed() && r.process.running() {
@@ -165,6 +175,7 @@ func (r *round) run() {
 		c.watch.complete()
 	}
 	r.judge.logs()
+	r.log("%s", r.judge)
 }
 
 // patience is how long the machine may take for what ought to come at once.
@@ -230,10 +241,12 @@ func (r *round) settle() {
 		return
 	}
 	sent := r.plan.control.hush()
-	if err := await(patience, "", func() bool { return len(r.states.Events()) >= len(sent) }); err != nil || true {
-		if err := compareStates(sent, r.states.Events()); err != nil {
-			r.fail("%v", err)
-		}
+	if without("control") {
+		return
+	}
+	_ = await(patience, "", func() bool { return len(r.states.Events()) >= len(sent) })
+	if err := compareStates(sent, r.states.Events()); err != nil {
+		r.fail("%v", err)
 	}
 }
 
@@ -281,6 +294,11 @@ func (r *round) empty() {
 	r.leave()
 	if status, answer, err := r.process.load(r.process.idle()); err != nil || status != http.StatusOK {
 		r.fail("loading the empty configuration: status %d, %v: %s", status, err, answer)
+	}
+	for _, f := range r.plan.feeds {
+		for _, o := range f.replicas {
+			o.Stop() // and what is idle may take its time otherwise: minutes
+		}
 	}
 	var u usage
 	err := await(patience, "the process is as small as it was", func() bool {

@@ -181,6 +181,9 @@ type client struct {
 func (r *round) drawClient(s *stream, plain bool) *client {
 	rnd := r.rnd
 	c := &client{proto: protocol(rnd.IntN(int(protocols)))}
+	if without("bodies") && c.proto == http11Body {
+		c.proto = http11
+	}
 	w := &watch{judge: r.judge, stream: s, begun: r.begun}
 	c.watch = w
 	query := make(url.Values)
@@ -242,6 +245,9 @@ func (r *round) open(rnd *rand.Rand, s *stream) (what string, closer func()) {
 		}
 		return fmt.Sprintf("blocked client of %s (%s)", path, proto), raw.Close
 	case 2, 3:
+		if without("frozen") {
+			return "", nil
+		}
 		return r.openFrozen(pick(rnd, h2c, http2TLS), path, 1+rnd.IntN(5))
 	default:
 		proto := pick(rnd, http11, h2c, http2TLS)
@@ -267,6 +273,7 @@ func (r *round) openFrozen(proto protocol, path string, streams int) (what strin
 			return nil, err
 		}
 		_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		gate.add(conn)
 		return &gatedConn{conn, gate}, nil
 	}
 	t.DialContext = dial
@@ -286,8 +293,8 @@ func (r *round) openFrozen(proto protocol, path string, streams int) (what strin
 	}
 	gate.shut()
 	return fmt.Sprintf("%d frozen streams of %s (%s)", len(bodies), path, proto), func() {
+		gate.close() // first: no stream is reset on a connection that is not read
 		cancel()
-		close(gate.closed)
 		for _, b := range bodies {
 			_ = b.Close()
 		}
@@ -295,11 +302,27 @@ func (r *round) openFrozen(proto protocol, path string, streams int) (what strin
 	}
 }
 
-// gate stops the reads of a connection, until closed.
+// gate stops the reads of connections, until it is closed, and they with it.
 type gate struct {
-	mu     sync.Mutex // protects isShut
+	mu     sync.Mutex // protects isShut and conns
 	isShut bool
+	conns  []net.Conn
 	closed chan struct{}
+}
+
+func (g *gate) add(conn net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conns = append(g.conns, conn)
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, conn := range g.conns {
+		_ = conn.Close()
+	}
+	close(g.closed)
 }
 
 func (g *gate) shut() {

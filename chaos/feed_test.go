@@ -21,7 +21,6 @@ const (
 	liveOnly                // ids that it takes no notice of
 	idless                  // no ids, nothing again
 	idlessAll               // no ids, everything there ever was
-	classes
 )
 
 func (c class) String() string {
@@ -60,7 +59,7 @@ const feedTick = 100 * time.Millisecond
 func newFeed(rnd *rand.Rand, name string, replicas int) (*feed, error) {
 	f := &feed{
 		name:    name,
-		class:   class(rnd.IntN(int(classes))),
+		class:   pick(rnd, resumes, resumes, resumes, replaysAll, liveOnly, idless, idlessAll),
 		pad:     strings.Repeat("x", pick(rnd, 0, 100, 1000, 4000)),
 		perTick: 1 + rnd.IntN(6),
 		http2:   chance(rnd, 4),

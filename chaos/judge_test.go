@@ -20,6 +20,8 @@ type judge struct {
 	mu       sync.Mutex // protects what follows
 	epochs   map[string]*epoch
 	verdicts []verdict
+	strict   int             // pairs of events between which nothing may be lost
+	filtered int             // events that a filtered client must have
 	excused  map[string]bool // stream/feed whose source was not the same all the time
 	repeats  map[string]bool // feeds whose origins may repeat what nobody remembers
 	ending   bool            // the process was told to exit
@@ -166,6 +168,7 @@ func (j *judge) logLocked(name string, ep *epoch) {
 	seen := make(map[string][]uint64) // numbers of mirrored feeds
 	known := uint64(0)                // everything from here on is known
 	before := uint64(0)
+	first := slices.Min(slices.Collect(maps.Keys(ep.at)))
 	for _, offset := range slices.Sorted(maps.Keys(ep.at)) {
 		if offset != before+1 {
 			known = offset
@@ -184,6 +187,9 @@ func (j *judge) logLocked(name string, ep *epoch) {
 			seen[r.feed] = append(seen[r.feed], r.n)
 			continue
 		}
+		if at >= known && !j.mayLoseLocked(ep.stream, u, f) {
+			j.strict++
+		}
 		switch {
 		case r.n <= p.n:
 			if !j.mayRepeatLocked(ep.stream, u, f) {
@@ -195,12 +201,17 @@ func (j *judge) logLocked(name string, ep *epoch) {
 			}
 		}
 	}
+	whole := known == first
 	for feed, numbers := range seen {
 		u, f := ep.stream.upstreamOf(feed)
 		slices.Sort(numbers)
 		for i, n := range numbers[1:] {
 			if n == numbers[i] && !j.mayRepeatLocked(ep.stream, u, f) {
 				j.violateLocked(nil, "log %s of %s: %s:%d twice", name, ep.stream.name(), feed, n)
+				break
+			}
+			if whole && u.between(numbers[i], n) && !j.mayLoseLocked(ep.stream, u, f) {
+				j.violateLocked(nil, "log %s of %s: nothing between %s:%d and %d", name, ep.stream.name(), feed, numbers[i], n)
 				break
 			}
 		}
@@ -221,8 +232,7 @@ func (u *upstream) between(from, to uint64) bool {
 // log: its origin cannot send again what it sent while nobody was connected, or
 // the upstream was away.
 func (j *judge) mayLoseLocked(s *stream, u *upstream, f *feed) bool {
-	return f.class == liveOnly || f.class == idless || s.loose() || u.dynamic != "" ||
-		j.excused[key(s, f.name)]
+	return f.class == liveOnly || f.class == idless || j.excused[key(s, f.name)]
 }
 
 // mayRepeatLocked reports whether nobody may have known what was sent again.
@@ -231,6 +241,17 @@ func (j *judge) mayRepeatLocked(s *stream, u *upstream, f *feed) bool {
 		return f.class != liveOnly && f.class != idless
 	}
 	return f.class == idlessAll && f.disturbed()
+}
+
+// String tells how much there was to judge.
+func (j *judge) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	events := 0
+	for _, ep := range j.epochs {
+		events += len(ep.at)
+	}
+	return fmt.Sprintf("judged %d logs, %d events, %d without a hole, %d filtered", len(j.epochs), events, j.strict, j.filtered)
 }
 
 // cursor is a position as clients know it.

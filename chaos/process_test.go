@@ -23,22 +23,25 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// buildRace builds Caddy with the race detector.
+// buildRace builds Caddy with the race detector, and a clock that can be set
+// where that is possible.
 func buildRace(dir string) (string, error) {
-	binary := filepath.Join(dir, "caddy")
-	cmd := exec.Command("go", "build", "-race", "-o", binary, "../cmd/caddy")
+	binary, source := filepath.Join(dir, "caddy"), "./cmd/caddy"
+	if ssetest.SteppedClocks() {
+		source = ssetest.SteppedCaddy
+	}
+	cmd := exec.Command("go", "build", "-race", "-o", binary, source)
+	cmd.Dir = ".."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building cmd/caddy with the race detector: %w\n%s", err, out)
+		return "", fmt.Errorf("building Caddy with the race detector: %w\n%s", err, out)
 	}
 	return binary, nil
 }
-
-// stepClock sets the wall clock of the process forward, or back. Nil: the
-// binary was not built so that it can be done.
-var stepClock func(p *process, by time.Duration) error
 
 // process is a running Caddy.
 type process struct {
@@ -48,8 +51,9 @@ type process struct {
 	socket        string
 	admin         *http.Client
 	log           *logBuffer
-	done          chan struct{} // closed when it has ended
-	err           error         // how; after done
+	clock         *ssetest.SteppedClock // nil where clocks cannot be set
+	done          chan struct{}         // closed when it has ended
+	err           error                 // how; after done
 }
 
 // logBuffer keeps what a process writes.
@@ -101,6 +105,13 @@ func startProcess(binary, dir string) (*process, error) {
 	p.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
+	if ssetest.SteppedClocks() {
+		var err error
+		if p.clock, err = ssetest.NewSteppedClock(dir); err != nil {
+			return nil, err
+		}
+		p.cmd.Env = append(p.cmd.Env, p.clock.Env())
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -117,6 +128,9 @@ func startProcess(binary, dir string) (*process, error) {
 // wait reaps the process; kill or an exit ends it.
 func (p *process) wait() {
 	p.err = p.cmd.Wait()
+	if p.clock != nil {
+		_ = p.clock.Close()
+	}
 	close(p.done)
 }
 
@@ -243,7 +257,7 @@ func (p *process) exit(signal bool, atMost time.Duration) (time.Duration, error)
 		return time.Since(begin), p.err
 	case <-timer.C:
 		stacks, _ := p.call(http.MethodGet, "/debug/pprof/goroutine?debug=1")
-		return time.Since(begin), fmt.Errorf("it has not exited after %s%s", atMost, stacks)
+		return time.Since(begin), fmt.Errorf("it has not exited after %s: %s", atMost, stacks)
 	}
 }
 

@@ -237,6 +237,9 @@ func (w *watch) complete() {
 		var missing []string
 		for offset := r.from.offset + 1; ep != nil && r.from.epoch == r.to.epoch && offset < r.to.offset; offset++ {
 			rec, ok := ep.at[offset]
+			if ok && r.got[offset] {
+				w.judge.filtered++
+			}
 			if !ok || r.got[offset] {
 				continue
 			}
