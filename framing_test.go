@@ -203,10 +203,9 @@ type block struct {
 // that follow the last blank line not included.
 func (q *rawRequest) blocks(last string) []block {
 	q.t.Helper()
-	r := bufio.NewReader(q.resp.Body)
 	var all []block
 	for b := (block{}); ; {
-		line, err := r.ReadString('\n')
+		line, err := q.lines().ReadString('\n')
 		if err != nil {
 			q.t.Fatalf("%v before %q, after %+v", err, last, all)
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // missingBodies are the ways in which a request may promise a body that does not
@@ -34,6 +36,15 @@ type rawRequest struct {
 	conn net.Conn
 	r    *bufio.Reader
 	resp *http.Response
+	body *bufio.Reader // of the response; nil until something was read
+}
+
+// lines returns the reader of the response's body.
+func (q *rawRequest) lines() *bufio.Reader {
+	if q.body == nil {
+		q.body = bufio.NewReader(q.resp.Body)
+	}
+	return q.body
 }
 
 // send sends a request line and what follows the field Host, and reads the
@@ -63,9 +74,8 @@ func (in *instance) send(line, rest string) *rawRequest {
 // until reads the body up to a line.
 func (q *rawRequest) until(line string) {
 	q.t.Helper()
-	body := bufio.NewReader(q.resp.Body)
 	for {
-		got, err := body.ReadString('\n')
+		got, err := q.lines().ReadString('\n')
 		if err != nil {
 			q.t.Fatalf("%s: %v before %q", q.name, err, line)
 		}
@@ -83,29 +93,33 @@ func (q *rawRequest) closed() {
 	}
 }
 
-// inBoth runs a test over each of HTTP/1.0 and 1.1, with and without TLS.
-func inBoth(t *testing.T, site string, test func(t *testing.T, in *instance, version string)) {
+// inBoth runs a test over each of HTTP/1.0 and 1.1, with and without TLS. The
+// site has an origin of its own where it says ORIGIN.
+func inBoth(t *testing.T, site string, test func(t *testing.T, in *instance, a *ssetest.Origin, version string)) {
 	t.Helper()
 	for name, start := range map[string]func(*testing.T, string, string) *instance{"tcp": serve, "tls": serveTLS} {
 		t.Run(name, func(t *testing.T) {
-			in := start(t, "", site)
+			a := plain(t)
+			in := start(t, "", strings.ReplaceAll(site, "ORIGIN", a.URL()))
 			for _, version := range []string{"HTTP/1.0", "HTTP/1.1"} {
 				t.Run(version, func(t *testing.T) {
 					in.t = t
-					test(t, in, version)
+					test(t, in, a, version)
 				})
 			}
+			in.t = t
 		})
 	}
 }
 
 // A stream goes on and ends as if the request had no body.
 func TestStreamOfARequestWhoseBodyDoesNotCome(t *testing.T) {
-	a := plain(t)
-	site := "sse_fanin /events " + a.URL() + " {\nmax_age 400ms\nstart oldest\n}"
-	inBoth(t, site, func(t *testing.T, in *instance, version string) {
+	site := "sse_fanin /events ORIGIN {\nmax_age 1s\nstart oldest\n}\nsse_fanin /all ORIGIN"
+	inBoth(t, site, func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		connected(t, a)
-		a.Emit("", "hello")
+		witness := in.openClient(ssetest.ClientConfig{URL: "/all", HTTP: tcpClient(t, (*http.Protocols).SetHTTP1)})
+		emitSeen(t, a, witness, "hello")
+		witness.Close()
 		all := make(map[string]*rawRequest)
 		for name, rest := range missingBodies {
 			q := in.send("GET /events "+version, rest)
@@ -125,11 +139,10 @@ func TestStreamOfARequestWhoseBodyDoesNotCome(t *testing.T) {
 
 // What is no stream is answered at once, and leaves nothing waiting for long.
 func TestAnswersToARequestWhoseBodyDoesNotCome(t *testing.T) {
-	a := plain(t)
-	site := `sse_fanin /events ` + a.URL() + ` {
+	site := `sse_fanin /events ORIGIN {
 		filters on
 	}
-	sse_fanin /full ` + a.URL() + ` {
+	sse_fanin /full ORIGIN {
 		stream full
 		max_clients 1 reject
 	}
@@ -137,7 +150,7 @@ func TestAnswersToARequestWhoseBodyDoesNotCome(t *testing.T) {
 		max_clients 1 retry
 	}
 	sse_fanin_status /status`
-	inBoth(t, site, func(t *testing.T, in *instance, version string) {
+	inBoth(t, site, func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		waitSubscribers(t, 0)
 		connected(t, a)
 		in.send("GET /full "+version, "\r\n").until(": sse_fanin")
@@ -173,7 +186,7 @@ func TestAnswersToARequestWhoseBodyDoesNotCome(t *testing.T) {
 // A viewer of the status is served, and noticed when it leaves, though its body
 // has not come.
 func TestStatusStreamOfARequestWhoseBodyDoesNotCome(t *testing.T) {
-	inBoth(t, "sse_fanin_status /status", func(t *testing.T, in *instance, version string) {
+	inBoth(t, "sse_fanin_status /status", func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		for name, rest := range missingBodies {
 			t.Run(name, func(t *testing.T) {
 				in.t = t
@@ -194,7 +207,7 @@ func TestClientWithABodyThatLeavesIsNoticed(t *testing.T) {
 	for name, rest := range missingBodies {
 		bodies[name] = rest
 	}
-	inBoth(t, "sse_fanin /events "+plain(t).URL()+" {\nheartbeat off\n}", func(t *testing.T, in *instance, version string) {
+	inBoth(t, "sse_fanin /events ORIGIN {\nheartbeat off\n}", func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		for name, rest := range bodies {
 			t.Run(name, func(t *testing.T) {
 				in.t = t
@@ -210,8 +223,7 @@ func TestClientWithABodyThatLeavesIsNoticed(t *testing.T) {
 
 // The body may come late, or be none.
 func TestBodyThatComesLateIsReadAway(t *testing.T) {
-	a := plain(t)
-	inBoth(t, "sse_fanin /events "+a.URL()+" {\nheartbeat off\n}", func(t *testing.T, in *instance, version string) {
+	inBoth(t, "sse_fanin /events ORIGIN {\nheartbeat off\n}", func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		for name, late := range map[string]string{"whole": "hello", "wrong": "zz\r\nzz"} {
 			t.Run(name, func(t *testing.T) {
 				in.t = t
@@ -238,7 +250,9 @@ func TestBodyThatComesLateIsReadAway(t *testing.T) {
 
 // All of them are gone when the configuration ends.
 func TestServerEndsWhileBodiesDoNotCome(t *testing.T) {
-	inBoth(t, "sse_fanin /events "+plain(t).URL()+" {\nheartbeat off\ndrain 1ms\n}\nsse_fanin_status /status", func(t *testing.T, in *instance, version string) {
+	const site = "sse_fanin /events ORIGIN {\nheartbeat off\ndrain 1ms\n}\nsse_fanin_status /status"
+	inBoth(t, site, func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
+		waitSubscribers(t, 0)
 		for _, rest := range missingBodies {
 			in.send("GET /events "+version, rest).until(": sse_fanin")
 			in.send("GET /status "+version, "Accept: text/event-stream\r\n"+rest).until("retry: 1000")
@@ -246,11 +260,11 @@ func TestServerEndsWhileBodiesDoNotCome(t *testing.T) {
 		waitSubscribers(t, len(missingBodies))
 		begun := time.Now()
 		must(t, caddy.Stop())
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := time.Since(begun); took > 10*time.Second { // a body that is waited for takes a minute
 			t.Errorf("stopping took %s", took)
 		}
 		waitSubscribers(t, 0)
-		in.reload("", "sse_fanin /events "+plain(t).URL()+" {\nheartbeat off\ndrain 1ms\n}\nsse_fanin_status /status")
+		in.reload("", strings.ReplaceAll(site, "ORIGIN", a.URL()))
 	})
 }
 
