@@ -131,3 +131,19 @@ func (r *receiving) history(text string) string {
 func inBubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
+
+// BenchmarkReceive is what judging an event costs, without its streams.
+func BenchmarkReceive(b *testing.B) {
+	for _, id := range []string{"", "1000000"} {
+		b.Run("id="+id, func(b *testing.B) {
+			s := newSource("b", &sourceSpec{Resume: resumeOn})
+			r := newRunner(s, nil, 0)
+			ev := &sse.Event{ID: []byte(id), HasID: id != "", Type: []byte("price"), Data: bytes.Repeat([]byte("x"), 250)}
+			now := time.Now()
+			b.ReportAllocs()
+			for b.Loop() {
+				s.receive(r, ev, now)
+			}
+		})
+	}
+}
