@@ -93,7 +93,7 @@ func TestChangesOfStates(t *testing.T) {
 			continue // the client is slow
 		}
 		report := h.stateReport()
-		for _, event := range strings.Split(string(report.appendChanges(nil, told, odd, time.Now())), "\n\n") {
+		for event := range strings.SplitSeq(string(report.appendChanges(nil, told, odd, time.Now())), "\n\n") {
 			_, data, ok := strings.Cut(event, "data: ")
 			if !ok {
 				continue
