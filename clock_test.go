@@ -279,6 +279,28 @@ func TestHubRefusesClientsOnceItIsGone(t *testing.T) {
 	})
 }
 
+// An answer without the type of an event stream is final to EventSource. So also a
+// client that is ended before its first turn gets the header.
+func TestClientThatIsEndedAtOnceGetsTheHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		settings := ClientSettings{}.resolve()
+		handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
+		w := httptest.NewRecorder()
+		c := newClient(h, handler, w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if err := h.subscribe(&c.sub); err != nil {
+			t.Fatal(err)
+		}
+		c.sub.endNow(endExit)
+		c.sub.wait()
+		h.unsubscribe(&c.sub)
+		synctest.Wait()
+		if got := w.Header().Get("Content-Type"); got != typeEvents || !strings.HasPrefix(w.Body.String(), "retry: ") || c.ended != endExit {
+			t.Errorf("got the type %q, %q, ended by %q", got, w.Body, c.ended)
+		}
+	})
+}
+
 // stuckWriter blocks in its first write of an event until it is released.
 type stuckWriter struct {
 	*httptest.ResponseRecorder

@@ -105,8 +105,7 @@ func (b *unwantedBody) end() {
 // hungUp reports whether a body's error is that its connection has ended. The
 // body may be wrong, too large or late instead.
 func hungUp(err error) bool {
-	var network net.Error
-	if errors.As(err, &network) {
+	if network, ok := errors.AsType[net.Error](err); ok {
 		return !network.Timeout()
 	}
 	return errors.Is(err, io.ErrUnexpectedEOF)

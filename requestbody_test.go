@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -204,9 +205,7 @@ func TestClientWithABodyThatLeavesIsNoticed(t *testing.T) {
 		"comes at once": "Content-Length: 5\r\n\r\nhello",
 		"chunks":        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 	}
-	for name, rest := range missingBodies {
-		bodies[name] = rest
-	}
+	maps.Copy(bodies, missingBodies)
 	inBoth(t, "sse_fanin /events ORIGIN {\nheartbeat off\n}", func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		for name, rest := range bodies {
 			t.Run(name, func(t *testing.T) {
