@@ -279,20 +279,20 @@ func TestSamplerEndsWithTheLastStream(t *testing.T) {
 
 func TestStatusStreamHasTheHistory(t *testing.T) {
 	a := plain(t)
-	in := serve(t, "", "sse_fanin /events {\nstream s\nupstream a "+a.URL()+"\n}\nsse_fanin_status /status")
+	in := serve(t, "", "sse_fanin /events {\nstream hour\nupstream a "+a.URL()+"\n}\nsse_fanin_status /status")
 	connected(t, a)
 	a.Emit("", "1")
-	becomes(t, "s", "it is counted", func(st streamStatus) bool { return st.Upstreams[0].Events == 1 })
+	becomes(t, "hour", "it is counted", func(st streamStatus) bool { return st.Upstreams[0].Events == 1 })
 	streamSampler.take()
 	all := snapshots(t, in.open("/status", "text/event-stream"))
 	first := nextSnapshot(t, all).Streams[0].History
-	if first == nil || !first.Whole || len(first.Columns) != int(historyColumns) || len(first.Upstreams["a"]) != 1 {
+	if first == nil || !first.Whole || len(first.Columns) != int(historyColumns) || len(first.Upstreams["a"]) == 0 {
 		t.Fatalf("the first snapshot has %+v", first)
 	}
 	streamSampler.take()
 	for {
 		if h := nextSnapshot(t, all).Streams[0].History; h != nil {
-			if h.Whole || len(h.Columns["in"]) != 1 {
+			if n := len(h.Columns["in"]); h.Whole || n < 1 || n > 3 { // the timer takes some, too
 				t.Errorf("a later one has %+v", h)
 			}
 			break
