@@ -156,6 +156,10 @@ func TestMirrorLinesUp(t *testing.T) {
 			`0 open; 0 on off; 1 open; 1 on; 0 on +1s; 1 off; 0 off`, "on off on off"},
 		"a switch, and the other has sent it already": {
 			`0 open; 0 on off; 1 open; 0 on off; 1 on off`, "on off on off"},
+		"cut at once, while another is connected": {
+			`0 open; 0 1 2; 1 open; 1 1; 1 cut; 0 3`, "1 2 3"},
+		"cut at once, and nobody else is connected": {
+			`0 open; 0 on off; 0 cut; 1 open; 1 on; 1 cut`, "on off on"},
 		"equal ticks": {
 			`0 open; 0 t t t; 1 open; 1 t; 0 t; 1 t; 0 t; 0 cut; 1 t`, "t t t t t t"},
 		"breaks off, what the other sent since is known": {
