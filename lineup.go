@@ -93,11 +93,11 @@ func fittingStretches(seen []print, end int) []bool {
 	// again is the length of the longest stretch up to end that also lies
 	// elsewhere; then shorter ones do, and longer ones do not.
 	again, k := int32(0), int32(0)
-	for i := len(seen) - 1; i >= 0; i-- {
-		for k > 0 && (int(k) == end || seen[i] != back(int(k))) {
+	for i, p := range slices.Backward(seen) {
+		for k > 0 && (int(k) == end || p != back(int(k))) {
 			k = border[k-1]
 		}
-		if seen[i] == back(int(k)) {
+		if p == back(int(k)) {
 			k++
 		}
 		if i+int(k) == end && k > 0 { // it is the stretch itself

@@ -55,6 +55,7 @@ type occurrence struct {
 // mirrorSlot is what is known of a replica.
 type mirrorSlot struct {
 	used  bool
+	up    bool   // it is connected
 	first uint64 // events delivered before it connected are below
 	next  uint64 // the event after the newest it has sent, 0: it has sent none
 	base  uint64 // number of the first event in its lineup
@@ -99,8 +100,21 @@ func (m *mirror) resumeElsewhere(slot int) (id string, ok bool) {
 // connection are to be expected of it.
 func (m *mirror) open(slot int) (behind time.Duration) {
 	s := &m.slots[slot]
-	s.first = m.seq
+	s.up, s.first = true, m.seq
 	return s.behind
+}
+
+// close ends a connection of a replica.
+func (m *mirror) close(slot int) { m.slots[slot].up = false }
+
+// othersUp reports whether another replica is connected.
+func (m *mirror) othersUp(slot int) bool {
+	for i := range m.slots {
+		if i != slot && m.slots[i].up {
+			return true
+		}
+	}
+	return false
 }
 
 // lineup compares the leading events of a replica's connection with what was
@@ -148,13 +162,15 @@ func (m *mirror) alsoSince(slot int, h *held, last print) bool {
 	return false
 }
 
-// asLate reports whether what is held of a replica that lags by more than a
-// second came as late as its events do, and notes how late: it lies in one stretch, and each event
-// is older than its copy by no more than the replica is behind. Its connections
-// may be shorter than its lag, so that none of its runs ever comes to an end.
+// asLate reports whether what is held of a replica whose connection ends came
+// as late as its events do, and notes how late: it lies in one stretch, and each
+// event is older than its copy by no more than the replica is behind, and a
+// second. Connections may be shorter than the lag, so that no run ever comes to
+// an end. A replica that is in step may be believed only while another is
+// connected, which sends what is new, too.
 func (m *mirror) asLate(slot int, l *leading) bool {
 	s := &m.slots[slot]
-	if s.behind < replayPatience || len(l.held.events) == 0 || len(l.line.runs) != 1 {
+	if len(l.held.events) == 0 || len(l.line.runs) != 1 || (s.behind < replayPatience && !m.othersUp(slot)) {
 		return false
 	}
 	from, late := int(l.line.runs[0].next)-len(l.held.events), time.Duration(0)

@@ -139,33 +139,53 @@ func mirrorSpec() sourceSpec { return sourceSpec{Policy: policyMirror} }
 func TestMirrorLinesUp(t *testing.T) {
 	for name, tc := range map[string]struct{ story, want string }{
 		"what others have sent": {
-			`0 open; 0 1 2 3; 1 open; 1 1 2 3 4; 0 4`, "1 2 3 4"},
+			`0 open; 0 1 2 3; 1 open; 1 1 2 3 4; 0 4`, "1 2 3 4",
+		},
 		"the end of it": {
-			`0 open; 0 1 2 3; 1 open; 1 2 3 4; 0 4`, "1 2 3 4"},
+			`0 open; 0 1 2 3; 1 open; 1 2 3 4; 0 4`, "1 2 3 4",
+		},
 		"nothing of it": {
-			`0 open; 0 1 2 3; 1 open; 0 4; 1 4 5; 0 5`, "1 2 3 4 5"},
+			`0 open; 0 1 2 3; 1 open; 0 4; 1 4 5; 0 5`, "1 2 3 4 5",
+		},
 		"its own, after which others have sent more": {
-			`0 open; 1 open; 0 1 2; 1 1 2; 1 cut; 0 3 4; 1 open; 1 1 2 5; 0 5`, "1 2 3 4 5"},
+			`0 open; 1 open; 0 1 2; 1 1 2; 1 cut; 0 3 4; 1 open; 1 1 2 5; 0 5`, "1 2 3 4 5",
+		},
 		"its own, and what others have sent": {
-			`0 open; 1 open; 0 1 2; 1 1 2; 1 cut; 0 3 4; 1 open; 1 1 2 3 4 5; 0 5`, "1 2 3 4 5"},
+			`0 open; 1 open; 0 1 2; 1 1 2; 1 cut; 0 3 4; 1 open; 1 1 2 3 4 5; 0 5`, "1 2 3 4 5",
+		},
 		"what others have sent meanwhile": {
-			`0 open; 1 open; 0 1 2; 1 1 2; 1 cut; 0 3 4; 1 open; 1 3 4 5; 0 5`, "1 2 3 4 5"},
+			`0 open; 1 open; 0 1 2; 1 1 2; 1 cut; 0 3 4; 1 open; 1 3 4 5; 0 5`, "1 2 3 4 5",
+		},
 		"a switch, and nobody else is left": {
-			`0 open; 0 on off; 0 cut; 1 open; 1 on +1s`, "on off on"},
+			`0 open; 0 on off; 0 cut; 1 open; 1 on +1s`, "on off on",
+		},
 		"a switch, and the other sends it, too": {
-			`0 open; 0 on off; 1 open; 1 on; 0 on +1s; 1 off; 0 off`, "on off on off"},
+			`0 open; 0 on off; 1 open; 1 on; 0 on +1s; 1 off; 0 off`, "on off on off",
+		},
 		"a switch, and the other has sent it already": {
-			`0 open; 0 on off; 1 open; 0 on off; 1 on off`, "on off on off"},
+			`0 open; 0 on off; 1 open; 0 on off; 1 on off`, "on off on off",
+		},
+		"cut at once, while another is connected": {
+			`0 open; 0 1 2; 1 open; 1 1; 1 cut; 0 3`, "1 2 3",
+		},
+		"cut at once, and nobody else is connected": {
+			`0 open; 0 on off; 0 cut; 1 open; 1 on; 1 cut`, "on off on",
+		},
 		"equal ticks": {
-			`0 open; 0 t t t; 1 open; 1 t; 0 t; 1 t; 0 t; 0 cut; 1 t`, "t t t t t t"},
+			`0 open; 0 t t t; 1 open; 1 t; 0 t; 1 t; 0 t; 0 cut; 1 t`, "t t t t t t",
+		},
 		"breaks off, what the other sent since is known": {
-			`0 open; 0 1 2 3; 1 open; 1 1; 0 1 9; 1 9`, "1 2 3 1 9"},
+			`0 open; 0 1 2 3; 1 open; 1 1; 0 1 9; 1 9`, "1 2 3 1 9",
+		},
 		"with ids, however late and after others": {
-			`0 open; 0 1//a 2//b 3//c; 1 open; 1 x +10s 2//b +10s 3//c 4//d`, "a b c x d"},
+			`0 open; 0 1//a 2//b 3//c; 1 open; 1 x +10s 2//b +10s 3//c 4//d`, "a b c x d",
+		},
 		"with ids that repeat": {
-			`0 open; 0 1//on 1//off; 0 cut; 1 open; 1 x +2s 1//on`, "on off x on"},
+			`0 open; 0 1//on 1//off; 0 cut; 1 open; 1 x +2s 1//on`, "on off x on",
+		},
 		"the id in force is not its own": {
-			`0 open; 0 7//x tick; 0 cut; 1 open; 1 7//x +1m tick`, "x tick tick"},
+			`0 open; 0 7//x tick; 0 cut; 1 open; 1 7//x +1m tick`, "x tick tick",
+		},
 	} {
 		inBubble(t, name, func(t *testing.T) {
 			r := newReceiving(t, 2, mirrorSpec())

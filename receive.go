@@ -29,8 +29,11 @@ func (s *source) opened(r *runner, now time.Time) {
 func (s *source) closed(r *runner) {
 	s.deliverMu.Lock()
 	defer s.deliverMu.Unlock()
-	if l := &r.leading; s.mirror != nil && s.mirror.asLate(r.slot, l) {
-		s.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
+	if s.mirror != nil {
+		if l := &r.leading; s.mirror.asLate(r.slot, l) {
+			s.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
+		}
+		s.mirror.close(r.slot)
 	}
 	s.releaseLocked(r)
 	r.leading.end()

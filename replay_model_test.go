@@ -93,19 +93,18 @@ type oracle struct {
 	undecided int
 	repeats   bool
 
-	leading, lining  bool
-	line             []string // seen when the connection began
-	ends             []int
-	used             map[string]bool
-	run              []string
-	first, next      int // of the run where it is sure
-	sure             bool
-	held             []string
-	since            time.Duration
-	idle             time.Duration
-	delivered        []string
-	dropped          int
-	distinctRepeated bool
+	leading, lining bool
+	line            []string // seen when the connection began
+	ends            []int
+	used            map[string]bool
+	run             []string
+	first, next     int // of the run where it is sure
+	sure            bool
+	held            []string
+	since           time.Duration
+	idle            time.Duration
+	delivered       []string
+	dropped         int
 }
 
 func ownID(word string) string { id, _, _ := strings.Cut(word, "/"); return id }
@@ -374,7 +373,7 @@ func checkTicks(t *testing.T, story string, got []string, sent int) {
 func checkDistinct(t *testing.T, story string, got []string, clean bool) {
 	t.Helper()
 	var want []string
-	for _, word := range strings.Fields(story) {
+	for word := range strings.FieldsSeq(story) {
 		data := word[strings.LastIndex(word, "/")+1:]
 		if data[0] == 'e' && !slices.Contains(want, data) {
 			want = append(want, data)
