@@ -109,7 +109,7 @@ func memberName(upstream, address string) string {
 type stream interface {
 	attach(*definition)
 	detach(*definition)
-	drainHandler(*Handler)
+	drain(chosen func(*subscriber) bool, why endReason)
 	inUse() *definition
 	counted() *streamCounts
 }
@@ -199,7 +199,7 @@ func (a *App) Stop() error {
 	a.detach()
 	for _, h := range a.handlers {
 		if h.settings.onReload == reloadDrain {
-			h.def.target().drainHandler(h)
+			h.def.target().drain(servedBy(h), endReload)
 		}
 	}
 	return nil

@@ -84,7 +84,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 	}
 	c := newClient(h, handler, w, r)
 	c.filter, c.body = wanted, bodyOf(w, r)
-	if err := h.subscribe(&c.sub); err != nil {
+	if err := h.audience.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, handler) // it ended just now; the key gets another
 		}
@@ -200,7 +200,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 		return p, events, err
 	}
 	c.buf = c.buf[:0]
-	if c.stateVersion != c.hub.stateVersion.Load() {
+	if c.stateVersion != c.hub.states.version.Load() {
 		c.appendStates(now)
 	}
 	if monotonic(now) >= c.sub.beat.Load() {
@@ -212,7 +212,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 // behind says whether there is something to write that nobody may say again.
 func (c *client) behind() bool {
 	return c.at.reader.Position() <= c.at.log.Head() || c.at.log.next.Load() != nil ||
-		c.stateVersion != c.hub.stateVersion.Load()
+		c.stateVersion != c.hub.states.version.Load()
 }
 
 // begin makes the head: the position and what there is to say about it. Its
@@ -398,7 +398,7 @@ func (c *client) position(asked string, now time.Time) {
 // positionByID resumes after the event with the upstream's id.
 func (c *client) positionByID(asked string) {
 	next, ok := c.at.log.afterID(asked)
-	if !ok && c.hub.seeded(asked) && c.at.log.Tail() == 1 {
+	if !ok && c.hub.inputs.beginAfter(asked) && c.at.log.Tail() == 1 {
 		// Everything in the log is what came after that id.
 		next, ok = 1, true
 	}

@@ -18,8 +18,8 @@ type sent struct {
 	head uint64 // of the log when the client came: up to it, events are replayed
 }
 
-// clientPosition is where a client reads. The log is replaced under the hub's mu,
-// under which anybody may want to know the lag; all else is the client's.
+// clientPosition is where a client reads. The log is replaced by audience.read,
+// since anybody may want to know the lag; all else is the client's.
 type clientPosition struct {
 	log    *streamLog // nil until the head is written
 	reader eventlog.Reader
@@ -28,6 +28,13 @@ type clientPosition struct {
 // begin has the client read from the event at next; see eventlog.Reader.Begin.
 func (p *clientPosition) begin(next uint64) {
 	p.reader.Begin(p.log.Log, next)
+}
+
+// read has the client read another log, from the event at next; see
+// audience.read.
+func (p *clientPosition) read(log *streamLog, next uint64) {
+	p.log = log
+	p.begin(next)
 }
 
 // lag is how many events a client has still to get.
@@ -46,12 +53,7 @@ func (p *clientPosition) lag() uint64 {
 }
 
 // open has the client read a log, from the event at next.
-func (c *client) open(log *streamLog, next uint64) {
-	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
-	c.at.log = log
-	c.at.begin(next)
-}
+func (c *client) open(log *streamLog, next uint64) { c.hub.audience.read(&c.at, log, next) }
 
 // countWrite counts what was written and flushed: a few atomics a write,
 // however many events that was.

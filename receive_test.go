@@ -27,9 +27,7 @@ func newReceiving(t *testing.T, runners int, spec sourceSpec) *receiving {
 		spec.Resume = resumeOn
 	}
 	h := newHub(&definition{key: "r", label: "r", ids: idsNone, retain: eventlog.Options{MaxEvents: 1 << 20, MaxBytes: 1 << 30}}, nil)
-	liveHubs.mu.Lock()
-	delete(liveHubs.all, h) // nobody is going to release it
-	liveHubs.mu.Unlock()
+	liveHubs.remove(h) // nobody is going to release it
 	r := &receiving{t: t, s: newSource("r", &spec)}
 	r.sub = &subscription{source: r.s, hub: h, name: "u"}
 	r.sub.shape.Store(new(shape))

@@ -149,6 +149,18 @@ func (r *runner) stopNow(why error) {
 	r.wake()
 }
 
+// reconnect ends the current connection, forgets waits and who answered 204,
+// and has the first replica dialled at once.
+func (r *runner) reconnect() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.afresh = true
+	if r.interrupt != nil {
+		r.interrupt(errReconnect)
+	}
+	r.wake()
+}
+
 // retryFinished has replicas asked again that answered 204.
 func (r *runner) retryFinished() {
 	r.mu.Lock()

@@ -283,14 +283,3 @@ func (h *hub) countedName(sub *subscription) string {
 	}
 	return sub.name
 }
-
-// countedNames are the names that are configured. The caller holds lifeMu.
-func (h *hub) countedNames() map[string]bool {
-	names := make(map[string]bool)
-	for _, def := range h.uses {
-		for _, u := range def.upstreams {
-			names[u.name] = true
-		}
-	}
-	return names
-}

@@ -372,6 +372,16 @@ func (s *source) begin(lastID string) {
 	}
 }
 
+// reconnect drops the connections there are, forgets waits and who answered
+// 204, and dials at once if the source is wanted.
+func (s *source) reconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.runners {
+		r.reconnect()
+	}
+}
+
 // ended says whether the source has ended for good.
 func (s *source) ended() bool {
 	return s.ctx.Err() != nil
