@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"maps"
+	"reflect"
 	"slices"
 
 	"go.uber.org/zap"
@@ -132,6 +133,7 @@ func (h *hub) reconcileWatches() {
 			}
 		}
 	}
+	before := maps.Clone(h.watches)
 	for key, w := range h.watches {
 		if wanted[key] == nil {
 			w.cancel()
@@ -145,6 +147,13 @@ func (h *hub) reconcileWatches() {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		w := &watch{upstream: u, cancel: cancel, done: make(chan struct{})}
+		// An upstream whose connections are configured differently is at the same
+		// addresses: its sources are exchanged, and go on where they were.
+		for _, old := range before {
+			if old.upstream.name == u.name && reflect.DeepEqual(old.upstream.spec.Dynamic, u.spec.Dynamic) {
+				w.addresses = old.addresses
+			}
+		}
 		h.watches[key] = w
 		go h.watchMembers(ctx, w)
 	}
