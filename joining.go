@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"maps"
+	"reflect"
 	"slices"
 
 	"go.uber.org/zap"
@@ -125,6 +126,7 @@ func (in *inputs) reconcileWatchesLocked() {
 			}
 		}
 	}
+	before := maps.Clone(in.watches)
 	for key, w := range in.watches {
 		if wanted[key] == nil {
 			w.cancel()
@@ -138,6 +140,13 @@ func (in *inputs) reconcileWatchesLocked() {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		w := &watch{upstream: u, cancel: cancel, done: make(chan struct{})}
+		// An upstream whose connections are configured differently is at the same
+		// addresses: its sources are exchanged, and go on where they were.
+		for _, old := range before {
+			if old.upstream.name == u.name && reflect.DeepEqual(old.upstream.spec.Dynamic, u.spec.Dynamic) {
+				w.addresses = old.addresses
+			}
+		}
 		in.watches[key] = w
 		go in.watchMembers(ctx, w)
 	}

@@ -163,7 +163,7 @@ func (s *oneHistory) silence(st *streamStatus, us *upstreamStatus, now time.Time
 				Commands: askCommand(us),
 			}
 			if cause := cmp.Or(us.Error, reasonWords[us.Reason]); cause != "" {
-				t.What += ", the last one since " + cause
+				t.What += ". The last time: " + cause
 			}
 			return t, true
 		}
