@@ -33,9 +33,9 @@ func clockHub() *hub {
 
 // publish appends an event, as a source does.
 func publish(h *hub, data string) {
-	sub := new(subscription)
-	sub.shape.Store(new(shape))
-	h.publish(sub, &sse.Event{Data: []byte(data)}, new(encoder), time.Now())
+	in := &input{hub: h}
+	in.shape.Store(new(shape))
+	in.deliver(&sse.Event{Data: []byte(data)}, false, new(encoder), time.Now())
 }
 
 // clockClient is a client whose response is kept in memory. Its end is noted.

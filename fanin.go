@@ -160,23 +160,16 @@ func (h *hub) applyRetain(o eventlog.Options, ids string) {
 	h.audience.forgetFirstAsked()
 }
 
-// publish shapes an event of a source and appends it to the log. It never
-// waits for a client.
-func (h *hub) publish(sub *subscription, ev *sse.Event, enc *encoder, now time.Time) {
-	hadID := len(sub.lastID) > 0
-	sub.lastID = append(sub.lastID[:0], ev.ID...)
-	s := sub.shape.Load()
-	if !s.takes(ev.Type) {
-		sub.unwanted.Add(1)
-		return
-	}
-	typ := enc.finalType(s, ev.Type)
+// publish appends an event of an input to the log, with its final type. hadID
+// reports whether the event before it came with an id in force. It never waits
+// for a client.
+func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *encoder, now time.Time) {
 	h.logMu.RLock()
 	defer h.logMu.RUnlock()
 	log := h.log.Load()
 	withID := log.ids == idsUpstream
-	body := enc.encode(ev, typ, sub.name, h.shaped.Load().envelope, withID, hadID, now)
-	tag := h.tags.tag(sub.sourceID, typ)
+	body := enc.encode(ev, typ, from.name, h.shaped.Load().envelope, withID, hadID, now)
+	tag := h.tags.tag(from.sourceID, typ)
 	if !withID {
 		log.Append(now, tag, body)
 		return

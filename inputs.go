@@ -19,12 +19,12 @@ import (
 type inputs struct {
 	hub *hub
 
-	mu       sync.Mutex               // protects what follows; taken before the audience's, and before those of sources
-	uses     []*definition            // configurations that use the stream, oldest first
-	sources  map[string]*subscription // by upstream name
-	watches  map[string]*watch        // by source key: dynamic upstreams whose addresses are sources of their own
-	demanded bool                     // the sources are wanted
-	attached bool                     // a configuration that uses the stream was started at least once
+	mu       sync.Mutex        // protects what follows; taken before the audience's, and before those of sources
+	uses     []*definition     // configurations that use the stream, oldest first
+	sources  map[string]*input // by upstream name
+	watches  map[string]*watch // by source key: dynamic upstreams whose addresses are sources of their own
+	demanded bool              // the sources are wanted
+	attached bool              // a configuration that uses the stream was started at least once
 }
 
 // watch looks up the addresses of a dynamic upstream that are sources of
@@ -37,7 +37,7 @@ type watch struct {
 }
 
 func newInputs(h *hub) *inputs {
-	return &inputs{hub: h, sources: make(map[string]*subscription), watches: make(map[string]*watch)}
+	return &inputs{hub: h, sources: make(map[string]*input), watches: make(map[string]*watch)}
 }
 
 // attach adds a configuration that uses the stream. It only adds: sources
@@ -71,8 +71,8 @@ func (in *inputs) release() {
 	}
 	watches := in.watches
 	in.watches = make(map[string]*watch)
-	for _, sub := range in.sources {
-		in.leaveLocked(sub)
+	for _, one := range in.sources {
+		in.leaveLocked(one)
 	}
 	in.mu.Unlock()
 	for _, w := range watches {
@@ -129,8 +129,8 @@ func (in *inputs) states() map[string]sourceState {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	states := make(map[string]sourceState, len(in.sources))
-	for name, sub := range in.sources {
-		states[name] = sub.source.status()
+	for name, one := range in.sources {
+		states[name] = one.source.status()
 	}
 	return states
 }
@@ -153,8 +153,8 @@ func (in *inputs) beginAfter(id string) bool {
 	if in.hub.audience.firstAsked() != id || len(in.sources) == 0 {
 		return false
 	}
-	for _, sub := range in.sources {
-		if !sub.source.beginsAfter(id) {
+	for _, one := range in.sources {
+		if !one.source.beginsAfter(id) {
 			return false
 		}
 	}
@@ -166,10 +166,10 @@ func (in *inputs) beginAfter(id string) bool {
 func (in *inputs) reconnect(upstream string) (n int, names []string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for name, sub := range in.sources {
+	for name, one := range in.sources {
 		names = append(names, name)
 		if name == upstream || in.hub.tags.upstreamOf(name) == upstream {
-			sub.source.reconnect()
+			one.source.reconnect()
 			n++
 		}
 	}
@@ -200,8 +200,8 @@ func (in *inputs) snapshot() inputsStatus {
 	if in.hub.keyed == nil {
 		st.left = in.hub.counts.before()
 	}
-	for _, sub := range in.sources {
-		st.sources = append(st.sources, inputStatus{in.hub.countedName(sub), sub.count(), sub.status()})
+	for _, one := range in.sources {
+		st.sources = append(st.sources, inputStatus{one.countedName(), one.count(), one.status()})
 	}
 	for _, def := range in.uses {
 		for _, u := range def.upstreams {

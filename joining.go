@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 
@@ -66,15 +67,15 @@ func (in *inputs) reconcileLocked() {
 	wanted := all.wanted()
 	postponed := in.renameSourcesLocked(all, wanted)
 	if len(in.uses) > 0 {
-		for name, sub := range in.sources {
+		for name, one := range in.sources {
 			u := wanted[name]
 			switch {
 			case u == nil:
-				in.leaveLocked(sub)
-			case u.key != sub.key:
-				in.replaceLocked(sub, u)
+				in.leaveLocked(one)
+			case u.key != one.key:
+				in.replaceLocked(one, u)
 			default:
-				sub.shape.Store(u.shape)
+				one.shape.Store(u.shape)
 			}
 		}
 	}
@@ -84,8 +85,8 @@ func (in *inputs) reconcileLocked() {
 		}
 	}
 	envs := all.environments()
-	for name, sub := range in.sources {
-		sub.source.setEnvironments(sub, envs[sourceOf{name, sub.key}])
+	for name, one := range in.sources {
+		one.source.setEnvironments(one.sub, envs[sourceOf{name, one.key}])
 	}
 	if len(in.uses) > 0 {
 		in.hub.counts.keep(in.countedNamesLocked())
@@ -174,38 +175,38 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 		stays[u.name] = u.key
 	}
 	postponed = make(map[string]bool)
-	renames := make(map[string]*subscription) // by new name
-	taken := make(map[*subscription]bool)
+	renames := make(map[string]*input) // by new name
+	taken := make(map[*input]bool)
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		key := wanted[name].key
-		if sub := in.sources[name]; sub != nil && sub.key == key {
+		if one := in.sources[name]; one != nil && one.key == key {
 			continue
 		}
 		for _, before := range slices.Sorted(maps.Keys(in.sources)) {
-			sub := in.sources[before]
-			if sub.key != key || stays[before] == key || taken[sub] {
+			one := in.sources[before]
+			if one.key != key || stays[before] == key || taken[one] {
 				continue
 			}
-			taken[sub] = true
+			taken[one] = true
 			if u := wanted[before]; u != nil && u.key == key {
 				postponed[name] = true
 			} else {
-				renames[name] = sub
+				renames[name] = one
 			}
 			break
 		}
 	}
-	for _, sub := range renames {
-		delete(in.sources, sub.name)
+	for _, one := range renames {
+		delete(in.sources, one.name)
 	}
-	for name, sub := range renames {
+	for name, one := range renames {
 		if other := in.sources[name]; other != nil {
 			in.leaveLocked(other)
 		}
-		renamed := in.newSubscription(sub.source, wanted[name])
-		in.hub.counts.leave(in.hub.countedName(sub), sub.count())
-		sub.source.exchange(sub, renamed)
-		in.hub.tags.release(sub.name)
+		renamed := newInput(in.hub, one.source, wanted[name])
+		in.hub.counts.leave(one.countedName(), one.count())
+		renamed.sub = one.source.exchange(one.sub, renamed)
+		in.hub.tags.release(one.name)
 		in.sources[name] = renamed
 	}
 	return postponed
@@ -213,35 +214,28 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 
 // joinLocked subscribes to a source. The caller supplies the environments.
 func (in *inputs) joinLocked(u *upstreamDef) {
-	sub := in.newSubscription(acquireSource(u.key, u.spec), u)
-	sub.source.subscribe(sub)
-	in.sources[u.name] = sub
+	joined := newInput(in.hub, acquireSource(u.key, u.spec), u)
+	joined.sub = joined.source.subscribe(joined)
+	in.sources[u.name] = joined
 }
 
-func (in *inputs) newSubscription(s *source, u *upstreamDef) *subscription {
-	sub := &subscription{source: s, hub: in.hub, name: u.name, key: u.key, sourceID: in.hub.tags.source(u.name, u.upstream)}
-	sub.since = s.countedSince()
-	sub.shape.Store(u.shape)
-	return sub
-}
-
-// leaveLocked gives up a source. It waits until the source has ended, if this was
+// leaveLocked gives up a source. It waits until the source has ended, if this one
 // its last subscription, and takes over its events until then: what the source
-// has read counts as received when another goes on where it was.
-func (in *inputs) leaveLocked(sub *subscription) {
-	releaseSource(sub.source)
-	sub.source.unsubscribe(sub)
-	in.hub.counts.leave(in.hub.countedName(sub), sub.count())
-	in.hub.tags.release(sub.name)
-	delete(in.sources, sub.name)
+// has read counts as received when another goes on where it one.
+func (in *inputs) leaveLocked(one *input) {
+	releaseSource(one.source)
+	one.source.unsubscribe(one.sub)
+	in.hub.counts.leave(one.countedName(), one.count())
+	in.hub.tags.release(one.name)
+	delete(in.sources, one.name)
 }
 
 // replaceLocked exchanges the source of an upstream whose connection is configured
 // differently from now on. When the new source asks the same URLs, it goes on
-// where the old one was.
-func (in *inputs) replaceLocked(sub *subscription, u *upstreamDef) {
-	old := sub.source
-	in.leaveLocked(sub)
+// where the old one one.
+func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
+	old := one.source
+	in.leaveLocked(one)
 	in.joinLocked(u)
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
@@ -249,7 +243,7 @@ func (in *inputs) replaceLocked(sub *subscription, u *upstreamDef) {
 	if next := in.sources[u.name].source; old.ended() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
-		next.begin(string(sub.lastID))
+		next.begin(old.intake.lastID(one.sub, math.MaxInt))
 	}
 }
 
@@ -265,7 +259,7 @@ func (in *inputs) applyDemandLocked() {
 		seed = "" // a source that comes later is not asked for all of it again
 	}
 	wanted := in.wantsSourcesLocked()
-	for _, sub := range in.sources {
-		sub.source.setDemand(sub, wanted, seed)
+	for _, one := range in.sources {
+		one.source.setDemand(one.sub, wanted, seed)
 	}
 }

@@ -23,8 +23,8 @@ func hubWithSources(n int) *hub {
 
 func (h *hub) addSource(name string) *source {
 	s := newSource(name, &sourceSpec{MaxEventSize: 1})
-	sub := &subscription{source: s, hub: h, name: name}
-	s.subscribe(sub)
+	sub := &input{source: s, hub: h, name: name}
+	sub.sub = s.subscribe(sub)
 	h.inputs.sources[name] = sub
 	h.sourceChanged()
 	return s
