@@ -78,7 +78,7 @@ type hub struct {
 	counts  *streamCounts // over all keys
 
 	tags   *tags
-	shaped atomic.Pointer[hubShape]
+	shaped atomic.Pointer[streamShape]
 
 	// logMu lets an exchange of the log wait for appends in progress.
 	// Appends hold it for reading.
@@ -86,14 +86,6 @@ type hub struct {
 	log   atomic.Pointer[streamLog]
 
 	states stateReports
-}
-
-// hubShape is what a stream does to all its events. Immutable.
-type hubShape struct {
-	envelope     bool
-	sourceEvents bool
-	onDemand     bool
-	linger       time.Duration
 }
 
 var (
