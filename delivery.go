@@ -7,8 +7,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
 // sent is what one client was sent.
@@ -17,43 +15,6 @@ type sent struct {
 
 	head uint64 // of the log when the client came: up to it, events are replayed
 }
-
-// clientPosition is where a client reads. The log is replaced by audience.read,
-// since anybody may want to know the lag; all else is the client's.
-type clientPosition struct {
-	log    *streamLog // nil until the head is written
-	reader eventlog.Reader
-}
-
-// begin has the client read from the event at next; see eventlog.Reader.Begin.
-func (p *clientPosition) begin(next uint64) {
-	p.reader.Begin(p.log.Log, next)
-}
-
-// read has the client read another log, from the event at next; see
-// audience.read.
-func (p *clientPosition) read(log *streamLog, next uint64) {
-	p.log = log
-	p.begin(next)
-}
-
-// lag is how many events a client has still to get.
-func (p *clientPosition) lag() uint64 {
-	n := uint64(0)
-	if p.log == nil {
-		return n
-	}
-	if head, at := p.log.Head(), p.reader.Position(); at <= head {
-		n = head + 1 - at
-	}
-	for log := p.log.next.Load(); log != nil; log = log.next.Load() {
-		n += log.Head()
-	}
-	return n
-}
-
-// open has the client read a log, from the event at next.
-func (c *client) open(log *streamLog, next uint64) { c.hub.audience.read(&c.at, log, next) }
 
 // countWrite counts what was written and flushed: a few atomics a write,
 // however many events that was.
