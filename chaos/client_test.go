@@ -59,9 +59,10 @@ func (p protocol) connect() (http.RoundTripper, func()) {
 	case http3TLS:
 		t := &http3.Transport{TLSClientConfig: insecure.Clone()}
 		return t, func() { _ = t.Close() }
+	default:
+		t := p.tcp()
+		return t, t.CloseIdleConnections
 	}
-	t := p.tcp()
-	return t, t.CloseIdleConnections
 }
 
 func (p protocol) tcp() *http.Transport {
