@@ -327,6 +327,7 @@ func TestReloadClosesIdleConnections(t *testing.T) {
 			open.Add(1)
 		case http.StateClosed:
 			open.Add(-1)
+		default:
 		}
 	}
 	origin.Start()

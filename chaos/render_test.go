@@ -56,7 +56,7 @@ func (p *plan) next(rnd *rand.Rand, c *config) (*config, string) {
 		s, st := p.streams[i], &n.states[i]
 		named := s.place != placeInline
 		switch k := rnd.IntN(8); {
-		case k == 0:
+		case k == 0 && !s.stays:
 			st.absent = !st.absent
 			what = append(what, fmt.Sprintf("%s absent: %v", s.name(), st.absent))
 		case k == 1 && named && len(s.upstreams) > 1 && s.ids != "upstream":
