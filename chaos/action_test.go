@@ -160,6 +160,9 @@ func (r *round) reconnect() string {
 		return ""
 	}
 	u := pick(r.rnd, s.upstreams...)
+	for _, f := range u.feeds {
+		f.troubled.Store(true)
+	}
 	answer, err := r.process.call(http.MethodPost, "/sse_fanin/streams/"+s.name()+"/upstreams/"+u.name+"/reconnect")
 	if err != nil {
 		r.fail("reconnecting %s of %s: %v", u.name, s.name(), err)

@@ -198,6 +198,7 @@ func (r *round) settle() {
 	}
 	since := make(map[string]uint64)
 	for _, f := range r.plan.feeds {
+		f.troubled.Store(true) // it is reconnected again and again
 		f.heal()
 		for _, o := range f.replicas {
 			o.CutConnections() // whoever hangs is to come back
