@@ -37,12 +37,17 @@ type App struct {
 	byKey       map[string]*definition  // by stream key
 	envs        map[string]*environment // by source key
 	handlers    []*Handler
-	attached    []*definition // of definitions, those that have been attached to their hubs
-	started     bool          // its streams are attached
-	teller      *teller       // nil until all apps have started
+	servers     []*caddyhttp.Server // that tell of the exit; see observe
+	watching    bool                // they count with the exit's watch
+	attached    []*definition       // of definitions, those that have been attached to their hubs
+	started     bool                // its streams are attached
+	teller      *teller             // nil until all apps have started
 }
 
-// definition is a stream as one configuration defines it.
+// definition is a stream as one configuration defines it. Immutable once the
+// configuration is started, as is all that it points to but hub and keyed: the
+// streams of all keys are made of one definition, each under locks of its own.
+// What lives belongs to a hub.
 type definition struct {
 	key       string // of the hub
 	label     string
@@ -54,6 +59,7 @@ type definition struct {
 	ids       string
 	shape     hubShape
 	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
+	handlers  []*Handler      // that serve it; complete before it is attached
 
 	hub *hub // nil for a keyed stream
 
@@ -63,7 +69,8 @@ type definition struct {
 	maxStreams   int
 }
 
-// upstreamDef is an upstream of a definition.
+// upstreamDef is an upstream of a definition. Immutable; many hubs may use it at
+// the same time.
 type upstreamDef struct {
 	name     string
 	upstream string // whose source this is one of several of, or ""
@@ -72,29 +79,25 @@ type upstreamDef struct {
 	env      *environment
 	shape    *shape
 
-	// expands says that each of the dynamic addresses is a source of its own;
-	// members are those, by address. The hub's lifeMu protects members.
+	// expands: each of the dynamic addresses is a source of its own; see member.
 	expands bool
-	members map[string]*upstreamDef
 
 	headerPlaceholders []string // of the request, without braces
 }
 
 // member returns the upstream for one of the dynamic addresses.
 func (u *upstreamDef) member(address string) *upstreamDef {
-	if m := u.members[address]; m != nil {
-		return m
-	}
-	spec, env := *u.spec, *u.env
+	spec := *u.spec
 	spec.Policy, spec.Dynamic, spec.dynamicRaw = "", nil, nil
 	spec.Address = address
-	m := &upstreamDef{name: memberName(u.name, address), upstream: u.name, spec: &spec, env: &env, shape: u.shape}
-	m.key = spec.key()
-	if u.members == nil {
-		u.members = make(map[string]*upstreamDef)
+	return &upstreamDef{
+		name:     memberName(u.name, address),
+		upstream: u.name,
+		key:      spec.key(),
+		spec:     &spec,
+		env:      u.env,
+		shape:    u.shape,
 	}
-	u.members[address] = m
-	return m
 }
 
 // memberName is the name of a source that is one of several of an upstream.
@@ -107,6 +110,8 @@ type stream interface {
 	attach(*definition)
 	detach(*definition)
 	drainHandler(*Handler)
+	inUse() *definition
+	counted() *streamCounts
 }
 
 func (d *definition) target() stream {
@@ -172,6 +177,10 @@ func (a *App) Start() error {
 	}
 	holdAnnouncements()
 	a.started = true
+	if len(a.servers) > 0 {
+		exits.hold()
+		a.watching = true
+	}
 	for _, def := range a.definitions {
 		def.target().attach(def)
 		a.attached = append(a.attached, def)
@@ -203,6 +212,10 @@ func (a *App) Cleanup() error {
 		def.release()
 	}
 	a.definitions = nil
+	if a.watching {
+		exits.drop()
+		a.watching = false
+	}
 	return nil
 }
 
@@ -262,7 +275,7 @@ func (a *App) bindWaiting(def *definition) {
 }
 
 func errUndefined(name string) error {
-	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'", name, name)
+	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'%s", name, name, orURL(name))
 }
 
 // definedLater says whether a handler that is not provisioned yet defines the
@@ -303,7 +316,11 @@ func hasDefinition(node any, name string) bool {
 	return false
 }
 
-func namedKey(name string) string { return "name:" + name }
+func namedKey(name string) string { return namedPrefix + name }
+
+func isNamedKey(key string) bool { return strings.HasPrefix(key, namedPrefix) }
+
+const namedPrefix = "name:"
 
 // define judges a stream and acquires its hub. Equal unnamed streams are one.
 func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {

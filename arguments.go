@@ -42,9 +42,28 @@ func once(d *caddyfile.Dispenser, seen map[string]caddyfile.Token) error {
 
 // unrecognized is the error about a subdirective that is none of the known.
 func unrecognized(d *caddyfile.Dispenser, where string, known ...[]string) error {
+	if place := placeOf(d.Val()); place != "" {
+		return d.Errf("%s belongs in %s", d.Val(), place)
+	}
 	words := slices.Concat(known...)
 	slices.Sort(words)
 	return d.Errf("unrecognized subdirective '%s'%s, expected one of %s", redactText(d.Val()), where, strings.Join(words, ", "))
+}
+
+// placeOf returns the block in which a subdirective belongs that stands in
+// another one; empty if there is no such subdirective.
+func placeOf(word string) string {
+	switch {
+	case slices.Contains(replicaWords, word):
+		return "the block of an upstream: upstream [<name>] <url>... { " + word + " ... }"
+	case slices.Contains(upstreamWords, word):
+		return "the block of a stream, or of one of its upstreams"
+	case slices.Contains(retainWords, word):
+		return "the block of retain: retain { " + word + " ... }"
+	case slices.Contains(sourceWords, word), slices.Contains(clientWords, word):
+		return "the block of a stream, beside its upstreams"
+	}
+	return ""
 }
 
 // arguments returns the arguments of the current subdirective: at least one,

@@ -14,6 +14,10 @@ const (
 	// mistake in the configuration.
 	slowRetry = 30 * time.Second
 
+	// provenAfter is how long a connection has to live to count as one that
+	// works though it brought nothing.
+	provenAfter = 10 * time.Second
+
 	// maxRetryAfter is the longest wait an upstream can ask for.
 	maxRetryAfter = 10 * time.Minute
 )
@@ -51,11 +55,11 @@ func (b *backoff) next() time.Duration {
 	return wait
 }
 
-// lived tells how long a connection held. One that outlived the current
-// ceiling has proved itself, and the count starts again; a 200 alone proves
-// nothing.
-func (b *backoff) lived(d time.Duration) {
-	if d > b.ceiling() {
+// ended notes how long a connection held, and whether it brought an event that
+// was not sent before. One that did either has proved itself, and the count starts
+// again; a 200 alone proves nothing.
+func (b *backoff) ended(lived time.Duration, broughtNew bool) {
+	if broughtNew || lived >= provenAfter {
 		b.n = 0
 	}
 }

@@ -56,26 +56,28 @@ func TestBackoffCountsFailures(t *testing.T) {
 	}
 }
 
-func TestBackoffStartsAgainAfterALongConnection(t *testing.T) {
+func TestBackoffStartsAgain(t *testing.T) {
 	for _, tc := range []struct {
 		failures int
 		lived    time.Duration
+		brought  bool
 		again    bool
 	}{
-		{0, 0, true},
-		{3, time.Millisecond, false},
-		{3, 8 * time.Second, false}, // the ceiling itself proves nothing
-		{3, 8*time.Second + 1, true},
-		{9, time.Minute, false},
-		{9, time.Minute + 1, true},
+		{0, 0, false, true},
+		{3, 0, false, false}, // a 200 alone proves nothing
+		{3, 10*time.Second - 1, false, false},
+		{3, 10 * time.Second, false, true},
+		{9, 10 * time.Second, false, true}, // whatever the ceiling
+		{9, time.Millisecond, true, true},
+		{1, 2*time.Second + 1, false, false}, // longer than the ceiling
 	} {
 		b := backoff{base: time.Second, max: time.Minute}
 		for range tc.failures {
 			b.next()
 		}
-		b.lived(tc.lived)
+		b.ended(tc.lived, tc.brought)
 		if again := b.ceiling() == time.Second; again != tc.again {
-			t.Errorf("%d failures, then a connection of %s: starts again is %t, want %t", tc.failures, tc.lived, again, tc.again)
+			t.Errorf("%d failures, then a connection of %s, with new events: %t: starts again is %t, want %t", tc.failures, tc.lived, tc.brought, again, tc.again)
 		}
 	}
 }

@@ -55,8 +55,9 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 var (
 	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
 	replicaWords  = []string{"policy", "dynamic"}
+	retainWords   = []string{"events", "size", "age"}
 	sourceWords   = append([]string{"upstream", "retain", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
-	clientWords   = []string{"start", "filters", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
+	clientWords   = []string{"start", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
@@ -91,6 +92,7 @@ var (
 //		ids            stream|upstream|none
 //		envelope       json
 //		filters        on|off
+//		prime          auto|on|off
 //		source_events  on|off
 //		connect        eager|on_demand [<linger>]
 //		heartbeat      <duration>
@@ -125,7 +127,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	reference := h.Name
 	if reference != "" && len(h.Upstreams) > 0 {
-		return d.Errf("'%s' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream %s', to match a path, begin it with '/'", reference, reference)
+		return d.Errf("'%s' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream %s', to match a path, begin it with '/'%s", reference, reference, orURL(reference))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		word := d.Val()
@@ -285,7 +287,7 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		u.Name = arg
 	}
 	if len(u.URLs) == 0 {
-		return d.Errf("upstream: missing the URL, expected upstream [<name>] <url>...")
+		return d.Errf("upstream: missing the URL, expected upstream [<name>] <url>...%s", orURL(u.Name))
 	}
 	b.Upstreams = append(b.Upstreams, u)
 	b.upstreams = append(b.upstreams, start)
@@ -469,7 +471,7 @@ func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 				s.Retain.Age = *age
 			}
 		default:
-			return unrecognized(d, " of retain", []string{"events", "size", "age"})
+			return unrecognized(d, " of retain", retainWords)
 		}
 		if err != nil {
 			return err
@@ -493,6 +495,8 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 		c.Start = Start(start)
 	case "filters":
 		err = choice(d, (*string)(&c.Filters), switchOn, switchOff)
+	case "prime":
+		err = choice(d, &c.Prime, primeAuto, primeOn, primeOff)
 	case "heartbeat":
 		err = duration(d, true, &c.Heartbeat)
 	case "retry":
@@ -573,6 +577,9 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", redactText(d.Val()))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if place := placeOf(d.Val()); place != "" {
+			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), place)
+		}
 		if d.Val() != "stream" {
 			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
 		}

@@ -49,13 +49,20 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 
 func TestCaddyfileRefusesUnknownWords(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
-		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "unrecognized subdirective 'heartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "heartbeat belongs in the block of a stream, beside its upstreams, at Caddyfile:4"},
 		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
 		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... }, at Caddyfile:3"},
 		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
-		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
 		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
+		{"policy beside the upstreams", "sse_fanin https://a.example.com/events {\n\tpolicy mirror\n}", "policy belongs in the block of an upstream: upstream [<name>] <url>... { policy ... }, at Caddyfile:3"},
+		{"dynamic in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tdynamic a a.example.com 80\n\t\t}\n\t}\n}\n", "dynamic belongs in the block of an upstream: upstream [<name>] <url>... { dynamic ... }, at Caddyfile:4"},
+		{"policy in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tpolicy mirror\n\t}\n}", "policy belongs in the block of an upstream: upstream [<name>] <url>... { policy ... }, at Caddyfile:4"},
+		{"a bound of retain in the block", "sse_fanin https://a.example.com/events {\n\tsize 1MiB\n}", "size belongs in the block of retain: retain { size ... }, at Caddyfile:3"},
+		{"an upstream in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\tupstream https://b.example.com/events\n\t}\n}", "upstream belongs in the block of a stream, beside its upstreams, at Caddyfile:4"},
+		{"a setting of clients in the global option", "{\n\tsse_fanin {\n\t\theartbeat 5s\n\t}\n}\n", "heartbeat belongs in the block of a stream, beside its upstreams; in the global option sse_fanin, that is stream <name> { ... }, at Caddyfile:3"},
+		{"an option of upstreams on the status page", "sse_fanin_status {\n\theader_up A b\n}", "parsing caddyfile tokens for 'sse_fanin_status': header_up belongs in the block of a stream, or of one of its upstreams, at Caddyfile:3"},
 		{"a transport", "sse_fanin https://a.example.com/events {\n\ttransport carrier_pigeon\n}", "getting module named 'http.reverse_proxy.transport.carrier_pigeon': module not registered: http.reverse_proxy.transport.carrier_pigeon, at Caddyfile:3"},
 	})
 }
@@ -90,6 +97,7 @@ func TestCaddyfileRefusesRepeats(t *testing.T) {
 		{"prefix", "sse_fanin https://a.example.com/events {\n\tprefix a.\n\tprefix a.\n}", "prefix is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"events", "sse_fanin https://a.example.com/events {\n\tevents tick\n\tevents tick\n}", "events is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"envelope", "sse_fanin https://a.example.com/events {\n\tenvelope json\n\tenvelope json\n}", "envelope is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"prime", "sse_fanin https://a.example.com/events {\n\tprime on\n\tprime off\n}", "prime is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"filters", "sse_fanin https://a.example.com/events {\n\tfilters on\n\tfilters on\n}", "filters is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"source_events", "sse_fanin https://a.example.com/events {\n\tsource_events on\n\tsource_events on\n}", "source_events is given twice, first at Caddyfile:3, at Caddyfile:4"},
 		{"connect", "sse_fanin https://a.example.com/events {\n\tconnect on_demand\n\tconnect on_demand\n}", "connect is given twice, first at Caddyfile:3, at Caddyfile:4"},
@@ -135,6 +143,7 @@ func TestCaddyfileRefusesMissingArguments(t *testing.T) {
 		{"prefix", "sse_fanin https://a.example.com/events {\n\tprefix\n}", "prefix: missing argument, expected prefix <text>, at Caddyfile:3"},
 		{"events", "sse_fanin https://a.example.com/events {\n\tevents\n}", "events: missing argument, expected events <type>..., at Caddyfile:3"},
 		{"envelope", "sse_fanin https://a.example.com/events {\n\tenvelope\n}", "envelope: missing argument, expected envelope json, at Caddyfile:3"},
+		{"prime", "sse_fanin https://a.example.com/events {\n\tprime\n}", "prime: missing argument, expected prime auto|on|off, at Caddyfile:3"},
 		{"filters", "sse_fanin https://a.example.com/events {\n\tfilters\n}", "filters: missing argument, expected filters on|off, at Caddyfile:3"},
 		{"source_events", "sse_fanin https://a.example.com/events {\n\tsource_events\n}", "source_events: missing argument, expected source_events on|off, at Caddyfile:3"},
 		{"connect", "sse_fanin https://a.example.com/events {\n\tconnect\n}", "connect: missing argument, expected connect eager|on_demand [<linger>], at Caddyfile:3"},
@@ -266,6 +275,7 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"prefix with a line end", "sse_fanin https://a.example.com/events {\n\tprefix \"a\n b\"\n}", "prefix: a type cannot contain line ends, at Caddyfile:3"},
 		{"envelope xml", "sse_fanin https://a.example.com/events {\n\tenvelope xml\n}", "envelope: unrecognized value 'xml', expected json, at Caddyfile:3"},
 		{"envelope off", "sse_fanin https://a.example.com/events {\n\tenvelope off\n}", "envelope: unrecognized value 'off', expected json, at Caddyfile:3"},
+		{"prime yes", "sse_fanin https://a.example.com/events {\n\tprime yes\n}", "prime: unrecognized value 'yes', expected auto or on or off, at Caddyfile:3"},
 		{"filters yes", "sse_fanin https://a.example.com/events {\n\tfilters yes\n}", "filters: unrecognized value 'yes', expected on or off, at Caddyfile:3"},
 		{"source_events true", "sse_fanin https://a.example.com/events {\n\tsource_events true\n}", "source_events: unrecognized value 'true', expected on or off, at Caddyfile:3"},
 		{"connect lazy", "sse_fanin https://a.example.com/events {\n\tconnect lazy\n}", "connect: unrecognized value 'lazy', expected eager or on_demand, at Caddyfile:3"},
@@ -285,7 +295,16 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 
 func TestCaddyfileRefusesURLs(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"no scheme", "sse_fanin a.example.com", "'a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"no scheme", "sse_fanin a.example.com", "stream 'a.example.com' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream a.example.com'; if 'a.example.com' is the host of an upstream, begin its URL with http:// or https://"},
+		{"no scheme, beside a URL", "sse_fanin a.example.com https://b.example.com/events", "'a.example.com' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream a.example.com', to match a path, begin it with '/'; if 'a.example.com' is the host of an upstream, begin its URL with http:// or https://, at Caddyfile:2"},
+		{"no scheme, alone in upstream", "sse_fanin {\n\tupstream b.example.com\n}", "upstream: missing the URL, expected upstream [<name>] <url>...; if 'b.example.com' is the host of an upstream, begin its URL with http:// or https://, at Caddyfile:3"},
+		{"no scheme but a query", "sse_fanin a.example.com?token=s3cret", "'a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"a scheme without slashes", "sse_fanin mailto:a.example.com", "'mailto:a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"the query of the request", "sse_fanin https://a.example.com/events?{query}", "upstream URL 'https://a.example.com/events': the placeholder {http.request.uri.query} stands in the query, but not as the value of a parameter; name each parameter that is passed on, as in ?room={query.room}, at Caddyfile:2"},
+		{"the query of the request, in the global option", "{\n\tsse_fanin {\n\t\tstream a unix//run/a.sock|/events?{query}\n\t}\n}\n", "upstream URL 'unix//run/a.sock|/events': the placeholder {http.request.uri.query} stands in the query, but not as the value of a parameter; name each parameter that is passed on, as in ?room={query.room}, at Caddyfile:3"},
+		{"the body of the request", "sse_fanin https://a.example.com/events?room={http.request.body}", "upstream 'https://a.example.com/events': the placeholder {http.request.body} would have each client's body read, however long it is and takes; take the value from the path, the query or a header, at Caddyfile:2"},
+		{"the body of the request in a header", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\theader_up X-Room {http.request.body_base64}\n\t}\n}", "upstream 'a': the placeholder {http.request.body_base64} would have each client's body read, however long it is and takes; take the value from the path, the query or a header, at Caddyfile:3"},
+		{"the URI of the request", "sse_fanin https://a.example.com/events{uri}", "upstream URL 'https://a.example.com/events{http.request.uri}': the placeholder {http.request.uri} stands in the path, where a value is one segment, and is more than that; give its parts, as in /{path.0}/{path.1}?room={query.room}, at Caddyfile:2"},
 		{"no scheme but a port", "sse_fanin localhost:9001", "'localhost:9001' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
 		{"no scheme but a path and a query", "sse_fanin a.example.com/events?token=s3cret", "'a.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
 		{"no scheme but a user", "sse_fanin me:s3cret@a.example.com", "'a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
@@ -359,7 +378,7 @@ func TestCaddyfileRefusesReferences(t *testing.T) {
 		{"with ids", "sse_fanin prices {\n\tids none\n}", "ids belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
 		{"with retain", "sse_fanin prices {\n\tretain {\n\t\tevents 5\n\t}\n}", "retain belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
 		{"by subdirective, with retain", "sse_fanin {\n\tstream prices\n\tretain {\n\t\tevents 5\n\t}\n}", "retain belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
-		{"with a dot", "sse_fanin prices.eu", "'prices.eu' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
+		{"with a dot", "sse_fanin prices.eu", "stream 'prices.eu' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices.eu'; if 'prices.eu' is the host of an upstream, begin its URL with http:// or https://"},
 		{"with events", "sse_fanin prices {\n\tevents tick\n}", "events belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
 		{"with prefix", "sse_fanin prices {\n\tprefix a.\n}", "prefix belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
 		{"with envelope", "sse_fanin prices {\n\tenvelope json\n}", "envelope belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
@@ -461,7 +480,7 @@ func TestCaddyfileRefusesWordsOfOtherPlaces(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			m := mistake{text: "sse_fanin https://a.example.com/events {\n\t" + line + "\n}"}
 			err := validateCaddyfile(m.file())
-			if err == nil || !strings.Contains(err.Error(), "unrecognized") || !strings.Contains(err.Error(), ", at Caddyfile:") {
+			if err == nil || !strings.Contains(err.Error(), "unrecognized") && !strings.Contains(err.Error(), " belongs in ") || !strings.Contains(err.Error(), ", at Caddyfile:") {
 				t.Errorf("got %v", err)
 			}
 		})

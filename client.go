@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,12 +35,6 @@ const (
 	// upstream's id, and never sent.
 	noPosition = "\x00"
 
-	// untilClose is the header that has net/http send the body as it is, and end
-	// it by closing the connection: over HTTP/1.1, framing each write as a chunk
-	// costs server and client some 5 % of a delivery. A client learns nothing
-	// from chunks that it must know: it drops an event that was cut.
-	untilClose = "Transfer-Encoding"
-
 	// hardMargin is how long before a hard deadline of the server's a stream
 	// ends by itself, so that the client sees an end and no error. Where that
 	// would leave little of the stream, it is a quarter of the time there is.
@@ -62,11 +57,13 @@ type client struct {
 	sent         sent   // to this client so far
 	sub          subscriber
 
-	ended        endReason         // empty until it is
-	buf          []byte            // scratch for what is not in the log
-	states       map[string]string // what was sent last, by source
-	sentPosition uint64            // of the reader when the client last got an id
-	panics       any               // what a writer between us and the connection panicked with
+	ended        endReason     // empty until it is
+	buf          []byte        // scratch for what is not in the log
+	told         *stateReport  // what was sent last of the sources; nil: nothing
+	sentPosition uint64        // of the reader when the client last got an id
+	panics       any           // what a writer between us and the connection panicked with
+	primed       bool          // it may get an id without an event, see ClientSettings.Prime
+	body         *unwantedBody // nil: the request has none
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -76,7 +73,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 	settings := handler.settings
 	h, err := handler.def.stream(r)
 	if err != nil {
-		return refuse(w, http.NewResponseController(w), settings, err)
+		return refuse(w, http.NewResponseController(w), handler, err)
 	}
 	var wanted *filter
 	if settings.filters {
@@ -86,19 +83,19 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 		}
 	}
 	c := newClient(h, handler, w, r)
-	c.filter = wanted
+	c.filter, c.body = wanted, bodyOf(w, r)
 	if err := h.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, handler) // it ended just now; the key gets another
 		}
 		h.endUnused()
-		return refuse(w, http.NewResponseController(w), settings, err)
+		return refuse(w, http.NewResponseController(w), handler, err)
 	}
 	defer h.unsubscribe(&c.sub)
-	stop := context.AfterFunc(r.Context(), func() { c.sub.endNow(endClient) })
+	stop := context.AfterFunc(r.Context(), c.sub.lost)
 	defer stop()
 	c.sub.wait()
-	c.finish()
+	c.finish(r)
 	c.logEnd(r)
 	if c.panics != nil {
 		panic(c.panics) // where the server expects it
@@ -107,7 +104,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 }
 
 func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request) *client {
-	c := &client{hub: h, settings: handler.settings}
+	c := &client{hub: h, settings: handler.settings, primed: handler.settings.primes(r)}
 	c.sub.init(c, handler, w, r)
 	if w == http.ResponseWriter(c.sub.deadline.idle) {
 		w = c.sub.deadline.idle.ResponseWriter // deadlines are all that it is for
@@ -117,7 +114,9 @@ func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request)
 }
 
 // refuse answers a client that gets no stream.
-func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *clientSettings, err error) error {
+func refuse(w http.ResponseWriter, rc *http.ResponseController, handler *Handler, err error) error {
+	handler.def.refused(err)
+	settings := handler.settings
 	wait := rand.N(fullWaitMax-fullWaitMin+1) + fullWaitMin
 	var bad *keyError
 	switch {
@@ -125,14 +124,14 @@ func refuse(w http.ResponseWriter, rc *http.ResponseController, settings *client
 		return caddyhttp.Error(http.StatusBadRequest, err)
 	case errors.Is(err, errTooManyStreams), errors.Is(err, errFull) && settings.whenFull == fullReject:
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
-		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+		return handler.unavailable(w, err)
 	}
 	// EventSource never comes back from any other status
 	writeHeader(w)
 	if errors.Is(err, errGone) {
 		wait = settings.drawRetry()
 	}
-	_, _ = w.Write(append(sse.AppendRetry(nil, wait), '\n'))
+	_, _ = w.Write(sse.AppendRetry(nil, wait)) // without a blank line it is no message
 	_ = rc.Flush()
 	return nil
 }
@@ -167,7 +166,8 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 			after, more, last = time.Now(), false, true
 		}
 	}()
-	if why, ended := c.sub.ended(now); ended {
+	why, ended := c.sub.ended(now)
+	if ended && c.at.log != nil { // the head is written in any case
 		c.ended = why
 		return now, false, true
 	}
@@ -177,14 +177,13 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 		c.ended = endSlow
 		return now, false, true
 	case len(p) == 0:
-		return now, false, false
+		return now, c.behind(), false // it may have looked at much that it does not want
 	}
-	after, why := c.write(p, events, now)
-	if why != "" {
+	if after, why = c.write(p, events, now); why != "" {
 		c.ended = why
 		return after, false, true
 	}
-	return after, c.behind(), false
+	return after, ended || c.behind(), false
 }
 
 // due returns what is to be written next: the head, events, or what is not in
@@ -202,7 +201,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 	}
 	c.buf = c.buf[:0]
 	if c.stateVersion != c.hub.stateVersion.Load() {
-		c.appendStates()
+		c.appendStates(now)
 	}
 	if monotonic(now) >= c.sub.beat.Load() {
 		c.appendHeartbeat(now)
@@ -216,31 +215,42 @@ func (c *client) behind() bool {
 		c.stateVersion != c.hub.stateVersion.Load()
 }
 
-// begin makes the head: the position and what there is to say about it.
+// begin makes the head: the position and what there is to say about it. Its
+// first lines belong to the block of whatever comes next: ended by a blank line,
+// they would be an empty message to several clients.
 func (c *client) begin(now time.Time) {
 	c.sub.deadline.own()
-	if !c.sub.multiplexed {
-		c.w.Header().Set(untilClose, "identity")
-	}
 	writeHeader(c.w)
+	c.body.drain(func() { c.sub.endNow(endClient) })
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked, now)
-	c.appendStates()
+	c.appendStates(now)
 }
 
-// appendHeartbeat appends a comment. A filtered client that got nothing while
-// the stream went on gets its position with it, so that a resume need not
-// look through what it has no interest in, or find it gone.
+// appendHeartbeat appends a comment, without the blank line that several
+// clients take for the end of an empty event. A filtered client that got
+// nothing while the stream went on gets its position with it, if it may be
+// primed, so that a resume need not look through what it has no interest in, or
+// find it gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
 	if at := c.at.reader.Position(); c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
-		c.sentPosition = at
-		if id := c.idAt(at, now); id != "" {
-			c.buf = sse.AppendID(c.buf, id)
-		}
+		c.prime(at, now)
 	}
-	c.buf = append(c.buf, '\n')
+}
+
+// prime appends a block with an id and no data, if the client may get one. It
+// fires nothing, but gives the client a position: should its connection fail
+// before the next event, it still misses nothing.
+func (c *client) prime(next uint64, now time.Time) {
+	if !c.primed {
+		return
+	}
+	c.sentPosition = next
+	if id := c.idAt(next, now); id != "" {
+		c.buf = append(sse.AppendID(c.buf, id), '\n')
+	}
 }
 
 // next returns the events to write next; see eventlog.Reader.Next.
@@ -272,14 +282,10 @@ func (c *client) events() (p []byte, events int, err error) {
 			return c.buf, 0, nil
 		}
 		log := c.at.log.next.Load()
-		if log == nil {
-			return nil, 0, nil
+		if log == nil || c.at.reader.Position() <= c.at.log.Head() {
+			return nil, 0, nil // the rest, if there is any, in another turn
 		}
-		// Other ids, another log. The old one gets no more events; it may
-		// have got one since we looked.
-		if c.at.reader.Position() <= c.at.log.Head() {
-			continue
-		}
+		// Other ids, another log. The old one gets no more events.
 		c.open(log, 1)
 		c.sent.head = 0
 	}
@@ -300,7 +306,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 			return after, why
 		}
 		// HTTP/2 resets the stream, which looks like a client that went away.
-		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout {
+		if errors.Is(err, os.ErrDeadlineExceeded) || after.Sub(now) >= c.settings.writeTimeout || c.sub.deadline.conn.wasCut() {
 			return after, endTimeout
 		}
 		return after, endClient
@@ -314,20 +320,18 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 
 // finish leaves the connection so that net/http can write the end of the
 // response, which may block, too.
-func (c *client) finish() {
-	c.w.Header().Del(untilClose) // it was not sent, and is not to be in the access log
+func (c *client) finish(r *http.Request) {
 	c.hub.counts.ended(c.ended)
+	c.body.end()
 	var deadline time.Time
 	switch c.ended {
-	case endClient, endTimeout:
+	case endTimeout: // the connection is broken, or the stream reset
 	case endExit:
 		deadline = time.Now().Add(exitTimeout)
 	default:
-		if c.sub.deadline.idle != nil { // which sets that of the next response, too
-			deadline = time.Now().Add(c.settings.writeTimeout)
-		}
+		deadline = time.Now().Add(c.settings.writeTimeout)
 	}
-	c.sub.deadline.close(deadline)
+	c.sub.deadline.close(c.w, r, deadline)
 }
 
 // logEnd says why the stream ended, in the request's line of the access log
@@ -361,16 +365,9 @@ func (c *client) position(asked string, now time.Time) {
 	if asked == "" || !c.at.log.resumable() {
 		next := c.startPosition()
 		c.at.begin(next)
-		if id := c.idAt(next, now); id != "" {
-			// A block with an id and no data fires nothing, but gives the
-			// client a position: should its connection fail before the first
-			// event, it still misses nothing.
-			c.buf = sse.AppendID(c.buf, id)
-		}
-		c.buf = append(c.buf, '\n')
+		c.prime(next, now)
 		return
 	}
-	c.buf = append(c.buf, '\n')
 	if c.at.log.ids == idsUpstream {
 		c.positionByID(asked)
 		return
@@ -431,7 +428,8 @@ func (c *client) idAt(next uint64, now time.Time) string {
 const clockSkew = time.Second
 
 // requestedPosition is the cursor that a client comes with; the header wins.
-// What cannot be a cursor is still one, of an unknown epoch.
+// What cannot be a cursor is still one, of an unknown epoch. It shares no memory
+// with the request: the hub may keep it for longer.
 func requestedPosition(r *http.Request) string {
 	asked := r.Header.Get("Last-Event-ID")
 	if asked == "" {
@@ -443,7 +441,7 @@ func requestedPosition(r *http.Request) string {
 	if len(asked) > maxPosition {
 		return noPosition
 	}
-	return asked
+	return strings.Clone(asked)
 }
 
 // startPosition is where a client without a cursor begins.

@@ -78,7 +78,13 @@ func (c *clockClient) age() time.Duration {
 }
 
 func (c *clockClient) heartbeats() int {
-	return bytes.Count(c.out.Body.Bytes(), []byte(":\n\n"))
+	n := 0
+	for line := range bytes.Lines(c.out.Body.Bytes()) {
+		if string(line) == ":\n" {
+			n++
+		}
+	}
+	return n
 }
 
 func connectAll(h *hub, n int, settings ClientSettings) []*clockClient {
@@ -264,11 +270,33 @@ func TestHubRefusesClientsOnceItIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := connectAll(h, 1, ClientSettings{Retry: &RetryRange{Min: caddy.Duration(3 * time.Second), Max: caddy.Duration(3 * time.Second)}})
-		if c[0].out.Code != http.StatusOK || c[0].out.Body.String() != "retry: 3000\n\n" {
+		if c[0].out.Code != http.StatusOK || c[0].out.Body.String() != "retry: 3000\n" {
 			t.Errorf("got %d and %q, want 200, retry and the end", c[0].out.Code, c[0].out.Body)
 		}
 		if got := c[0].out.Header().Get("Content-Type"); got != "text/event-stream" {
 			t.Errorf("got type %q", got)
+		}
+	})
+}
+
+// An answer without the type of an event stream is final to EventSource. So also a
+// client that is ended before its first turn gets the header.
+func TestClientThatIsEndedAtOnceGetsTheHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := clockHub()
+		settings := ClientSettings{}.resolve()
+		handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
+		w := httptest.NewRecorder()
+		c := newClient(h, handler, w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if err := h.subscribe(&c.sub); err != nil {
+			t.Fatal(err)
+		}
+		c.sub.endNow(endExit)
+		c.sub.wait()
+		h.unsubscribe(&c.sub)
+		synctest.Wait()
+		if got := w.Header().Get("Content-Type"); got != typeEvents || !strings.HasPrefix(w.Body.String(), "retry: ") || c.ended != endExit {
+			t.Errorf("got the type %q, %q, ended by %q", got, w.Body, c.ended)
 		}
 	})
 }

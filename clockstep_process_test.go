@@ -18,7 +18,7 @@ func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedC
 	if !ssetest.SteppedClocks() {
 		t.Skip("the wall clock of a process cannot be set on this kind of machine")
 	}
-	p := newProcess(t)
+	p := prepareProcess(t)
 	p.binary = filepath.Join(p.dir, "steppedcaddy")
 	if out, err := exec.Command("go", "build", "-o", p.binary, ssetest.SteppedCaddy).CombinedOutput(); err != nil {
 		t.Fatalf("building %s: %v\n%s", ssetest.SteppedCaddy, err, out)
@@ -27,7 +27,7 @@ func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedC
 	must(t, err)
 	t.Cleanup(func() { _ = clock.Close() })
 	p.env = append(p.env, clock.Env())
-	p.serve("", site)
+	p.run("", site)
 	return p, clock
 }
 

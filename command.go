@@ -7,11 +7,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
@@ -32,7 +34,7 @@ const (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "sse-fanin",
-		Usage: "[--listen <addr>] [--path <path>] [--root <dir>] [--status <path>] [--access-log] [<name>=]<url>... | --demo [--listen <addr>]",
+		Usage: "[--listen <addr>] [--path <path>] [--root <dir>] [--status <path>] [--access-log] [--debug] [<name>=]<url>... | --demo [--listen <addr>]",
 		Short: "Merges Server-Sent Events streams into one",
 		Long: `
 Connects to each of the given Server-Sent Events streams, once, and serves the
@@ -43,7 +45,8 @@ resume. No configuration is needed, and none is read or written.
 
 A URL is http://, https:// or unix//path/to.sock|/path. The name before it is
 how the upstream is called in logs and on the status page; by default, it is
-made of the URL.
+made of the URL. Placeholders of the request may be written as in a Caddyfile:
+https://a.example.com/users/{query.user}.
 
 With an IP address, localhost or only a port in --listen, Caddy serves HTTP
 there. With any other host name it serves that host, over automatic HTTPS unless
@@ -51,6 +54,9 @@ http:// or port 80 says otherwise.
 
 --status serves a page that shows operators what the streams do. It has no
 password here: choose a path, and an address to listen on, accordingly.
+
+Of Caddy's log, only what concerns the streams is written, certificates, and
+what went wrong; --debug writes all of it.
 
 --demo needs no URL: it starts two sources of events of its own, and a page on
 which to see them, stop them and start them again.
@@ -64,6 +70,7 @@ Everything else that can be set is set in a Caddyfile.
 			cmd.Flags().StringP("root", "r", "", "A directory whose files are served beside the stream")
 			cmd.Flags().StringP("status", "s", "", "The path of the status page")
 			cmd.Flags().BoolP("access-log", "a", false, "Enable the access log")
+			cmd.Flags().BoolP("debug", "v", false, "Write all of Caddy's log, debug lines included")
 			cmd.Flags().Bool("demo", false, "Serve a demonstration with built-in sources of events")
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runCommand)
 		},
@@ -97,7 +104,7 @@ func runCommand(flags caddycmd.Flags) (int, error) {
 }
 
 func commandDemo(flags caddycmd.Flags) error {
-	for _, name := range []string{"path", "root", "status", "access-log"} {
+	for _, name := range []string{"path", "root", "status", "access-log", "debug"} {
 		if flags.Changed(name) {
 			return fmt.Errorf("--%s does not go with --demo, only --listen does", name)
 		}
@@ -119,6 +126,7 @@ type command struct {
 	root      string // empty: no files
 	status    string // empty: no status page
 	accessLog bool
+	debug     bool
 	upstreams []*Upstream
 }
 
@@ -128,6 +136,7 @@ func parseCommand(flags caddycmd.Flags) (*command, error) {
 		root:      flags.String("root"),
 		status:    flags.String("status"),
 		accessLog: flags.Bool("access-log"),
+		debug:     flags.Bool("debug"),
 	}
 	if flags.NArg() == 0 {
 		return nil, errors.New("missing the URL of an upstream, expected [<name>=]<url>... such as https://example.com/events; or try --demo")
@@ -159,8 +168,8 @@ func parseCommand(flags caddycmd.Flags) (*command, error) {
 		if err := checkPath("status", c.status); err != nil {
 			return nil, err
 		}
-		if c.status == c.path {
-			return nil, fmt.Errorf("--status: %s is the path of the stream", c.status)
+		if strings.EqualFold(c.status, c.path) { // as Caddy matches paths
+			return nil, fmt.Errorf("--status: %s is the path of the stream; upper and lower case make no difference", c.status)
 		}
 	}
 	if flags.Changed("root") {
@@ -178,8 +187,10 @@ func parseCommand(flags caddycmd.Flags) (*command, error) {
 // one of its other characters.
 var nameBeforeURL = regexp.MustCompile(`^([^=/:?#{]*)=(.*)$`)
 
-// parseUpstreamArgument parses [<name>=]<url>.
+// parseUpstreamArgument parses [<name>=]<url>. Placeholders may be written as in
+// a Caddyfile.
 func parseUpstreamArgument(arg string) (*Upstream, error) {
+	arg = expandShorthand(arg)
 	up := &Upstream{URLs: []string{arg}}
 	if m := nameBeforeURL.FindStringSubmatch(arg); m != nil {
 		if err := checkName("upstream", m[1]); err != nil {
@@ -191,10 +202,12 @@ func parseUpstreamArgument(arg string) (*Upstream, error) {
 }
 
 // checkPath judges the path of a flag. It becomes a matcher, in which
-// asterisks and placeholders would have a meaning.
-func checkPath(flag, path string) error {
-	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "*{}?# ") {
-		return fmt.Errorf("--%s: '%s' is not a path such as /%s", flag, path, flag)
+// asterisks, placeholders and percent signs would have a meaning, and which
+// looks at paths of requests in their shortest form.
+func checkPath(flag, text string) error {
+	shortest := path.Clean(text)
+	if !strings.HasPrefix(text, "/") || strings.ContainsAny(text, `*{}?#%\ `) || text != shortest && text != shortest+"/" {
+		return fmt.Errorf("--%s: '%s' is not a path such as /%s", flag, text, flag)
 	}
 	return nil
 }
@@ -288,7 +301,7 @@ func (c *command) config() *caddy.Config {
 	}
 	if c.root != "" {
 		// by its name: not every program that imports this package needs it
-		files := map[string]string{"root": c.root}
+		files := map[string]string{"root": escapeBraces.Replace(c.root)}
 		routes = append(routes, c.route("", caddyconfig.JSONModuleObject(files, "handler", "file_server", nil)))
 	} else {
 		nothing := caddyhttp.StaticResponse{StatusCode: "404", Body: "Here is only the event stream " + c.path + "\n"}
@@ -300,6 +313,7 @@ func (c *command) config() *caddy.Config {
 		server.Logs = new(caddyhttp.ServerLogConfig)
 	}
 	if c.site.scheme == "http" {
+		server.Protocols = []string{"h1"} // the others need TLS, and would be warned of
 		server.AutoHTTPS = &caddyhttp.AutoHTTPSConfig{Disabled: true}
 	}
 	app := caddyhttp.App{Servers: map[string]*caddyhttp.Server{"sse_fanin": server}}
@@ -309,18 +323,42 @@ func (c *command) config() *caddy.Config {
 			Disabled: true,
 			Config:   &caddy.ConfigSettings{Persist: &persist},
 		},
+		Logging: c.logging(),
 		AppsRaw: caddy.ModuleMap{"http": caddyconfig.JSON(app, nil)},
 	}
 }
 
+// escapeBraces has a text stand for itself where Caddy looks for placeholders.
+var escapeBraces = strings.NewReplacer("{", `\{`, "}", `\}`)
+
+// logging keeps what Caddy has to say of its start and its end from hiding
+// what concerns the streams.
+func (c *command) logging() *caddy.Logging {
+	if c.debug {
+		all := &caddy.CustomLog{BaseLog: caddy.BaseLog{Level: zap.DebugLevel.CapitalString()}}
+		return &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: all}}
+	}
+	ours := []string{"sse_fanin", "http.handlers.sse_fanin", "http.handlers.sse_fanin_status", "http.log.access", "tls.obtain", "tls.renew"}
+	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+		caddy.DefaultLoggerName: {
+			BaseLog: caddy.BaseLog{Level: zap.WarnLevel.CapitalString()},
+			Exclude: append([]string{"admin"}, ours...), // which warns of being disabled
+		},
+		"streams": {
+			BaseLog: caddy.BaseLog{Level: zap.InfoLevel.CapitalString()},
+			Include: ours,
+		},
+	}}
+}
+
 // route leads a path, or with an empty one everything else, to a handler.
-func (c *command) route(path string, handler json.RawMessage) caddyhttp.Route {
+func (c *command) route(on string, handler json.RawMessage) caddyhttp.Route {
 	match := make(caddy.ModuleMap)
 	if c.site.host != "" {
 		match["host"] = caddyconfig.JSON(caddyhttp.MatchHost{c.site.host}, nil)
 	}
-	if path != "" {
-		match["path"] = caddyconfig.JSON(caddyhttp.MatchPath{path}, nil)
+	if on != "" {
+		match["path"] = caddyconfig.JSON(caddyhttp.MatchPath{on}, nil)
 	}
 	route := caddyhttp.Route{HandlersRaw: []json.RawMessage{handler}, Terminal: true}
 	if len(match) > 0 {
@@ -329,15 +367,16 @@ func (c *command) route(path string, handler json.RawMessage) caddyhttp.Route {
 	return route
 }
 
-// announce says where to look.
+// announce says where to look, addresses for a browser first.
 func (c *command) announce(w io.Writer) {
 	at := c.site.url()
-	fmt.Fprintf(w, "\n  the stream   curl -N %s%s\n", at, c.path)
-	if c.status != "" {
-		fmt.Fprintf(w, "  the status   %s%s\n", at, c.status)
-	}
+	fmt.Fprintln(w)
 	if c.root != "" {
 		fmt.Fprintf(w, "  the files    %s/\n", at)
 	}
+	if c.status != "" {
+		fmt.Fprintf(w, "  the status   %s%s\n", at, c.status)
+	}
+	fmt.Fprintf(w, "  the stream   curl -N %s%s\n", at, c.path)
 	fmt.Fprint(w, "\n  Ctrl-C ends it.\n\n")
 }

@@ -54,7 +54,8 @@ func (p *process) fetch(path, accept string) (status int, contentType, body stri
 func TestCommandServes(t *testing.T) {
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a"})
 	b := newOrigin(t, ssetest.OriginConfig{Source: "b"})
-	root := t.TempDir()
+	root := filepath.Join(t.TempDir(), `{env.HOME} \{a}}`) // a name as good as any
+	must(t, os.Mkdir(root, 0o700))
 	must(t, os.WriteFile(filepath.Join(root, "index.html"), []byte("<p>a file</p>"), 0o600))
 	p := startCommand(t, "--root", root, "--status", "/status", "--access-log", "one="+a.URL(), b.URL()+"?q=1")
 
@@ -100,6 +101,17 @@ func TestCommandServes(t *testing.T) {
 	eventually(t, 5*time.Second, "the access log has the page", func() bool {
 		return strings.Contains(p.log.String(), "http.log.access")
 	})
+	// what it says is what concerns whoever started it
+	for line := range strings.SplitSeq(strings.TrimSpace(p.log.String()), "\n") {
+		if !strings.HasPrefix(line, "{") {
+			continue
+		}
+		var entry struct{ Logger, Level string }
+		must(t, json.Unmarshal([]byte(line), &entry))
+		if entry.Logger != "sse_fanin" && entry.Logger != "http.log.access" {
+			t.Errorf("it logs %s", line)
+		}
+	}
 	p.terminate(5 * time.Second) // with a client
 	if _, err := os.Stat(filepath.Join(p.dir, "caddy", "autosave.json")); err == nil {
 		t.Error("the configuration was written to disk")
@@ -108,7 +120,7 @@ func TestCommandServes(t *testing.T) {
 
 func TestCommandServesOnlyWhatItIsTold(t *testing.T) {
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 50})
-	p := startCommand(t, "--path", "/live/feed", a.URL())
+	p := startCommand(t, "--path", "/live/feed", "--debug", a.URL())
 	client := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/live/feed")})
 	t.Cleanup(client.Close)
 	must(t, client.WaitCount(within(t, 10*time.Second), 1))
@@ -119,6 +131,9 @@ func TestCommandServesOnlyWhatItIsTold(t *testing.T) {
 	}
 	if strings.Contains(p.log.String(), "http.log.access") {
 		t.Error("there is an access log")
+	}
+	if !strings.Contains(p.log.String(), `"server running"`) {
+		t.Error("--debug does not write Caddy's log")
 	}
 }
 
@@ -168,11 +183,17 @@ func TestCommandRefuses(t *testing.T) {
 		{"--path /* " + u, "--path: '/*' is not a path"},
 		{"--status status " + u, "--status: 'status' is not a path such as /status"},
 		{"--status /events " + u, "--status: /events is the path of the stream"},
+		{"--status /EVENTS " + u, "--status: /EVENTS is the path of the stream; upper and lower case make no difference"},
+		{"--status /x/../events " + u, "--status: '/x/../events' is not a path"},
+		{"--status //events " + u, "--status: '//events' is not a path"},
+		{"--status /ev%65nts " + u, "--status: '/ev%65nts' is not a path"},
 		{"--root " + file + " " + u, "is not a directory"},
 		{"--root " + file + "-not " + u, "no such file or directory"},
 		{"--events 5 " + u, "unknown flag: --events"},
 		{"--demo " + u, "--demo has upstreams of its own"},
 		{"--demo --status /status", "--status does not go with --demo"},
+		{"--demo --debug", "--debug does not go with --demo"},
+		{"http://127.0.0.1:1/events?{query}", "?room={query.room}"},
 		{"--demo --listen 8080", "missing port in address"},
 		{"--demo --listen " + taken.Addr().String(), "address already in use"},
 	} {
@@ -238,6 +259,8 @@ func TestCommandUpstreamArgument(t *testing.T) {
 		"a={env.FEED_URL}":                          {"a", "{env.FEED_URL}"},
 		"{env.FEED_URL}?x=y":                        {"", "{env.FEED_URL}?x=y"},
 		"a=http://a/{http.request.uri.query.x}?y=z": {"a", "http://a/{http.request.uri.query.x}?y=z"},
+		"a=http://a/{query.x}?y={header.Y}":         {"a", "http://a/{http.request.uri.query.x}?y={http.request.header.Y}"},
+		"my.app=http://a/":                          {"my.app", "http://a/"},
 	} {
 		up, err := parseUpstreamArgument(arg)
 		if err != nil {

@@ -83,6 +83,10 @@ const (
 	startLive   = "live"
 	startOldest = "oldest"
 
+	primeAuto = "auto"
+	primeOn   = "on"
+	primeOff  = "off"
+
 	slowSkip       = "skip"
 	slowDisconnect = "disconnect"
 
@@ -171,8 +175,9 @@ type UpstreamOptions struct {
 	// Default: `http`.
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
-	// Whether to ask for what was missed (`Last-Event-ID`) when reconnecting:
-	// `on`, `off`, or an id to begin with at the very first connection.
+	// Whether to ask for what was missed (`Last-Event-ID`) when reconnecting,
+	// and to drop what is sent again: `on`, `off`, or an id to begin with at the
+	// very first connection.
 	// Default: `on`.
 	Resume string `json:"resume,omitempty"`
 

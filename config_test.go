@@ -183,8 +183,8 @@ func TestNamesOfDiscoveredAddresses(t *testing.T) {
 			t.Errorf("%s: it is the source of another", address)
 		}
 		keys[m.key] = true
-		if again := u.member(address); again != m {
-			t.Errorf("%s: it is made twice", address)
+		if again := u.member(address); again.key != m.key || again.env != m.env {
+			t.Errorf("%s: it is another source when it is made again", address)
 		}
 	}
 }
@@ -201,10 +201,10 @@ func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 // before the defaults.
 func TestClientSettingsAreLayered(t *testing.T) {
 	const app = `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com/events"]}],
-		"start":"oldest","filters":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
+		"start":"oldest","filters":"on","prime":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
 		"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"1s","on_reload":"drain"}}}`
 	own := clientSettings{
-		start: startOldest, filters: true, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 5 * time.Second,
+		start: startOldest, filters: true, prime: primeOn, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 3 * time.Second,
 		slow: slowDisconnect, writeTimeout: time.Second, maxClients: 5, whenFull: fullRetry,
 		maxAge: time.Hour, coalesce: 10 * time.Millisecond, drain: time.Second, onReload: reloadDrain,
 	}
@@ -221,6 +221,8 @@ func TestClientSettingsAreLayered(t *testing.T) {
 		{"start", `,"start":7`, with(func(s *clientSettings) { s.start = "7" })},
 		{"heartbeat off", `,"heartbeat":0`, with(func(s *clientSettings) { s.heartbeat = 0 })},
 		{"retry as a whole", `,"retry":{"max":"1s"}`, with(func(s *clientSettings) { s.retryMin, s.retryMax = time.Second, time.Second })},
+		{"retry of one value", `,"retry":{"min":"500ms"}`, with(func(s *clientSettings) { s.retryMin, s.retryMax = 500*time.Millisecond, 500*time.Millisecond })},
+		{"prime", `,"prime":"auto"`, with(func(s *clientSettings) { s.prime = primeAuto })},
 		{"filters", `,"filters":"off"`, with(func(s *clientSettings) { s.filters = false })},
 		{"slow", `,"slow":"skip"`, with(func(s *clientSettings) { s.slow = slowSkip })},
 		{"write_timeout", `,"write_timeout":"2s"`, with(func(s *clientSettings) { s.writeTimeout = 2 * time.Second })},

@@ -36,8 +36,11 @@ const (
 type reason string
 
 const (
-	reasonEOF         reason = "eof"          // the upstream ended the stream
-	reasonError       reason = "error"        // of the network
+	reasonEOF         reason = "eof"         // the upstream ended the stream
+	reasonError       reason = "error"       // of the network
+	reasonCertificate reason = "certificate" // not accepted, here or there
+	reasonTLS         reason = "tls"         // on one side only
+	reasonUnknownHost reason = "unknown_host"
 	reasonHeadTimeout reason = "head_timeout" // no answer in time
 	reasonIdle        reason = "idle_timeout"
 	reasonStatus      reason = "status"
@@ -62,16 +65,18 @@ type ending struct {
 	err      error  // if there is more to say
 	url      string // redacted; the last one of a chain of redirects
 	wait     time.Duration
-	wasUp    bool // it was a stream
-	slow     bool // wait is the slow retry's
-	finished bool // not to be dialled again
+	hint     string // what to look at
+	wasUp    bool   // it was a stream
+	mistake  bool   // most likely in a configuration
+	slow     bool   // wait is the slow retry's
+	finished bool   // not to be dialled again
 }
 
 // text is the ending in words, to compare and to show.
 func (e ending) text() string {
 	switch {
 	case e.err != nil:
-		return string(e.reason) + ": " + e.err.Error()
+		return string(e.reason) + ": " + e.detail()
 	case e.status != 0:
 		return string(e.reason) + ": " + strconv.Itoa(e.status)
 	}
@@ -81,6 +86,8 @@ func (e ending) text() string {
 // detail is the ending in words, without the reason.
 func (e ending) detail() string {
 	switch {
+	case e.err != nil && e.hint != "":
+		return e.err.Error() + "; " + e.hint
 	case e.err != nil:
 		return e.err.Error()
 	case e.status != 0:
@@ -222,11 +229,9 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	r.up(rep, end.url)
 	opened := time.Now()
 	r.decoder.Reset()
-	if r.connected {
-		r.replay.open(opened)
-	}
 	r.connected = true
 	r.source.opened(r, opened)
+	defer r.source.closed(r)
 	if r.buf == nil {
 		r.buf = make([]byte, readBuffer)
 	}
@@ -240,12 +245,7 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	counts, events := &r.source.counts, uint64(0)
 	deliver := func(ev *sse.Event) {
 		events++
-		if r.replay.seen(ev, now) {
-			counts.duplicates.Add(1)
-			r.source.repeated(r, ev, now)
-			return
-		}
-		r.source.deliver(r, ev, now)
+		r.source.receive(r, ev, now)
 	}
 	r.skippedSoFar = r.decoder.Skipped()
 	loggedSkip := false
@@ -286,7 +286,7 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		if errors.Is(context.Cause(ctx), errIdle) {
 			end.reason, end.err = reasonIdle, errIdle
 		}
-		rep.backoff.lived(time.Since(opened))
+		rep.backoff.ended(time.Since(opened), r.broughtNew.Load())
 		return end
 	}
 }

@@ -16,6 +16,7 @@ import (
 var reasons = []reason{
 	reasonEOF, reasonError, reasonHeadTimeout, reasonIdle, reasonStatus, reasonType, reasonFinished,
 	reasonRedirect, reasonRequest, reasonRefusedID, reasonClosed, reasonRemoved,
+	reasonCertificate, reasonTLS, reasonUnknownHost,
 }
 
 // endReasons are all there are, in the order of their counters.
@@ -125,6 +126,7 @@ type streamCounts struct {
 	bytes    atomic.Uint64 // written to clients, heartbeats included
 	replayed atomic.Uint64 // events from before the client came
 	gaps     [2]atomic.Uint64
+	refused  refusals
 	delay    delays
 
 	mu sync.Mutex // protects what follows; taken last

@@ -13,7 +13,8 @@ import (
 // writeDeadline bounds the writes to one client. Setting a deadline at each
 // write would cost a tenth of it, over HTTP/2 a third; so a write only says when
 // it began, and the deadline is set by the hub's notifier when the write has
-// not ended for a while.
+// not ended for a while. Where it has no effect, the connection is closed; see
+// clientConnection.
 //
 // It sets the deadline below Caddy's writers, which are not made for other
 // goroutines. begin and end are the writing goroutine's; all else is safe for
@@ -24,13 +25,14 @@ type writeDeadline struct {
 
 	hard time.Time                    // when the server cuts the response off, which nothing moves; zero if it does not
 	idle *caddyhttp.IdleTimeoutWriter // nil where the server has none
+	conn *clientConnection            // nil where there is none to be closed
 
 	mu  sync.Mutex            // protects set, and orders its calls
 	set func(time.Time) error // of the connection; nil once the handler has returned
 }
 
 func (d *writeDeadline) init(w http.ResponseWriter, r *http.Request, timeout time.Duration) {
-	d.timeout = timeout
+	d.timeout, d.conn = timeout, connectionOf(r)
 	if _, d.idle = caddyhttp.IdleTimeoutsFromContext(r.Context()); d.idle != nil {
 		d.hard, w = d.idle.Deadline.HardDeadline, d.idle.ResponseWriter
 	} else if s, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); s != nil && s.WriteTimeout > 0 {
@@ -61,21 +63,39 @@ func (d *writeDeadline) end() {
 	}
 }
 
-// look says whether a write has been in progress for a quarter of its time and
-// is to be bounded, and when to look again, in monotonic ns: at the latest after half
-// the time, so that no write can begin and be late in between.
-func (d *writeDeadline) look(now int64) (next int64, bound bool) {
+// look reports whether there is something to enforce, and when to look again,
+// in monotonic ns: at the latest after half the time, so that no write can begin and
+// be late in between. A write gets its deadline when it has been in progress for
+// a quarter of its time, and the connection is closed when the deadline is long
+// past.
+func (d *writeDeadline) look(now int64) (next int64, enforce bool) {
 	begun := d.writing.Load()
-	if begun <= 0 {
+	switch {
+	case begun > 0:
+		next = begun + int64(d.timeout/4)
+	case begun < 0 && d.conn != nil && !d.conn.wasCut():
+		next = -begun + int64(d.timeout+d.grace())
+	default:
 		return now + int64(d.timeout/2), false
 	}
-	next = begun + int64(d.timeout/4)
 	return next, next <= now
 }
 
-// bound sets the deadline of the write in progress, if it has none.
-func (d *writeDeadline) bound() {
+// grace is how long after its deadline a write may go on before the connection
+// is closed. A connection that is slow, but read, takes the reset of one stream
+// within that time, and the others go on.
+func (d *writeDeadline) grace() time.Duration {
+	return max(closeGrace, d.timeout/4)
+}
+
+// enforce sets the deadline of the write in progress, if it has none, or closes
+// the connection if look has found it past. It never blocks.
+func (d *writeDeadline) enforce(now int64) {
 	begun := d.writing.Load()
+	if begun < 0 && -begun+int64(d.timeout+d.grace()) <= now {
+		d.conn.cut()
+		return
+	}
 	if begun <= 0 {
 		return
 	}
@@ -101,12 +121,14 @@ func (d *writeDeadline) at(deadline time.Time) {
 }
 
 // close is called before the handler returns: the connection is no longer its
-// own. The deadline, if there is one, is that of the end of the response.
-func (d *writeDeadline) close(deadline time.Time) {
+// own. The deadline, if there is one, is that of the end of the response, which
+// net/http writes, and nobody looks after.
+func (d *writeDeadline) close(w http.ResponseWriter, r *http.Request, deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !deadline.IsZero() && d.set != nil {
 		_ = d.set(deadline)
+		d.conn.cutUnlessEnded(w, r, deadline.Add(closeGrace))
 	}
 	d.set = nil
 }

@@ -1,6 +1,8 @@
 package ssefanin
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,7 +33,9 @@ func TestOnDemandDialsWithTheFirstClient(t *testing.T) {
 	up(t, o)
 	o.Emit("", "x")
 	gets(t, c, "x")
-	in.connect("/events")
+	second := in.connect("/events")
+	o.Emit("", "y")
+	gets(t, second, "y")
 	if n := o.TotalConnections(); n != 1 {
 		t.Errorf("dialled %d times for two clients", n)
 	}
@@ -68,9 +72,10 @@ func TestOnDemandHangsUpAfterTheLinger(t *testing.T) {
 func TestOnDemandComingBackWithinTheLingerDoesNotRedial(t *testing.T) {
 	o := newOrigin(t, ssetest.OriginConfig{})
 	in := serve(t, "", onDemand(o, "1m", ""))
-	for range 5 {
+	for i := range 5 {
 		c := in.connect("/events")
-		up(t, o)
+		up(t, o) // from the second on, it has been all the time
+		emitSeen(t, o, c, fmt.Sprint(i))
 		c.Close()
 	}
 	if n := o.TotalConnections(); n != 1 {
@@ -232,5 +237,86 @@ func TestOnDemandIDThatTheUpstreamWasNotAskedFor(t *testing.T) {
 				t.Errorf("the upstream was asked from %q", o.LastEventIDs())
 			}
 		})
+	}
+}
+
+// A client that comes when the linger has just ended finds the connection still
+// there: the upstream might not be able to send again what it misses.
+func TestOnDemandClientAtTheVeryEndOfTheLinger(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	o.SetResume(ssetest.LiveOnly)
+	in := serve(t, "", onDemand(o, "1m", "")+"\n"+strings.Replace(keyedSite(newEchoOrigin(t), "/{query.user}", ""), "/events*", "/keyed", 1))
+	c := in.connect("/events")
+	in.connect("/keyed?user=ann")
+	up(t, o)
+	o.Emit("", "1")
+	gets(t, c, "1")
+	liveHubs.mu.Lock()
+	all := slices.Collect(maps.Keys(liveHubs.all))
+	liveHubs.mu.Unlock()
+	for _, h := range all {
+		if h.retire() { // as if the notifier had found it empty before
+			t.Errorf("%s was retired, though it has a client", h.label)
+		}
+	}
+	o.Emit("", "2")
+	gets(t, c, "1", "2")
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("dialled %d times, want once", n)
+	}
+}
+
+// Clients that come and go while lingers end: whoever is there has a connection.
+func TestOnDemandClientsAroundTheEndOfTheLinger(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", onDemand(o, "1ms", ""))
+	for i := range 40 {
+		c := in.connect("/events")
+		up(t, o)
+		o.Emit("", fmt.Sprint(i))
+		waitFor(t, c, "the event", func() bool { return len(received(c)) > 0 })
+		c.Close()
+	}
+	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
+}
+
+// What a source was asked for first stays what it was asked for, also when
+// another stream joins it that had the same upstream over another connection.
+func TestSourceKeepsItsBeginning(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	for _, data := range []string{"1", "2", "3", "4"} {
+		o.Emit("", data)
+	}
+	site := func(token int) string {
+		return `
+		sse_fanin /a ` + o.URL() + ` {
+			header_up X-Token 1
+			connect   on_demand 1m
+			ids       upstream
+		}
+		sse_fanin /b ` + o.URL() + ` {
+			stream    b
+			header_up X-Token ` + fmt.Sprint(token) + `
+		}
+		sse_fanin /c ` + o.URL() + ` {
+			header_up X-Token 2
+		}`
+	}
+	in := serve(t, "", site(2))
+	b, c := in.connect("/b"), in.connect("/c")
+	up(t, o)
+	first := in.connect("/a", resumeFrom("2"))
+	gets(t, first, "3", "4")
+	o.Emit("", "5")
+	gets(t, first, "3", "4", "5")
+	gets(t, b, "5")
+	gets(t, c, "5")
+	in.reload("", site(1))
+	o.Emit("", "6")
+	gets(t, b, "5", "6")
+	again := in.connect("/a", resumeFrom("2"))
+	gets(t, again, "3", "4", "5", "6")
+	if gaps := control(again, "gap"); gaps != nil {
+		t.Errorf("gaps: %q", gaps)
 	}
 }

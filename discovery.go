@@ -70,8 +70,10 @@ func (e *environment) lookup(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var addresses []string
+	seen := make(map[string]bool, len(upstreams))
 	for _, u := range upstreams {
-		if u.Dial != "" && !slices.Contains(addresses, u.Dial) {
+		if u.Dial != "" && !seen[u.Dial] {
+			seen[u.Dial] = true
 			addresses = append(addresses, u.Dial)
 		}
 	}
@@ -131,15 +133,15 @@ func watchAddresses(ctx context.Context, wanted func() (*environment, bool), log
 	}
 }
 
-// sameAddresses compares without regard to order, which resolvers rotate.
+// sameAddresses compares without regard to order, which resolvers rotate. None
+// comes twice in either.
 func sameAddresses(a, b []string) bool {
 	if len(a) != len(b) {
 		return false
 	}
+	known := make(map[string]bool, len(a))
 	for _, address := range a {
-		if !slices.Contains(b, address) {
-			return false
-		}
+		known[address] = true
 	}
-	return true
+	return !slices.ContainsFunc(b, func(address string) bool { return !known[address] })
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 )
 
 // unixPrefix begins the URL of an upstream behind a unix socket:
@@ -27,7 +29,8 @@ type endpoint struct {
 	configured string
 }
 
-// isURLArgument tells URLs from names among a directive's arguments.
+// isURLArgument reports whether an argument of a directive is a URL, not a
+// name: it has a scheme, or begins with a placeholder.
 func isURLArgument(arg string) bool {
 	return strings.Contains(arg, "://") || strings.HasPrefix(arg, "{") || strings.HasPrefix(arg, unixPrefix)
 }
@@ -51,12 +54,23 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// checkNameArgument judges a word that stands where a name or a URL may stand.
+// checkNameArgument judges a word that stands where a name or a URL may stand,
+// and is no URL. A name may have a dot, as a host's name has; what no name can
+// have, and a URL often does, is taken for a URL without its scheme.
 func checkNameArgument(what, arg string) error {
-	if strings.ContainsAny(arg, "/:.") {
+	if strings.ContainsAny(arg, "/:@?") {
 		return fmt.Errorf("'%s' is neither a name nor a URL: missing http:// or https://", redactText(arg))
 	}
 	return checkName(what, arg)
+}
+
+// orURL is what an error about a name adds when it may have been meant for a
+// URL.
+func orURL(name string) string {
+	if !strings.Contains(name, ".") {
+		return ""
+	}
+	return fmt.Sprintf("; if '%s' is the host of an upstream, begin its URL with http:// or https://", name)
 }
 
 // checkURL judges the text of a URL as far as that is possible before its
@@ -104,11 +118,16 @@ func hasPlaceholder(text string) bool {
 	return ok && strings.Contains(rest, "}")
 }
 
-// checkPlaceholders says whether placeholders of the request stand where a
-// value cannot decide which server is asked: in the path and the query.
+// checkPlaceholders judges where placeholders of the request stand. A value
+// must not decide which server is asked, so they stand in the path and the
+// query. And as it is escaped there, to be one segment of the path or one value
+// of the query, none may be meant for more.
 func checkPlaceholders(text string) error {
 	if findRequestPlaceholder(text) == "" {
 		return nil
+	}
+	if err := checkPlaceholdersInQuery(text); err != nil {
+		return err
 	}
 	if i := indexOutside(text, "#"); i >= 0 {
 		if p := findRequestPlaceholder(text[i:]); p != "" {
@@ -121,19 +140,64 @@ func checkPlaceholders(text string) error {
 		if p := findRequestPlaceholder(fixed); p != "" {
 			return fmt.Errorf("the placeholder %s belongs to a client's request, so it may stand in the path and the query of the request, not in the path of the socket", p)
 		}
-		return nil
+		return checkPlaceholdersInPath(rest[len(fixed):])
 	}
 	if end := strings.IndexByte(text, '}'); text[0] == '{' && findRequestPlaceholder(text[:end+1]) == "" && !strings.HasPrefix(text[end+1:], "://") {
 		return nil // what {env.FEED_URL} is, is judged when it is filled in
 	}
+	var path string
 	if scheme, rest, ok := cutScheme(text); ok {
 		if i := indexOutside(rest, "/?#"); i >= 0 {
-			rest = rest[:i]
+			rest, path = rest[:i], rest[i:]
 		}
 		fixed = scheme + rest
 	}
 	if p := findRequestPlaceholder(fixed); p != "" {
 		return fmt.Errorf("the placeholder %s belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port", p)
+	}
+	return checkPlaceholdersInPath(path)
+}
+
+// manySegments matches placeholders that stand for a whole path, a whole query
+// or both.
+var manySegments = regexp.MustCompile(`^\{http\.request\.(orig_)?uri(_escaped|\.path(_escaped|\.dir)?|\.query(_escaped)?|\.prefixed_query)?\}$`)
+
+// checkPlaceholdersInPath judges what is behind the host or the socket.
+func checkPlaceholdersInPath(path string) error {
+	if i := indexOutside(path, "?#"); i >= 0 {
+		path = path[:i]
+	}
+	for _, name := range placeholdersIn(path) {
+		if p := "{" + name + "}"; manySegments.MatchString(p) {
+			return fmt.Errorf("the placeholder %s stands in the path, where a value is one segment, and is more than that; give its parts, as in /{path.0}/{path.1}?room={query.room}", p)
+		}
+	}
+	return nil
+}
+
+// checkPlaceholdersInQuery judges the query of a URL, if it is known by now
+// where that begins.
+func checkPlaceholdersInQuery(text string) error {
+	query := ""
+	if i := indexOutside(text, "?"); i >= 0 {
+		query = text[i+1:]
+	}
+	if i := indexOutside(query, "#"); i >= 0 {
+		query = query[:i]
+	}
+	for query != "" {
+		field := query
+		if i := indexOutside(query, "&"); i >= 0 {
+			field, query = query[:i], query[i+1:]
+		} else {
+			query = ""
+		}
+		if i := indexOutside(field, "="); i >= 0 {
+			field = field[:i]
+		}
+		if p := findRequestPlaceholder(field); p != "" {
+			return fmt.Errorf("the placeholder %s stands in the query, but not as the value of a parameter; name each parameter that is passed on, as in ?room={query.room}", p)
+		}
 	}
 	return nil
 }
@@ -157,7 +221,7 @@ func evaluateURL(text string) (template string, ep endpoint, err error) {
 		trial.Set(fmt.Sprintf("sse_fanin.kept.%d", i), "x")
 	}
 	if template, err = repl.ReplaceOrErr(outer, true, true); err != nil {
-		return "", endpoint{}, &urlError{text, err}
+		return "", endpoint{}, &urlError{text, inLongForm(text, err)}
 	}
 	filled, err := trial.ReplaceOrErr(outer, true, true)
 	if err != nil {
@@ -183,6 +247,27 @@ func evaluateURL(text string) (template string, ep endpoint, err error) {
 		ep.configured = redactText(text)
 	}
 	return template, ep, nil
+}
+
+// inLongForm adds to an error about placeholders what those are called that are
+// a Caddyfile's short forms: elsewhere only the long ones are known.
+func inLongForm(text string, err error) error {
+	for _, p := range anyPlaceholder.FindAllString(text, -1) {
+		if long := expandShorthand(p); long != p {
+			err = fmt.Errorf("%w; outside of a Caddyfile, %s is written %s", err, p, long)
+		}
+	}
+	return err
+}
+
+var anyPlaceholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+// expandShorthand writes out the placeholders of a text that are a Caddyfile's
+// short forms.
+func expandShorthand(text string) string {
+	segment := caddyfile.Segment{{Text: text}}
+	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&segment)
+	return segment[0].Text
 }
 
 // parseEndpoint parses a URL without placeholders. Its errors do not repeat

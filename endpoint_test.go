@@ -193,18 +193,18 @@ func TestEvaluateURL(t *testing.T) {
 	setFeedEnv(t)
 	t.Setenv("FEED_BRACES", "{b}")
 	for text, want := range map[string]struct{ template, shown string }{
-		"https://a.example.com/events":                                {"https://a.example.com/events", "https://a.example.com/events"},
-		"https://{env.FEED_HOST}/e":                                   {"https://host.example.com/e", "https://host.example.com/e"},
-		"https://a.example.com/{http.request.uri.path.1}":             {"https://a.example.com/{http.request.uri.path.1}", "https://a.example.com/x"},
-		"https://{env.FEED_HOST}/{http.a}/{env.FEED_TOKEN}?{http.b}":  {"https://host.example.com/{http.a}/s3cret?{http.b}", "https://host.example.com/x/s3cret"},
-		"{env.FEED_URL}/{http.a}":                                     {"https://url.example.com/events/{http.a}", "https://url.example.com/events/x"},
-		"{env.FEED_URL}?a={http.a}&b={http.a}":                        {"https://url.example.com/events?a={http.a}&b={http.a}", "https://url.example.com/events"},
-		"{env.FEED_URL}?next=https://b.example.com/{http.a}":          {"https://url.example.com/events?next=https://b.example.com/{http.a}", "https://url.example.com/events"},
-		"{env.FEED_SOCKET}|/{http.a}":                                 {"unix//run/feed.sock|/{http.a}", "unix//run/feed.sock|/x"},
-		"unix/{env.FEED_NAME}|/{http.a}?{http.b}":                     {"unix/name.example.com|/{http.a}?{http.b}", "unix/name.example.com|/x"},
-		"https://a.example.com/{http.a}/{env.FEED_BRACES}":            {"https://a.example.com/{http.a}/{b}", "https://a.example.com/x/%7Bb%7D"},
-		"https://a.example.com?a={http.a}":                            {"https://a.example.com?a={http.a}", "https://a.example.com/"},
-		"https://a.example.com/{http.request.uri.query.a?b}?{http.b}": {"https://a.example.com/{http.request.uri.query.a?b}?{http.b}", "https://a.example.com/x"},
+		"https://a.example.com/events":                                  {"https://a.example.com/events", "https://a.example.com/events"},
+		"https://{env.FEED_HOST}/e":                                     {"https://host.example.com/e", "https://host.example.com/e"},
+		"https://a.example.com/{http.request.uri.path.1}":               {"https://a.example.com/{http.request.uri.path.1}", "https://a.example.com/x"},
+		"https://{env.FEED_HOST}/{http.a}/{env.FEED_TOKEN}?b={http.b}":  {"https://host.example.com/{http.a}/s3cret?b={http.b}", "https://host.example.com/x/s3cret"},
+		"{env.FEED_URL}/{http.a}":                                       {"https://url.example.com/events/{http.a}", "https://url.example.com/events/x"},
+		"{env.FEED_URL}?a={http.a}&b={http.a}":                          {"https://url.example.com/events?a={http.a}&b={http.a}", "https://url.example.com/events"},
+		"{env.FEED_URL}?next=https://b.example.com/{http.a}":            {"https://url.example.com/events?next=https://b.example.com/{http.a}", "https://url.example.com/events"},
+		"{env.FEED_SOCKET}|/{http.a}":                                   {"unix//run/feed.sock|/{http.a}", "unix//run/feed.sock|/x"},
+		"unix/{env.FEED_NAME}|/{http.a}?b={http.b}":                     {"unix/name.example.com|/{http.a}?b={http.b}", "unix/name.example.com|/x"},
+		"https://a.example.com/{http.a}/{env.FEED_BRACES}":              {"https://a.example.com/{http.a}/{b}", "https://a.example.com/x/%7Bb%7D"},
+		"https://a.example.com?a={http.a}":                              {"https://a.example.com?a={http.a}", "https://a.example.com/"},
+		"https://a.example.com/{http.request.uri.query.a?b}?b={http.b}": {"https://a.example.com/{http.request.uri.query.a?b}?b={http.b}", "https://a.example.com/x"},
 	} {
 		if err := checkURL(text); err != nil {
 			t.Error(err)
@@ -216,6 +216,61 @@ func TestEvaluateURL(t *testing.T) {
 		}
 		if template != want.template || ep.String() != want.shown {
 			t.Errorf("%s: got %s and %s, want %s and %s", text, template, ep, want.template, want.shown)
+		}
+	}
+}
+
+// A value is escaped, so a placeholder that stands for more would ask for
+// something that nobody means.
+func TestPlaceholdersForMoreThanAValue(t *testing.T) {
+	t.Setenv("FEED_BASE", "https://a.example.com")
+	t.Setenv("FEED_PATH", "https://a.example.com/events?fixed=1")
+	const query, uri, room = "{http.request.uri.query}", "{http.request.uri}", "{http.request.uri.query.room}"
+	for _, text := range []string{
+		"https://a.example.com/events?" + query,
+		"https://a.example.com/events?" + room,
+		"https://a.example.com/events?" + room + "=1",
+		"https://a.example.com/events?fixed=1&" + query,
+		"https://a.example.com/events?fixed=1&x" + query,
+		"https://a.example.com?" + query + "#top",
+		"https://a.example.com/events?fixed={env.FEED_BASE}&" + query,
+		"unix//run/a.sock|/events?" + query,
+		"{env.FEED_BASE}/events?" + query,
+		"{env.FEED_PATH}&" + query,
+		"https://a.example.com/" + uri,
+		"https://a.example.com/events" + uri,
+		"https://a.example.com/events{http.request.uri.prefixed_query}",
+		"https://a.example.com/events/{http.request.uri.path}",
+		"https://a.example.com/events/{http.request.orig_uri.path}",
+		"https://a.example.com/events/{http.request.uri.path.dir}",
+		"unix//run/a.sock|/events" + uri,
+		"{env.FEED_BASE}/events" + uri,
+	} {
+		if _, _, err := evaluateURL(text); err == nil || !strings.Contains(err.Error(), "?room={query.room}") {
+			t.Errorf("%s: got %v, want what to write instead", text, err)
+		}
+		if strings.HasPrefix(text, "{env.FEED_PATH") || strings.HasPrefix(text, "{env.") && !strings.Contains(text, "?") {
+			continue // where the value goes is not known yet
+		}
+		if err := checkURL(text); err == nil {
+			t.Errorf("%s: it is refused only when it is evaluated", text)
+		}
+	}
+	for _, text := range []string{
+		"https://a.example.com/events?room=" + room,
+		"https://a.example.com/events?room=" + room + "&page=" + uri,
+		"https://a.example.com/events?rooms=a," + room + "," + query,
+		"https://a.example.com/events?filter=room=" + room,
+		"https://a.example.com/{http.request.uri.path.1}/{http.request.uri.path.file}",
+		"unix//run/a.sock|/events?room=" + room,
+		"{env.FEED_BASE}/events?room=" + room,
+		"{env.FEED_PATH}&room=" + room,
+	} {
+		if err := checkURL(text); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := evaluateURL(text); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -243,6 +298,70 @@ var hostile = []string{
 	"a", "a b", "a/b", "../", "/..", "../../admin", "%2f", "%2e%2e", "..%2f", "a?b", "?", "a#b", "#", "a&b=c", "a=b", "a;b", "a+b", "a%", "%zz",
 	"a|b", "a:b", "a@b", "//b.example.com", "https://b.example.com/", "\\\\", "..\\", "ä", "日本", "\u2028", "\u202e", "\xff", "\"", "'", "<", "...",
 	"{env.FEED_TOKEN}", "{http.request.uri.query.other}", "{http.request.uri.path.1}", "{", "}", "{{", "$1", "\\{", "*", "~", "[", "a,b",
+}
+
+// Nothing that is put into a path leads to another place of it, however often
+// it is decoded. (The templates are the path behind the host.)
+func TestValuesThatLeaveTheirSegment(t *testing.T) {
+	const a, b = "http.request.uri.query.a", "http.request.uri.query.b"
+	const one, two = "/users/{" + a + "}/stream", "/users/{" + a + "}{" + b + "}/stream"
+	for _, test := range []struct {
+		template, a, b string
+		refused        bool
+	}{
+		{one, "ann", "", false},
+		{one, "a/b", "", false},
+		{one, "ann.", "", false},
+		{one, "..ann", "", false},
+		{one, "...", "", false},
+		{one, "a/.../b", "", false},
+		{one, "v1.2/x.y", "", false},
+		{one, "100%", "", false},
+		{one, "%2e", "", true},
+		{one, "%2", "", false},
+		{one, "%zz..", "", false},
+		{one, "..", "", true},
+		{one, "../admin", "", true},
+		{one, "x/../admin", "", true},
+		{one, "x/..", "", true},
+		{one, "./admin", "", true},
+		{one, "/..", "", true},
+		{one, "..\\admin", "", true},
+		{one, "x\\..\\admin", "", true},
+		{one, "x\\../admin", "", true},
+		{one, "..%2fadmin", "", true},
+		{one, "..%5Cadmin", "", true},
+		{one, "%2e%2e", "", true},
+		{one, "%2E.", "", true},
+		{one, "%2e%2e%2fadmin", "", true},
+		{one, "%252e%252e%252fadmin", "", true},
+		{one, "..%252Fadmin", "", true},
+		{one, "%" + strings.Repeat("25", 500) + "2e", "", true},
+		{one, "%%32e./admin", "", true},
+		{one, "..;/admin", "", true},
+		{one, "..;v=1/admin", "", true},
+		{one, "a;..", "", false},
+		{one, "ann%00", "", true},
+		{one, "ann%250d%250a", "", true},
+		{two, ".", ".", true},
+		{two, "x/.", "./admin", true},
+		{two, "%2", "e%2e/admin", true},
+		{two, ".", "x", false},
+		{"/users/..{" + a + "}", "/admin", "", true},
+		{"/users/.{" + a + "}", "ann", "", false},
+		{"/users/%2e{" + a + "}", "%2e", "", true},
+		{"/users/../{" + a + "}", "ann", "", false}, // what the configuration has is its own matter
+		{"/users/ann?file={" + a + "}", "../x", "", false},
+		{"/{http.request.uri.query.a/?b}/{" + a + "}", "../x", "", true},
+	} {
+		values := map[string]string{a: test.a, b: test.b, "http.request.uri.query.a/?b": "x"}
+		for _, before := range []string{"https://a.example.com", "unix//run/a.sock|"} {
+			err := checkKeyPath(before+test.template, values)
+			if refused := err != nil; refused != test.refused {
+				t.Errorf("%s with %.50q and %q: %v", test.template, test.a, test.b, err)
+			}
+		}
+	}
 }
 
 // A value is one segment of the path, or one value of the query.

@@ -2,11 +2,13 @@ package ssefanin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -72,22 +74,20 @@ func newEnvironment(ctx caddy.Context, spec *sourceSpec) (*environment, error) {
 // loadTransport loads the transport module and rejects what cannot stream
 // outside a client's request.
 func loadTransport(ctx caddy.Context, spec *sourceSpec, eps []endpoint) (*reverseproxy.HTTPTransport, error) {
-	var transport *reverseproxy.HTTPTransport
-	if spec.transportRaw == nil {
-		transport = new(reverseproxy.HTTPTransport)
-		if err := transport.Provision(ctx); err != nil {
-			return nil, fmt.Errorf("transport: %w", err)
-		}
-	} else {
-		// loading clears the raw text, which another upstream may share
-		options := UpstreamOptions{TransportRaw: append([]byte(nil), spec.transportRaw...)}
-		mod, err := ctx.LoadModule(&options, "TransportRaw")
-		if err != nil {
-			return nil, fmt.Errorf("transport: %w", err)
-		}
-		if transport, err = usableTransport(mod); err != nil {
-			return nil, err
-		}
+	// Loaded as a module, the default one, too: Caddy closes the idle connections
+	// of modules only. Loading clears the raw text, which another upstream may
+	// share.
+	raw := slices.Clone(spec.transportRaw)
+	if raw == nil {
+		raw = json.RawMessage(`{"protocol":"http"}`)
+	}
+	mod, err := ctx.LoadModule(&UpstreamOptions{TransportRaw: raw}, "TransportRaw")
+	if err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
+	}
+	transport, err := usableTransport(mod)
+	if err != nil {
+		return nil, err
 	}
 	for _, ep := range eps {
 		if err := checkTransport(transport, ep); err != nil {
@@ -162,6 +162,13 @@ func (e *environment) open(ctx context.Context, rep *replica, lastEventID string
 			return nil, end
 		}
 		resp, err := e.transport.RoundTrip(req)
+		if d := e.diagnose(req, rep, resp, err); d != nil {
+			if resp != nil {
+				_ = resp.Body.Close()
+			}
+			end.reason, end.err, end.hint, end.mistake, end.slow = d.reason, d.err, d.hint, d.mistake, d.slow
+			return nil, end
+		}
 		if err != nil {
 			end.reason, end.err = reasonError, bounded(err)
 			return nil, end

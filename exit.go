@@ -1,27 +1,43 @@
 package ssefanin
 
 import (
+	"context"
 	"maps"
+	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
+
+// exitPoll is how often the exit is looked for where nothing announces it.
+const exitPoll = 100 * time.Millisecond
 
 // endingAll says that all clients are being ended, and hubs take no new ones.
 var endingAll atomic.Bool
 
-// endAllClients ends the clients of all streams at once when the process
-// exits, removed streams and older configurations included.
+// exitBegun is done when the viewers of status pages are to end, together with
+// all clients.
+var exitBegun, beginExit = context.WithCancel(context.Background())
+
+// endAllClients ends the clients of all streams and the viewers of all status
+// pages at once when the process exits, removed streams and older configurations
+// included.
 func endAllClients() {
 	if endingAll.CompareAndSwap(false, true) {
+		beginExit()
 		go cutAllClients(time.Now().Add(exitTimeout))
 	}
 }
 
 // cutAllClients ends every client and, at the deadline, cuts off those that
-// do not read. It belongs to the process and ends with the last client; hubs
-// take no new ones by then. Deadlines are set again and again since the end of
-// a write may take one back.
+// do not read; soon after it, it closes the connections where that had no
+// effect. It belongs to the process and ends with the last client; hubs take no
+// new ones by then. Deadlines are set again and again since the end of a write
+// may take one back.
 func cutAllClients(deadline time.Time) {
 	again := time.NewTicker(clockStep)
 	defer again.Stop()
@@ -29,7 +45,7 @@ func cutAllClients(deadline time.Time) {
 		liveHubs.mu.Lock()
 		all := slices.Collect(maps.Keys(liveHubs.all))
 		liveHubs.mu.Unlock()
-		left := 0
+		left, late := 0, time.Since(deadline) >= closeGrace
 		for _, h := range all {
 			h.mu.Lock()
 			subs := slices.Clone(h.subscribers)
@@ -37,12 +53,95 @@ func cutAllClients(deadline time.Time) {
 			left += len(subs)
 			for _, sub := range subs {
 				sub.endNow(endExit)
-				sub.deadline.at(deadline)
+				if late {
+					sub.deadline.conn.cut()
+				} else {
+					sub.deadline.at(deadline)
+				}
 			}
 		}
 		if left == 0 {
 			return
 		}
 		<-again.C
+	}
+}
+
+// observe has the configuration hear of a server's exit and know its
+// connections. It is called while the configuration is provisioned, once or
+// more for each server.
+func (a *App) observe(server *caddyhttp.Server) {
+	if server == nil || slices.Contains(a.servers, server) {
+		return
+	}
+	a.servers = append(a.servers, server)
+	server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connectionKey{}, &clientConnection{conn: conn})
+	})
+	// Streams ended in an app's Stop or in Cleanup are ended too late: before
+	// that, the server waits for its requests, for ever.
+	server.RegisterOnShutdown(func() {
+		if caddy.Exiting() {
+			endAllClients()
+		}
+	})
+}
+
+// exits looks for the exit on behalf of clients that are served by older
+// configurations only. Caddy has no hook for the beginning of the exit but those
+// of the running configuration, which may have nothing of ours, and its servers
+// wait for the clients of all earlier ones.
+var exits exitWatch
+
+// exitWatch asks Caddy, again and again, whether the process exits, while there
+// are clients and no running configuration has a server that will tell. Safe for
+// concurrent use.
+type exitWatch struct {
+	told atomic.Int64 // configurations in use with such a server
+
+	mu    sync.Mutex  // protects timer
+	timer *time.Timer // nil: there is nothing to watch for
+}
+
+// hold is called when a configuration with a server that tells of the exit
+// starts, drop when it has been replaced.
+func (e *exitWatch) hold() { e.told.Add(1) }
+
+func (e *exitWatch) drop() {
+	e.told.Add(-1)
+	e.look()
+}
+
+// look begins or ends to watch, whichever is right. It is called when a client
+// has come or left.
+func (e *exitWatch) look() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch needed := e.needed(); {
+	case needed && e.timer == nil:
+		e.timer = time.AfterFunc(exitPoll, e.check)
+	case !needed && e.timer != nil:
+		e.timer.Stop()
+		e.timer = nil
+	}
+}
+
+func (e *exitWatch) needed() bool {
+	return e.told.Load() == 0 && clientWriters.clients.Load() > 0 && !endingAll.Load()
+}
+
+// check ends the clients if the process exits, or has the timer call it again.
+func (e *exitWatch) check() {
+	if caddy.Exiting() {
+		endAllClients()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.timer == nil: // stopped meanwhile
+	case e.needed():
+		e.timer.Reset(exitPoll)
+	default:
+		e.timer = nil
 	}
 }

@@ -180,7 +180,7 @@ func TestFailoverIsLoggedOncePerReplica(t *testing.T) {
 	for _, o := range origins {
 		must(t, o.WaitRequests(within(t, 10*time.Second), 10))
 	}
-	if lines := log.lines(`"upstream disconnected"`); len(lines) != len(origins) {
+	if lines := log.lines(`"upstream cannot be connected"`); len(lines) != len(origins) {
 		t.Errorf("%d lines about two replicas that keep failing the same way, want 2:\n%s", len(lines), strings.Join(lines, ""))
 	}
 }

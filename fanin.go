@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
@@ -62,8 +64,13 @@ type hub struct {
 	logMu sync.RWMutex
 	log   atomic.Pointer[streamLog]
 
-	// stateVersion counts the changes of sources' states, for source events.
+	// stateVersion counts the changes of sources' states that clients are told
+	// of; stateChanges, which is raised first, those in which only a reason is
+	// another, too. reported is what clients are told.
 	stateVersion atomic.Uint64
+	stateChanges atomic.Uint64
+	reportMu     sync.Mutex // held while a report is made; taken before lifeMu
+	reported     atomic.Pointer[stateReport]
 
 	mu          sync.Mutex // protects what follows, and the index of each subscriber
 	subscribers []*subscriber
@@ -146,6 +153,7 @@ func (h *hub) attach(def *definition) {
 	h.uses = append(h.uses, def)
 	h.attached = true
 	h.reconcile()
+	streamSampler.wake()
 }
 
 // detach removes a configuration, and with it what only that one wanted. The
@@ -201,8 +209,15 @@ func (h *hub) publish(sub *subscription, ev *sse.Event, enc *encoder, now time.T
 	log.appendWithID(now, tag, body, ev.ID)
 }
 
-// sourceChanged notes that the state of a source has changed.
+// reasonChanged notes that a source is down for another reason, which clients
+// that come later are told.
+func (h *hub) reasonChanged() {
+	h.stateChanges.Add(1)
+}
+
+// sourceChanged notes that a source has gone up or down, has come or has left.
 func (h *hub) sourceChanged() {
+	h.stateChanges.Add(1)
 	h.stateVersion.Add(1)
 	if h.shaped.Load().sourceEvents {
 		var woken turns
@@ -238,15 +253,29 @@ func (h *hub) Destruct() error {
 	for _, sub := range h.subscribers {
 		sub.drain(now, endRemoved)
 	}
-	empty := len(h.subscribers) == 0
+	n := len(h.subscribers)
 	h.mu.Unlock()
+	if h.keyed == nil {
+		warnOfEnded(h.key, h.label, n)
+	}
 	h.wakeNotifier()
-	if empty {
+	if n == 0 {
 		h.release()
 	} else if caddy.Exiting() {
 		endAllClients()
 	}
 	return nil
+}
+
+// warnOfEnded logs that a reload ends the clients of a stream that has no name.
+// It may have been meant to go; more often something of it was changed, and
+// nothing else tells that this made it another stream.
+func warnOfEnded(key, label string, clients int) {
+	if clients == 0 || caddy.Exiting() || isNamedKey(key) {
+		return
+	}
+	caddy.Log().Named("sse_fanin").Warn("a reload changed or removed a stream that has no name; its clients are ended. With 'stream <name>', they stay while its upstreams and settings change",
+		zap.String("stream", label), zap.Int("clients", clients))
 }
 
 // release gives up the sources, when the hub is gone and no client is left.

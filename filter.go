@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // filter is what one client wants of a stream. Used by the client's goroutine
@@ -20,18 +18,35 @@ type filter struct {
 	known   map[uint32]bool // what was found for tags so far; at most maxKnownTags
 }
 
-// maxKnownTags bounds a filter's memory of tags.
-const maxKnownTags = 1024
+// A client chooses its filter, so its size is bounded. As much memory as the
+// rest of a client at most: 2 × 100 names at some 48 bytes of a set and 8 KiB of
+// text are 18 KiB, 1024 tags are 18 KiB.
+const (
+	// maxFilterNames is how many different names ?source= and ?type= may have,
+	// each. It also bounds what one event costs: names of types beyond those
+	// that have a number are compared one by one.
+	maxFilterNames = 100
+
+	// maxFilterBytes is how long all of them may be together.
+	maxFilterBytes = 8 << 10
+
+	// maxKnownTags bounds a filter's memory of tags.
+	maxKnownTags = 1024
+)
 
 // filterOf reads a client's wishes: ?source= and ?type=, comma-separated or
-// repeated. Nil if there are none. An unknown source is an error.
+// repeated. Nil if there are none. An unknown source is an error, as is more than
+// a filter may have.
 func (h *hub) filterOf(r *http.Request) (*filter, error) {
 	query := r.URL.Query()
-	f := &filter{
-		tags:    h.tags,
-		sources: listed(query["source"]),
-		types:   listed(query["type"]),
-		known:   make(map[uint32]bool),
+	room := maxFilterBytes
+	f := &filter{tags: h.tags, known: make(map[uint32]bool)}
+	var err error
+	if f.sources, err = listed("source", query["source"], &room); err != nil {
+		return nil, err
+	}
+	if f.types, err = listed("type", query["type"], &room); err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.sources)) {
 		if !h.tags.knows(name) && !h.defines(name) {
@@ -47,16 +62,25 @@ func (h *hub) filterOf(r *http.Request) (*filter, error) {
 	return f, nil
 }
 
-func listed(values []string) map[string]bool {
+// listed returns the names that a parameter has. room is how long names may be
+// yet, and is lowered by what these take.
+func listed(parameter string, values []string, room *int) (map[string]bool, error) {
 	set := make(map[string]bool)
 	for _, value := range values {
 		for item := range strings.SplitSeq(value, ",") {
-			if item = strings.TrimSpace(item); item != "" {
-				set[item] = true
+			if item = strings.TrimSpace(item); item == "" || set[item] {
+				continue
 			}
+			if len(set) == maxFilterNames {
+				return nil, fmt.Errorf("'%s' has more than %d names", parameter, maxFilterNames)
+			}
+			if *room -= len(item); *room < 0 {
+				return nil, fmt.Errorf("the names in 'source' and 'type' have more than %d bytes together", maxFilterBytes)
+			}
+			set[item] = true
 		}
 	}
-	return set
+	return set, nil
 }
 
 // wants says whether the client wants events with a tag.
@@ -92,46 +116,13 @@ func (h *hub) sourceNames() []string {
 }
 
 // appendStates appends a source event for each source whose state is not what
-// the client was told last. They carry no id, and never enter the log.
-func (c *client) appendStates() {
+// the client was told last.
+func (c *client) appendStates(now time.Time) {
 	c.stateVersion = c.hub.stateVersion.Load()
 	if !c.hub.shaped.Load().sourceEvents {
 		return
 	}
-	states := c.hub.sourceStates()
-	if c.states == nil {
-		c.states = make(map[string]string)
-	}
-	for _, name := range slices.Sorted(maps.Keys(states)) {
-		if !c.filter.wantsSource(name) {
-			continue
-		}
-		data := sourceData(name, states[name])
-		if c.states[name] == data {
-			continue
-		}
-		c.states[name] = data
-		c.buf = sse.AppendEvent(c.buf, &sse.Event{Type: []byte(controlPrefix + "source"), Data: []byte(data)})
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.states)) {
-		if _, ok := states[name]; ok {
-			continue
-		}
-		delete(c.states, name)
-		data := sourceData(name, sourceState{phase: phaseDown, reason: reasonRemoved, since: time.Now()})
-		c.buf = sse.AppendEvent(c.buf, &sse.Event{Type: []byte(controlPrefix + "source"), Data: []byte(data)})
-	}
-}
-
-// sourceData is the data of a fanin.source event.
-func sourceData(name string, st sourceState) string {
-	var b strings.Builder
-	up := "down"
-	if st.phase == phaseUp {
-		up, st.reason = "up", ""
-	} else if st.reason == "" {
-		st.reason = reason(st.phase)
-	}
-	fmt.Fprintf(&b, `{"source":%q,"state":%q,"reason":%q,"since":%d}`, name, up, st.reason, st.since.UnixMilli())
-	return b.String()
+	report := c.hub.stateReport()
+	c.buf = report.appendChanges(c.buf, c.told, c.filter.wantsSource, now)
+	c.told = report
 }

@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -140,7 +141,7 @@ func TestFilteredClientKeepsUpByHeartbeats(t *testing.T) {
 	for name, options := range map[string]string{"stream": "", "upstream": "ids upstream"} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, ssetest.OriginConfig{})
-			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nheartbeat 20ms\nretain {\nevents 100\n}\n"+options+"\n}")
+			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nprime on\nheartbeat 20ms\nretain {\nevents 100\n}\n"+options+"\n}")
 			c := in.connect("/events?type=rare")
 			up(t, o)
 			o.Emit("rare", "1")
@@ -193,6 +194,46 @@ func TestFilterByTheUpstreamOfMergedSources(t *testing.T) {
 	gets(t, other, "2")
 }
 
+// What a client wishes stays in memory as long as the client.
+func TestFilterIsBounded(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\n}\nhandle_errors {\nrespond {err.message}\n}")
+	names := func(n int, prefix string) string {
+		all := make([]string, n)
+		for i := range all {
+			all[i] = fmt.Sprint(prefix, i)
+		}
+		return strings.Join(all, ",")
+	}
+	long := strings.Repeat("x", maxFilterBytes)
+	for query, want := range map[string]string{
+		"type=" + names(maxFilterNames, "t"):                                      "",
+		"type=" + names(maxFilterNames, "t") + "," + names(maxFilterNames, "t"):   "", // the same again
+		"type=" + names(maxFilterNames+1, "t"):                                    "'type' has more than 100 names",
+		"type=" + names(3000, ""):                                                 "'type' has more than 100 names",
+		"type=" + strings.ReplaceAll(names(maxFilterNames+1, "t"), ",", "&type="): "'type' has more than 100 names",
+		"source=" + names(maxFilterNames+1, "s"):                                  "'source' has more than 100 names",
+		"type=" + long:                                                            "",
+		"type=" + long + "x":                                                      "the names in 'source' and 'type' have more than 8192 bytes together",
+		"type=a,b," + long:                                                        "the names in 'source' and 'type' have more than 8192 bytes together",
+		"type=" + strings.Repeat(",", 10_000) + "t":                               "",
+		"source=" + long[1:] + "&type=ab":                                         "the names in 'source' and 'type' have more than 8192 bytes together",
+	} {
+		resp, err := http.Get(in.url("/events?" + query))
+		must(t, err)
+		message := ""
+		if resp.StatusCode != http.StatusOK {
+			body, err := io.ReadAll(resp.Body)
+			must(t, err)
+			message = string(body)
+		}
+		resp.Body.Close()
+		if refused := resp.StatusCode == http.StatusBadRequest; refused != (want != "") || !strings.Contains(message, want) {
+			t.Errorf("%.50s, %d bytes: status %d, %.200q", query, len(query), resp.StatusCode, message)
+		}
+	}
+}
+
 // That nothing was found yet is no mistake of the client's.
 func TestFilterByAnUpstreamWithoutAddressesYet(t *testing.T) {
 	p := newPool(t, 1)
@@ -243,7 +284,7 @@ func TestTagsForManySources(t *testing.T) {
 	if len(tags.sources) > tagSources || len(tags.sourceNames) > tagSources {
 		t.Errorf("%d sources are remembered", len(tags.sources))
 	}
-	only := func(names ...string) map[string]bool { return listed(names) }
+	only := func(name string) map[string]bool { return map[string]bool{name: true} }
 	if !tags.matches(tags.tag(longLived, nil), only("static"), nil) {
 		t.Error("the number of a source in use was given to another one")
 	}
@@ -267,7 +308,7 @@ func TestTagsAllInUse(t *testing.T) {
 
 func TestFilterRemembersSoMuch(t *testing.T) {
 	tags := newTags()
-	f := &filter{tags: tags, types: listed([]string{"wanted"}), known: make(map[uint32]bool)}
+	f := &filter{tags: tags, types: map[string]bool{"wanted": true}, known: make(map[uint32]bool)}
 	n := tags.source("a", "")
 	for i := range 5 * maxKnownTags {
 		if f.wants(tags.tag(n, fmt.Append(nil, i))) {
@@ -292,7 +333,7 @@ func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
 	for {
 		chunk, n, err := r.NextMatching(maxWrite, func(tag uint32) bool { return tag == 9_999 })
 		must(t, err)
-		if chunk == nil {
+		if chunk == nil && r.Position() > l.Head() {
 			break
 		}
 		got += n
@@ -300,4 +341,27 @@ func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
 	if got != 5 || r.Position() != l.Head()+1 {
 		t.Errorf("got %d events, and stands at %d of %d", got, r.Position(), l.Head())
 	}
+}
+
+// Looking for a rare event takes a client several turns, which it comes to
+// though nothing is written.
+func TestFilteredClientFindsARareEvent(t *testing.T) {
+	a := plain(t)
+	in := serve(t, "", "sse_fanin /events {\nstream s\nupstream a "+a.URL()+"\nstart oldest\nfilters on\nheartbeat 0\nretain {\nevents 300000\n}\n}")
+	up(t, a)
+	hubs.Range(func(_, val any) bool {
+		h := val.(*hub)
+		source := h.tags.source("a", "")
+		common, rare := h.tags.tag(source, []byte("common")), h.tags.tag(source, []byte("rare"))
+		for i := range 200_000 {
+			tag := common
+			if i == 150_000 {
+				tag = rare
+			}
+			h.log.Load().Append(time.Now(), tag, fmt.Appendf(nil, "data: %d\n\n", i))
+		}
+		return true
+	})
+	c := in.connect("/events?type=rare")
+	gets(t, c, "150000")
 }

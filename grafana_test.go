@@ -2,7 +2,13 @@ package ssefanin
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,10 +38,11 @@ func exprs(node any) (found []string) {
 // What the examples ask for exists, with the labels they ask for.
 func TestGrafanaExamplesNameWhatThereIs(t *testing.T) {
 	a := plain(t)
-	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL()))
-	var dashboard, alerts any
+	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL())+directive("/k", "stream k\nupstream u "+a.URL()+"/{query.user}"))
+	var dashboard, alerts, cases any
 	must(t, json.Unmarshal([]byte(readFile(t, "examples/grafana/dashboard.json")), &dashboard))
 	must(t, yaml.Unmarshal([]byte(readFile(t, "examples/grafana/alerts.yml")), &alerts))
+	must(t, yaml.Unmarshal([]byte(readFile(t, "examples/grafana/alerts_test.yml")), &cases))
 
 	labels := make(map[string]string) // by metric
 	for line := range strings.Lines(in.metrics()) {
@@ -43,9 +50,9 @@ func TestGrafanaExamplesNameWhatThereIs(t *testing.T) {
 		labels[strings.TrimSuffix(name, "_count")] = rest
 	}
 	metric := regexp.MustCompile(`caddy_sse_fanin_\w+`)
-	reasonIs := regexp.MustCompile(`(caddy_sse_fanin_\w+)\{[^}]*reason(=|!~)"([^"]*)"`)
+	reasonIs := regexp.MustCompile(`(caddy_sse_fanin_\w+)\{[^}]*reason(=|=~|!~)"([^"]*)"`)
 	used := make(map[string]bool)
-	for file, all := range map[string][]string{"dashboard.json": exprs(dashboard), "alerts.yml": exprs(alerts)} {
+	for file, all := range map[string][]string{"dashboard.json": exprs(dashboard), "alerts.yml": exprs(alerts), "alerts_test.yml": seriesOf(cases)} {
 		n := 0
 		for _, expr := range all {
 			for _, name := range metric.FindAllString(expr, -1) {
@@ -73,4 +80,281 @@ func TestGrafanaExamplesNameWhatThereIs(t *testing.T) {
 			t.Errorf("%s is in neither of them", name)
 		}
 	}
+}
+
+// seriesOf returns the series that the cases of the alerts are about.
+func seriesOf(node any) (found []string) {
+	switch node := node.(type) {
+	case map[string]any:
+		for key, child := range node {
+			if text, ok := child.(string); ok && key == "series" {
+				found = append(found, text)
+			}
+			found = append(found, seriesOf(child)...)
+		}
+	case []any:
+		for _, child := range node {
+			found = append(found, seriesOf(child)...)
+		}
+	}
+	return found
+}
+
+// dashboard is what the tests look at in dashboard.json.
+type dashboard struct {
+	Inputs []struct {
+		Name, Type, PluginID string
+	} `json:"__inputs"`
+	Requires []struct {
+		Type, ID string
+	} `json:"__requires"`
+	Templating struct {
+		List []struct {
+			Name, Type string
+			Current    struct{ Value any }
+		}
+	}
+	Panels []struct {
+		ID                       int
+		Title, Description, Type string
+		Datasource               struct{ Type, UID string }
+		GridPos                  struct{ H, W, X, Y int }
+		Targets                  []struct{ Expr string }
+	}
+}
+
+func readDashboard(t *testing.T) dashboard {
+	t.Helper()
+	var d dashboard
+	must(t, json.Unmarshal([]byte(readFile(t, "examples/grafana/dashboard.json")), &d))
+	return d
+}
+
+// An import asks for the data source, and everything on the dashboard uses it.
+func TestDashboardAsksForItsDataSource(t *testing.T) {
+	d := readDashboard(t)
+	if len(d.Inputs) != 1 || d.Inputs[0].Type != "datasource" || d.Inputs[0].PluginID != "prometheus" {
+		t.Fatalf("inputs: got %+v", d.Inputs)
+	}
+	var variables []string
+	for _, v := range d.Templating.List {
+		variables = append(variables, v.Name)
+		if v.Type == "datasource" && v.Current.Value != "${"+d.Inputs[0].Name+"}" {
+			t.Errorf("the variable %s is %v, not what the import asks for", v.Name, v.Current.Value)
+		}
+	}
+	if want := []string{"datasource", "instance", "stream"}; !slices.Equal(variables, want) {
+		t.Errorf("variables: got %q, want %q", variables, want)
+	}
+	required := make(map[string]bool)
+	for _, r := range d.Requires {
+		required[r.Type+" "+r.ID] = true
+	}
+	used := map[string]bool{"grafana grafana": true}
+	for _, p := range d.Panels {
+		used["panel "+p.Type], used["datasource "+p.Datasource.Type] = true, true
+		if p.Datasource.UID != "${datasource}" {
+			t.Errorf("%s: its data source is %s", p.Title, p.Datasource.UID)
+		}
+	}
+	if !maps.Equal(required, used) {
+		t.Errorf("requires %v, uses %v", required, used)
+	}
+}
+
+func TestDashboardPanels(t *testing.T) {
+	d := readDashboard(t)
+	var stats int
+	taken := make(map[[2]int]string) // by place
+	ids := make(map[int]bool)
+	for _, p := range d.Panels {
+		if p.Type == "stat" && p.GridPos.Y == 0 {
+			stats++
+		}
+		if ids[p.ID] {
+			t.Errorf("%s: the id %d is that of another", p.Title, p.ID)
+		}
+		ids[p.ID] = true
+		if p.Description == "" || len(p.Targets) == 0 {
+			t.Errorf("%s: it has no description, or shows nothing", p.Title)
+		}
+		if g := p.GridPos; g.X+g.W > 24 {
+			t.Errorf("%s: it ends beyond the edge", p.Title)
+		}
+		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+				if other, ok := taken[[2]int{x, y}]; ok {
+					t.Fatalf("%s lies over %s", p.Title, other)
+				}
+				taken[[2]int{x, y}] = p.Title
+			}
+		}
+		for _, target := range p.Targets {
+			metrics := strings.Count(target.Expr, "caddy_sse_fanin_")
+			if n := strings.Count(target.Expr, `{instance=~"$instance", stream=~"$stream"`); n != metrics {
+				t.Errorf("%s: %d of %d metrics are of the instances and streams chosen: %s", p.Title, n, metrics, target.Expr)
+			}
+		}
+	}
+	if stats < 6 {
+		t.Errorf("the first row has %d single figures", stats)
+	}
+}
+
+// alertRules are what the tests look at in alerts.yml, alertCases in
+// alerts_test.yml.
+type alertRules struct {
+	Groups []struct {
+		Rules []struct {
+			Alert       string
+			Annotations map[string]string
+		}
+	}
+}
+
+type alertCases struct {
+	Tests []struct {
+		Cases []struct {
+			Alert string `yaml:"alertname"`
+			Fires []any  `yaml:"exp_alerts"`
+		} `yaml:"alert_rule_test"`
+	}
+}
+
+func readAlerts(t *testing.T) (rules alertRules, names []string) {
+	t.Helper()
+	must(t, yaml.Unmarshal([]byte(readFile(t, "examples/grafana/alerts.yml")), &rules))
+	for _, group := range rules.Groups {
+		for _, rule := range group.Rules {
+			names = append(names, rule.Alert)
+		}
+	}
+	if len(names) == 0 {
+		t.Fatal("there are no alerts")
+	}
+	return rules, names
+}
+
+// promtool runs Prometheus's tool. It is part of Debian's package prometheus;
+// .ci/run sees to it that there is one.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	if _, err := exec.LookPath("promtool"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	if out, err := exec.Command("promtool", args...).CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func TestAlertsFireWhenTheyShould(t *testing.T) {
+	promtool(t, "test", "rules", "examples/grafana/alerts_test.yml")
+}
+
+// No alert is without a case where it fires, and one where it does not.
+func TestAlertsHaveCases(t *testing.T) {
+	_, names := readAlerts(t)
+	var cases alertCases
+	must(t, yaml.Unmarshal([]byte(readFile(t, "examples/grafana/alerts_test.yml")), &cases))
+	firing, quiet := make(map[string]bool), make(map[string]bool)
+	for _, test := range cases.Tests {
+		for _, c := range test.Cases {
+			if !slices.Contains(names, c.Alert) {
+				t.Errorf("there is no alert %q", c.Alert) // promtool takes it for quiet
+			}
+			if len(c.Fires) > 0 {
+				firing[c.Alert] = true
+			} else {
+				quiet[c.Alert] = true
+			}
+		}
+	}
+	for _, name := range names {
+		if !firing[name] || !quiet[name] {
+			t.Errorf("%s: firing: %t, quiet: %t", name, firing[name], quiet[name])
+		}
+	}
+}
+
+// Whoever is woken by an alert finds it explained.
+func TestAlertsLeadToTheirRunbook(t *testing.T) {
+	rules, _ := readAlerts(t)
+	anchors := readmeAnchors(t)
+	const page = "https://github.com/sse-fanin/caddy-sse-fanin#"
+	leads := make(map[string]bool)
+	for _, group := range rules.Groups {
+		for _, rule := range group.Rules {
+			anchor, ok := strings.CutPrefix(rule.Annotations["runbook_url"], page)
+			if !ok || anchors[anchor] != rule.Alert {
+				t.Errorf("%s: its runbook is %q", rule.Alert, rule.Annotations["runbook_url"])
+			}
+			leads[anchor] = true
+		}
+	}
+	for anchor, title := range anchors {
+		if strings.HasPrefix(title, "SSEFanin") && !leads[anchor] {
+			t.Errorf("README.md explains %s, which is no alert", title)
+		}
+	}
+}
+
+// readmeAnchors returns the titles of the README by the anchors GitHub gives
+// them.
+func readmeAnchors(t *testing.T) map[string]string {
+	t.Helper()
+	anchors := make(map[string]string)
+	dropped := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+	code := false
+	for line := range strings.Lines(readFile(t, "README.md")) {
+		if strings.HasPrefix(line, "```") {
+			code = !code
+		}
+		hashes, title, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if code || !ok || strings.Trim(hashes, "#") != "" || hashes == "" {
+			continue
+		}
+		anchor := strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(title), ""), " ", "-")
+		for n := 1; anchors[anchor] != ""; n++ {
+			anchor = strings.TrimSuffix(anchor, fmt.Sprintf("-%d", n-1)) + fmt.Sprintf("-%d", n)
+		}
+		anchors[anchor] = title
+	}
+	return anchors
+}
+
+// Links within the README lead somewhere.
+func TestReadmeLinksToItself(t *testing.T) {
+	anchors := readmeAnchors(t)
+	links := regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(readFile(t, "README.md"), -1)
+	if len(links) == 0 {
+		t.Error("there are no links")
+	}
+	for _, m := range links {
+		if anchors[m[1]] == "" {
+			t.Errorf("there is no #%s", m[1])
+		}
+	}
+}
+
+// Prometheus understands every query of the dashboard.
+func TestDashboardQueries(t *testing.T) {
+	type rule struct {
+		Record string `yaml:"record"`
+		Expr   string `yaml:"expr"`
+	}
+	var rules []rule
+	filled := strings.NewReplacer("$__rate_interval", "1m", "$__range", "1h", "$instance", ".*", "$stream", ".*")
+	for _, p := range readDashboard(t).Panels {
+		for i, target := range p.Targets {
+			rules = append(rules, rule{fmt.Sprintf("panel:%d:%d", p.ID, i), filled.Replace(target.Expr)})
+		}
+	}
+	raw, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "rules.yml")
+	must(t, os.WriteFile(file, raw, 0o600))
+	promtool(t, "check", "rules", file)
 }

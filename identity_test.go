@@ -42,6 +42,7 @@ func TestIdentity(t *testing.T) {
 		{"drain", `"drain":"1s"`, true, true},
 		{"on_reload", `"on_reload":"drain"`, true, true},
 		{"filters", `"filters":"on"`, true, true},
+		{"prime", `"prime":"on"`, true, true},
 		// a default that is given is still the default
 		{"resume on", `"resume":"on"`, true, true},
 		{"backoff by default", `"backoff":{"base":"1s","max":"1m"}`, true, true},

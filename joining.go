@@ -11,10 +11,49 @@ import (
 // watch looks up the addresses of a dynamic upstream that are sources of
 // their own. The hub owns it.
 type watch struct {
-	upstream  *upstreamDef // of the oldest configuration
-	addresses []string     // found last; the hub's lifeMu protects both
+	upstream  *upstreamDef // of the oldest configuration; the hub's lifeMu protects it and addresses
+	addresses []string     // found last
 	cancel    context.CancelFunc
 	done      chan struct{}
+}
+
+// used is what the configurations in use make of a stream's upstreams: those of
+// each of them, oldest first, with an upstream for each address where addresses
+// are sources of their own.
+type used [][]*upstreamDef
+
+// wanted returns the upstreams by name. One that several configurations name
+// differently is that of the oldest.
+func (all used) wanted() map[string]*upstreamDef {
+	wanted := make(map[string]*upstreamDef)
+	for _, upstreams := range all {
+		for _, u := range upstreams {
+			if wanted[u.name] == nil {
+				wanted[u.name] = u
+			}
+		}
+	}
+	return wanted
+}
+
+// newest returns the upstreams of the newest configuration.
+func (all used) newest() []*upstreamDef {
+	return all[len(all)-1]
+}
+
+// sourceOf is a source of a stream, by its name and key.
+type sourceOf struct{ name, key string }
+
+// environments returns what each source can be dialled with, oldest first.
+func (all used) environments() map[sourceOf][]*environment {
+	envs := make(map[sourceOf][]*environment)
+	for _, upstreams := range all {
+		for _, u := range upstreams {
+			of := sourceOf{u.name, u.key}
+			envs[of] = append(envs[of], u.env)
+		}
+	}
+	return envs
 }
 
 // reconcile makes the sources and settings those of the configurations in
@@ -27,15 +66,9 @@ func (h *hub) reconcile() {
 		h.applyRetain(first.retain, first.ids)
 	}
 	h.reconcileWatches()
-	wanted := make(map[string]*upstreamDef)
-	for _, def := range h.uses {
-		for _, u := range h.members(def) {
-			if wanted[u.name] == nil {
-				wanted[u.name] = u
-			}
-		}
-	}
-	postponed := h.renameSources(wanted)
+	all := h.expand()
+	wanted := all.wanted()
+	postponed := h.renameSources(all, wanted)
 	if len(h.uses) > 0 {
 		for name, sub := range h.sources {
 			u := wanted[name]
@@ -54,16 +87,9 @@ func (h *hub) reconcile() {
 			h.join(wanted[name])
 		}
 	}
+	envs := all.environments()
 	for name, sub := range h.sources {
-		var envs []*environment
-		for _, def := range h.uses {
-			for _, u := range h.members(def) {
-				if u.name == name && u.key == sub.key {
-					envs = append(envs, u.env)
-				}
-			}
-		}
-		sub.source.setEnvironments(sub, envs)
+		sub.source.setEnvironments(sub, envs[sourceOf{name, sub.key}])
 	}
 	if len(h.uses) > 0 {
 		h.counts.keep(h.countedNames())
@@ -72,22 +98,21 @@ func (h *hub) reconcile() {
 	h.sourceChanged()
 }
 
-// members are a definition's upstreams, with an upstream for each address
-// where addresses are sources of their own. The caller holds lifeMu.
-func (h *hub) members(def *definition) []*upstreamDef {
-	var all []*upstreamDef
-	for _, u := range def.upstreams {
-		if !u.expands {
-			all = append(all, u)
-			continue
-		}
-		if w := h.watches[u.key]; w != nil {
-			for _, address := range w.addresses {
-				all = append(all, u.member(address))
+// expand returns the upstreams of the configurations in use. The caller holds
+// lifeMu.
+func (h *hub) expand() used {
+	all := make(used, len(h.uses))
+	for i, def := range h.uses {
+		for _, u := range def.upstreams {
+			if !u.expands {
+				all[i] = append(all[i], u)
+				continue
 			}
-			maps.DeleteFunc(u.members, func(address string, _ *upstreamDef) bool {
-				return !slices.Contains(w.addresses, address)
-			})
+			if w := h.watches[u.key]; w != nil {
+				for _, address := range w.addresses {
+					all[i] = append(all[i], u.member(address))
+				}
+			}
 		}
 	}
 	return all
@@ -154,12 +179,12 @@ func (h *hub) watchMembers(ctx context.Context, w *watch) {
 // they are renamed from: every event would come twice. It returns the names
 // that have to wait until the configuration with the old name has left. The
 // caller holds lifeMu.
-func (h *hub) renameSources(wanted map[string]*upstreamDef) (postponed map[string]bool) {
-	if len(h.uses) == 0 {
+func (h *hub) renameSources(all used, wanted map[string]*upstreamDef) (postponed map[string]bool) {
+	if len(all) == 0 {
 		return nil
 	}
 	stays := make(map[string]string) // key by name
-	for _, u := range h.members(h.uses[len(h.uses)-1]) {
+	for _, u := range all.newest() {
 		stays[u.name] = u.key
 	}
 	postponed = make(map[string]bool)
@@ -265,11 +290,16 @@ func (h *hub) applyDemand() {
 	}
 }
 
-// demand says whether there are clients, for streams that are connected on
-// demand.
-func (h *hub) demand(wanted bool) {
+// followDemand has the sources of a stream that is connected on demand wanted as
+// long as there is a notifier: while there are clients, or were a linger ago. Of
+// two calls the later one counts, whoever makes it: a notifier that ends takes
+// nothing from the next one, which a client has started meanwhile.
+func (h *hub) followDemand() {
 	h.lifeMu.Lock()
 	defer h.lifeMu.Unlock()
+	h.mu.Lock()
+	wanted := h.running
+	h.mu.Unlock()
 	if h.demanded != wanted {
 		h.demanded = wanted
 		h.applyDemand()

@@ -90,6 +90,8 @@ func TestJSONIsRefused(t *testing.T) {
 		{"URL with a request's placeholder in the fragment", "", asUpstream(`{"urls":["https://a.example.com/#{http.request.uri.query.u}"]}`), "upstream URL 'https://a.example.com/': the placeholder {http.request.uri.query.u} stands in the fragment, which is not sent to an upstream"},
 		{"URL with a request's placeholder in the value of another", "", asUpstream(`{"urls":["{env.FEED_KEYED_URL}"]}`), "upstream URL '{env.FEED_KEYED_URL}': with its placeholders filled in: a value has a placeholder of a client's request, which may only stand in the configuration itself"},
 		{"URL with a request's placeholder after one that ends in the host", "", asUpstream(`{"urls":["{env.FEED_HOST_URL}{http.request.uri}"]}`), "upstream URL '{env.FEED_HOST_URL}{http.request.uri}': with its placeholders filled in: the placeholder {http.request.uri} belongs to a client's request, so it may stand in the path and the query, not in scheme, host or port"},
+		{"URL with a Caddyfile's placeholder", "", asUpstream(`{"urls":["https://a.example.com/?room={query.room}&token=s3cret"]}`), "upstream URL 'https://a.example.com/': unrecognized placeholder {query.room}; outside of a Caddyfile, {query.room} is written {http.request.uri.query.room}"},
+		{"URL with the query of the request", "", asUpstream(`{"urls":["https://a.example.com/?{http.request.uri.query}"]}`), "upstream URL 'https://a.example.com/': the placeholder {http.request.uri.query} stands in the query, but not as the value of a parameter; name each parameter that is passed on, as in ?room={query.room}"},
 		{"URL with an empty placeholder", "", asUpstream(`{"urls":["https://{env.NOT_SET}/?token={env.FEED_TOKEN}"]}`), "upstream URL 'https://{env.NOT_SET}/': evaluated placeholder {env.NOT_SET} is empty"},
 		{"name", "", asUpstream(`{"name":"a b","urls":["https://a.example.com"]}`), "upstream: the name 'a b' may only contain letters, digits and '_.-'"},
 		{"name twice", "", asUpstream(`{"name":"a","urls":["https://a.example.com"]},{"name":"a","urls":["https://b.example.com"]}`), "upstream 'a' is defined twice"},
@@ -177,6 +179,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"reference with events", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","events":[]}`, "events: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"reference with prefix", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","prefix":"a."}`, "prefix: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"reference with ids", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","ids":"stream"}`, "ids: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"prime", "", withUpstream(`"prime":"yes"`), "prime: unrecognized value 'yes', expected auto or on or off"},
 		{"filters", "", withUpstream(`"filters":"yes"`), "filters: unrecognized value 'yes', expected on or off"},
 		// client settings
 		{"start", "", withUpstream(`"start":"now"`), "start: 'now' is neither live, oldest nor a number of events"},
@@ -233,7 +236,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
 			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,` +
-			`"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null}`},
+			`"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null}`},
 		{"several URLs", "", asUpstream(`{"urls":["https://a.example.com","https://b.example.com"]}`)},
 		{"failover", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"failover"}`)},
 		{"mirror", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"mirror"}`)},
@@ -280,13 +283,14 @@ func TestJSONIsValid(t *testing.T) {
 func TestJSONDefaults(t *testing.T) {
 	for _, test := range []struct{ name, handler string }{
 		{"absent", withUpstream("")},
-		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"source_events":null,"connect":null,"max_streams":null`)},
-		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","source_events":"off","connect":"eager","events":[],"prefix":""`)},
+		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null`)},
+		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","prime":"auto","source_events":"off","connect":"eager","events":[],"prefix":""`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, "", test.handler)[0]
 			want := clientSettings{
 				start:        startLive,
+				prime:        primeAuto,
 				heartbeat:    15 * time.Second,
 				retryMin:     2 * time.Second,
 				retryMax:     5 * time.Second,
@@ -329,7 +333,7 @@ func TestJSONNeverPanics(t *testing.T) {
 				"header_up":{"set":{"A":["b"]},"add":{"B":["c"]},"delete":["C"],"replace":{"D":[{"search":"e","replace":"f"}]}},
 				"transport":{"protocol":"http","tls":{}},"resume":"on","backoff":{"base":"1s","max":"2s"},"idle_timeout":"1m","max_event_size":1000,
 				"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"},"events":["tick"],"prefix":"a."}],
-				"ids":"upstream","envelope":"json","filters":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
+				"ids":"upstream","envelope":"json","filters":"on","prime":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
 				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",
 				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep"},

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -74,6 +75,7 @@ func (k *keyedStream) attach(def *definition) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.uses = append(k.uses, def)
+	streamSampler.wake()
 	for _, kh := range k.hubs {
 		if own, err := def.instantiate(kh.values); err == nil {
 			kh.defs[def] = own
@@ -114,6 +116,7 @@ func (k *keyedStream) Destruct() error {
 	all := slices.Collect(maps.Values(k.hubs))
 	clear(k.hubs)
 	k.mu.Unlock()
+	warnOfEnded(k.key, k.label, int(k.clients.Load()))
 	for _, kh := range all {
 		_ = kh.hub.Destruct() // has no error
 	}
@@ -190,7 +193,8 @@ func (d *definition) stream(r *http.Request) (*hub, error) {
 
 // keyOf fills the placeholders of a definition from a request. The error is
 // the client's: a value that cannot be one path segment, query value or
-// header value.
+// header value. The values share no memory with the request, which may be much
+// larger, and which they outlive.
 func (d *definition) keyOf(r *http.Request) (map[string]string, error) {
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	values := make(map[string]string, len(d.placeholders))
@@ -199,13 +203,21 @@ func (d *definition) keyOf(r *http.Request) (map[string]string, error) {
 		if err := checkKeyValue(value); err != nil {
 			return nil, &keyError{name, err}
 		}
-		values[name] = value
+		values[name] = strings.Clone(value)
+	}
+	for _, u := range d.upstreams {
+		for _, template := range u.env.templates {
+			if err := checkKeyPath(template, values); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return values, nil
 }
 
 // maxKeyValue bounds a value of a key, in bytes: what fits into the request
-// line and header fields of any server.
+// line and header fields of any server. A live key keeps some four copies of
+// its values: 16 KiB for each placeholder at most.
 const maxKeyValue = 4 << 10
 
 func checkKeyValue(value string) error {
@@ -223,6 +235,71 @@ func checkKeyValue(value string) error {
 		}
 	}
 	return nil
+}
+
+// checkKeyPath judges the segments of a URL's path that values are part of. A
+// value is escaped, but the server, or a proxy in front of it, may decode what
+// it gets, and some do so more than once: whatever that makes of a segment, it
+// must not lead to another place of the path. Values that stand side by side,
+// or beside the template's own text, are judged together, as they arrive.
+func checkKeyPath(template string, values map[string]string) error {
+	path := template
+	if i := indexOutside(template, "?"); i >= 0 {
+		path = template[:i]
+	}
+	for path != "" {
+		segment := path
+		if i := indexOutside(path, "/"); i >= 0 {
+			segment, path = path[:i], path[i+1:]
+		} else {
+			path = ""
+		}
+		names := placeholdersIn(segment)
+		if len(names) == 0 {
+			continue
+		}
+		filled, err := fillURL(segment, values)
+		if err == nil {
+			err = checkKeySegment(decodeFully(filled))
+		}
+		if err != nil {
+			return &keyError{strings.Join(names, "}{"), err}
+		}
+	}
+	return nil
+}
+
+// checkKeySegment judges what becomes of one segment of a path when all that
+// is encoded in it is decoded. Path parameters (after ';') are cut off by some
+// servers before they look at what is left.
+func checkKeySegment(decoded string) error {
+	for part := range strings.FieldsFuncSeq(decoded, func(r rune) bool { return r == '/' || r == '\\' }) {
+		if part, _, _ = strings.Cut(part, ";"); part == "." || part == ".." {
+			return errors.New("leads to another place of the path: it has '.' or '..' between slashes, as it is or percent-encoded")
+		}
+	}
+	if strings.ContainsFunc(decoded, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("has percent-encoded control characters")
+	}
+	return nil
+}
+
+// decodeFully decodes what is percent-encoded, what that makes percent-encoded
+// again, and so on. What only looks like it stays. Decoding once or several
+// times gives no dot and no slash that is not in the result, too.
+func decodeFully(text string) string {
+	decoded := make([]byte, 0, len(text))
+	for i := range len(text) {
+		decoded = append(decoded, text[i])
+		for n := len(decoded); n >= 3 && decoded[n-3] == '%'; n = len(decoded) {
+			var b [1]byte
+			if _, err := hex.Decode(b[:], decoded[n-2:]); err != nil {
+				break
+			}
+			decoded = append(decoded[:n-3], b[0])
+		}
+	}
+	return string(decoded)
 }
 
 // digestValues gives different values different keys, whatever bytes they
@@ -266,7 +343,6 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 	env := *u.env
 	spec.URLs = make([]string, len(u.env.templates))
 	env.endpoints = make([]endpoint, len(u.env.templates))
-	own.members = nil
 	for i, template := range u.env.templates {
 		text, err := fillURL(template, values)
 		if err != nil {

@@ -33,6 +33,10 @@ var metrics = streamCollector{
 	duplicates:     desc("duplicates_total", "How many events the upstream sent again, or another of its replicas had sent already.", "upstream"),
 	clients:        desc("clients", "How many clients are connected."),
 	clientsTotal:   desc("clients_total", "How many clients have been connected."),
+	maxClients:     desc("max_clients", "How many clients there may be, by the lowest limit of the stream's handlers; 0 is no limit."),
+	refused:        desc("refused_total", "How many clients got no stream, by reason.", "reason"),
+	keys:           desc("keys", "How many keys of a keyed stream are live."),
+	maxStreams:     desc("max_streams", "How many keys of a keyed stream there may be."),
 	clientEnds:     desc("client_disconnects_total", "How many clients were disconnected, by reason.", "reason"),
 	delivered:      desc("events_delivered_total", "How many events were written to clients, replayed ones included."),
 	deliveredBytes: desc("delivered_bytes_total", "How many bytes were written to clients, heartbeats included."),
@@ -50,6 +54,7 @@ type streamCollector struct {
 	upstreamUp, connects, disconnects, lastEvent       *prometheus.Desc
 	received, receivedBytes, skipped, duplicates       *prometheus.Desc
 	clients, clientsTotal, clientEnds                  *prometheus.Desc
+	maxClients, refused, keys, maxStreams              *prometheus.Desc
 	delivered, deliveredBytes, replayed, gaps          *prometheus.Desc
 	retainedEvents, retainedBytes, retainedAge, maxLag *prometheus.Desc
 	deliveryDelay                                      *prometheus.Desc
@@ -74,6 +79,7 @@ func (m *streamCollector) Describe(ch chan<- *prometheus.Desc) {
 		m.upstreamUp, m.connects, m.disconnects, m.lastEvent,
 		m.received, m.receivedBytes, m.skipped, m.duplicates,
 		m.clients, m.clientsTotal, m.clientEnds,
+		m.maxClients, m.refused, m.keys, m.maxStreams,
 		m.delivered, m.deliveredBytes, m.replayed, m.gaps,
 		m.retainedEvents, m.retainedBytes, m.retainedAge, m.maxLag,
 		m.deliveryDelay,
@@ -121,6 +127,14 @@ func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, no
 	}
 	gauge(m.clients, float64(v.Clients.Connected))
 	counter(m.clientsTotal, v.Clients.Total)
+	gauge(m.maxClients, float64(v.Clients.Max))
+	for _, why := range allRefusals {
+		counter(m.refused, v.Clients.Refused[why], string(why))
+	}
+	if v.Keyed {
+		gauge(m.keys, float64(v.Keys))
+		gauge(m.maxStreams, float64(v.MaxKeys))
+	}
 	for i, why := range endReasons {
 		counter(m.clientEnds, v.ends[i], string(why))
 	}

@@ -74,7 +74,7 @@ func wantMetrics(t *testing.T, in *instance, want map[string]float64) {
 // Every name of the documented list, and no other.
 func TestMetricNames(t *testing.T) {
 	a := plain(t)
-	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL()))
+	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL())+"\n"+directive("/k", "stream k\nupstream u "+a.URL()+"/{query.user}"))
 	got := make(map[string]bool)
 	for line := range strings.Lines(in.metrics()) {
 		name, _, _ := strings.Cut(line, "{")
@@ -85,7 +85,7 @@ func TestMetricNames(t *testing.T) {
 		"events_received_total", "received_bytes_total", "events_skipped_total", "duplicates_total", "clients",
 		"clients_total", "client_disconnects_total", "events_delivered_total", "delivered_bytes_total",
 		"replayed_events_total", "gaps_total", "retained_events", "retained_bytes", "retained_age_seconds",
-		"max_lag_events", "delivery_delay_seconds",
+		"max_lag_events", "delivery_delay_seconds", "refused_total", "max_clients", "max_streams", "keys",
 	} {
 		name = "caddy_sse_fanin_" + name
 		if !got[name] {
@@ -151,12 +151,15 @@ func TestMetricsBeginWithZero(t *testing.T) {
 		}
 		for _, name := range []string{
 			"clients", "clients_total", "events_delivered_total", "delivered_bytes_total", "replayed_events_total",
-			"retained_events", "retained_bytes", "retained_age_seconds", "max_lag_events", "delivery_delay_seconds_count",
+			"retained_events", "retained_bytes", "retained_age_seconds", "max_lag_events", "delivery_delay_seconds_count", "max_clients",
 		} {
 			want["caddy_sse_fanin_"+name+"{"+label] = 0
 		}
 		for _, why := range endReasons {
 			want[fmt.Sprintf("caddy_sse_fanin_client_disconnects_total{reason=%q,%s", why, label)] = 0
+		}
+		for _, why := range allRefusals {
+			want[fmt.Sprintf("caddy_sse_fanin_refused_total{reason=%q,%s", why, label)] = 0
 		}
 		wantMetrics(t, in, want)
 	}
@@ -173,6 +176,7 @@ func TestEveryReasonIsCounted(t *testing.T) {
 	}{
 		"connection.go": {`(?m)^\treason\w+\s+reason = "(\w+)"`, func(s string) bool { return slices.Contains(reasons, reason(s)) }},
 		"subscriber.go": {`(?m)^\tend\w+\s+endReason = "(\w+)"`, func(s string) bool { return slices.Contains(endReasons, endReason(s)) }},
+		"refusals.go":   {`(?m)^\trefused\w+\s+refusal = "(\w+)"`, func(s string) bool { return slices.Contains(allRefusals[:], refusal(s)) }},
 	} {
 		found := regexp.MustCompile(tc.pattern).FindAllStringSubmatch(readFile(t, file), -1)
 		if len(found) == 0 {

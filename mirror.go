@@ -1,7 +1,6 @@
 package ssefanin
 
 import (
-	"math/bits"
 	"sort"
 	"time"
 
@@ -15,46 +14,58 @@ const (
 	// a minute at 500 events a second.
 	mirrorWindow = 32 << 10
 
+	// maxBehind is the most that counts as a replica's lag.
+	maxBehind = time.Minute
+
+	// lagDecay says how fast it is forgotten how far a replica was behind: by a
+	// sixteenth of it with each event.
+	lagDecay = 16
+
 	// maxMirrors is how many replicas can be told apart: a bit each.
 	maxMirrors = 64
 )
 
 // mirror decides which events of replicas that carry the same content are
 // delivered: each once, from whichever has it first. Events are the same when
-// id, type and data are, and it is the same occurrence: the second "tick" of
-// one replica is the second of another.
+// their own id, type and data are, and it is the same occurrence: the second
+// "tick" of one replica is the second of another.
+//
+// What was delivered before a replica connected is another matter: how much of
+// it the replica will send, again or late, is unknown. lineup says what that is
+// compared with.
 //
 // Not safe for concurrent use.
 type mirror struct {
-	window  []occurrence           // ring, by sequence number
-	byHash  map[uint64][]uint64    // sequence numbers in the window, oldest first
-	seq     uint64                 // of the next delivered event
-	slots   [maxMirrors]mirrorSlot // by replica
-	newest  []byte                 // id of the event delivered last
-	lastIDs [maxMirrors][]byte     // id of each replica's last event
-	opening uint64                 // bit mask of the replicas that settle has not judged yet
+	begun  time.Time
+	window []occurrence           // ring, by sequence number
+	byHash map[print][]uint64     // sequence numbers in the window, oldest first
+	ids    map[uint32]int         // how often an id occurs in the window
+	seq    uint64                 // of the next delivered event
+	slots  [maxMirrors]mirrorSlot // by replica
+	newest []byte                 // id of the event delivered last
 }
 
 // occurrence is one delivered event.
 type occurrence struct {
-	hash uint64
-	seen uint64 // bit mask of the replicas that have sent it
+	print print
+	seen  uint64        // bit mask of the replicas that have sent it
+	at    time.Duration // its arrival, since the mirror began
 }
 
 // mirrorSlot is what is known of a replica.
 type mirrorSlot struct {
-	used   bool
-	opened time.Time // of its connection
-	first  uint64    // events delivered before it connected are below
-	last   uint64    // the newest event it has sent
+	used  bool
+	up    bool   // it is connected
+	first uint64 // events delivered before it connected are below
+	next  uint64 // the event after the newest it has sent, 0: it has sent none
+	base  uint64 // number of the first event in its lineup
 
-	// repeats are the events that were taken for ones from before it connected,
-	// counted by hash. Nil once settle has judged them.
-	repeats map[uint64]int
+	// behind is how far it was behind whoever sent first; it falls slowly.
+	behind time.Duration
 }
 
 func newMirror() *mirror {
-	return &mirror{byHash: make(map[uint64][]uint64)}
+	return &mirror{begun: time.Now(), byHash: make(map[print][]uint64), ids: make(map[uint32]int)}
 }
 
 // add gives a replica a slot; false when all are taken.
@@ -62,7 +73,6 @@ func (m *mirror) add() (slot int, ok bool) {
 	for i := range m.slots {
 		if !m.slots[i].used {
 			m.slots[i] = mirrorSlot{used: true, first: m.seq}
-			m.lastIDs[i] = nil
 			return i, true
 		}
 	}
@@ -72,7 +82,6 @@ func (m *mirror) add() (slot int, ok bool) {
 // remove frees a replica's slot.
 func (m *mirror) remove(slot int) {
 	m.slots[slot] = mirrorSlot{}
-	m.opening &^= 1 << slot
 	for i := range m.window {
 		m.window[i].seen &^= 1 << slot
 	}
@@ -82,81 +91,126 @@ func (m *mirror) remove(slot int) {
 // event is no longer in the window: asked from there, it would send again
 // what could not be recognised.
 func (m *mirror) resumeElsewhere(slot int) (id string, ok bool) {
-	stale := len(m.window) == mirrorWindow && m.slots[slot].last+mirrorWindow < m.seq
+	stale := len(m.window) == mirrorWindow && m.slots[slot].next+mirrorWindow <= m.seq
 	return string(m.newest), stale && len(m.newest) > 0
 }
 
-// open begins a connection of a replica.
-func (m *mirror) open(slot int, now time.Time) {
+// open begins a connection of a replica. It returns how far the replica was
+// behind the others before: that long after them, events from before the
+// connection are to be expected of it.
+func (m *mirror) open(slot int) (behind time.Duration) {
 	s := &m.slots[slot]
-	s.opened, s.first, s.repeats = now, m.seq, make(map[uint64]int)
-	m.opening |= 1 << slot
-	m.lastIDs[slot] = m.lastIDs[slot][:0]
+	s.up, s.first = true, m.seq
+	return s.behind
 }
 
-// first says whether an event is to be delivered.
-func (m *mirror) first(slot int, ev *sse.Event, now time.Time) bool {
-	m.settle(now)
-	s := &m.slots[slot]
-	ownID := len(ev.ID) > 0 && string(ev.ID) != string(m.lastIDs[slot])
-	m.lastIDs[slot] = append(m.lastIDs[slot][:0], ev.ID...)
-	h := eventHash(ev)
-	before, since := m.occurrences(h, s.first)
-	// Without an id, an event that comes a while after the connection was made
-	// is not one from before it: replays come at once.
-	if (ownID || s.repeats != nil) && m.take(slot, before) {
-		if s.repeats != nil {
-			s.repeats[h]++
+// close ends a connection of a replica.
+func (m *mirror) close(slot int) { m.slots[slot].up = false }
+
+// othersUp reports whether another replica is connected.
+func (m *mirror) othersUp(slot int) bool {
+	for i := range m.slots {
+		if i != slot && m.slots[i].up {
+			return true
 		}
+	}
+	return false
+}
+
+// lineup compares the leading events of a replica's connection with what was
+// delivered before it. A replay ends with the newest event that the replica
+// has sent itself; one that lags, or was away, goes on from there to the newest
+// of all.
+func (m *mirror) lineup(slot int) *lineup {
+	s := &m.slots[slot]
+	s.base = m.seq - uint64(len(m.window))
+	var seen []print
+	for seq := s.base; seq < s.first; seq++ {
+		seen = append(seen, m.window[seq%mirrorWindow].print)
+	}
+	return newLineup(seen, int(max(s.next, s.base)-s.base), len(seen))
+}
+
+// repeated notes that a replica has sent an event from before its connection,
+// by its number in the lineup, from 1.
+func (m *mirror) repeated(slot, number int) {
+	s := &m.slots[slot]
+	seq := s.base + uint64(number) - 1
+	s.next = max(s.next, seq+1)
+	if seq+uint64(len(m.window)) >= m.seq { // it is in the window yet
+		o := &m.window[seq%mirrorWindow]
+		o.seen |= 1 << slot
+	}
+}
+
+// alsoSince reports whether events, those held and one more, lie also among
+// what was delivered since the replica connected: then that is what they are.
+func (m *mirror) alsoSince(slot int, h *held, last print) bool {
+	n := uint64(len(h.events)) + 1
+	for from := m.slots[slot].first; from+n <= m.seq; from++ {
+		if m.window[(from+n-1)%mirrorWindow].print != last {
+			continue
+		}
+		i := uint64(0)
+		for i < n-1 && h.events[i].print == m.window[(from+i)%mirrorWindow].print {
+			i++
+		}
+		if i == n-1 {
+			return true
+		}
+	}
+	return false
+}
+
+// asLate reports whether what is held of a replica whose connection ends came
+// as late as its events do, and notes how late: it lies in one stretch, and each
+// event is older than its copy by no more than the replica is behind, and a
+// second. Connections may be shorter than the lag, so that no run ever comes to
+// an end. A replica that is in step may be believed only while another is
+// connected, which sends what is new, too.
+func (m *mirror) asLate(slot int, l *leading) bool {
+	s := &m.slots[slot]
+	if len(l.held.events) == 0 || len(l.line.runs) != 1 || (s.behind < replayPatience && !m.othersUp(slot)) {
 		return false
 	}
-	if m.take(slot, since) {
-		return false
+	from, late := int(l.line.runs[0].next)-len(l.held.events), time.Duration(0)
+	for i := range l.held.events {
+		e := &l.held.events[i]
+		if from+i < 0 || l.line.seen[from+i] != e.print {
+			return false
+		}
+		seq := s.base + uint64(from+i)
+		if seq+uint64(len(m.window)) < m.seq {
+			return false
+		}
+		if late = e.at.Sub(m.begun) - m.window[seq%mirrorWindow].at; late > s.behind+replayPatience {
+			return false
+		}
 	}
-	m.push(occurrence{hash: h, seen: 1 << slot})
-	s.last = m.seq - 1
-	if len(ev.ID) > 0 {
-		m.newest = append(m.newest[:0], ev.ID...)
-	}
+	s.behind = min(max(s.behind, late), maxBehind)
 	return true
 }
 
-// repeated notes an event that was taken for one that the replica itself has
-// sent before.
-func (m *mirror) repeated(slot int, ev *sse.Event, now time.Time) {
-	m.settle(now)
-	if s := &m.slots[slot]; s.repeats != nil {
-		s.repeats[eventHash(ev)]++
+// first reports whether an event is to be delivered.
+func (m *mirror) first(slot int, p print, ev *sse.Event, now time.Time) bool {
+	s := &m.slots[slot]
+	same := m.byHash[p]
+	before := sort.Search(len(same), func(i int) bool { return same[i] >= s.first })
+	if id, ok := p.id(); ok && m.ids[id] == 1 && m.take(slot, same[:before]) {
+		return false
 	}
-}
-
-// settle judges the events that were taken for ones from before a connection,
-// when the time for replays is over. By then the replica is in step: of what
-// was delivered since it connected, it has sent what it can have. Otherwise a
-// replica that joined a stream of equal events, and replayed nothing, would
-// seem behind for good, and what it sends would be dropped when the others die.
-func (m *mirror) settle(now time.Time) {
-	for left := m.opening; left != 0; left &= left - 1 {
-		slot := bits.TrailingZeros64(left)
-		s := &m.slots[slot]
-		if now.Sub(s.opened) < replayBurst {
-			continue
-		}
-		for h, n := range s.repeats {
-			for _, since := m.occurrences(h, s.first); n > 0 && m.take(slot, since); n-- {
-			}
-		}
-		s.repeats = nil
-		m.opening &^= 1 << slot
+	at := now.Sub(m.begun)
+	s.behind -= s.behind / lagDecay
+	if m.take(slot, same[before:]) {
+		s.behind = min(max(s.behind, at-m.window[(s.next-1)%mirrorWindow].at), maxBehind)
+		return false
 	}
-}
-
-// occurrences returns the sequence numbers of an event's occurrences, those
-// below first and the others.
-func (m *mirror) occurrences(hash, first uint64) (before, since []uint64) {
-	same := m.byHash[hash]
-	n := sort.Search(len(same), func(i int) bool { return same[i] >= first })
-	return same[:n], same[n:]
+	m.push(occurrence{print: p, seen: 1 << slot, at: at})
+	s.next = m.seq
+	if hasOwnID(ev) {
+		m.newest = append(m.newest[:0], ev.ID...)
+	}
+	return true
 }
 
 // take notes that a replica has sent the first of some occurrences that it has
@@ -169,7 +223,7 @@ func (m *mirror) take(slot int, same []uint64) bool {
 		return false
 	}
 	m.window[same[n]%mirrorWindow].seen |= bit
-	m.slots[slot].last = max(m.slots[slot].last, same[n])
+	m.slots[slot].next = max(m.slots[slot].next, same[n]+1)
 	return true
 }
 
@@ -178,14 +232,26 @@ func (m *mirror) push(o occurrence) {
 		m.window = append(m.window, o)
 	} else {
 		i := m.seq % mirrorWindow
-		old := m.window[i].hash
-		if seqs := m.byHash[old][1:]; len(seqs) > 0 {
-			m.byHash[old] = seqs
-		} else {
-			delete(m.byHash, old)
-		}
+		m.evict(m.window[i].print)
 		m.window[i] = o
 	}
-	m.byHash[o.hash] = append(m.byHash[o.hash], m.seq)
+	m.byHash[o.print] = append(m.byHash[o.print], m.seq)
+	if id, ok := o.print.id(); ok {
+		m.ids[id]++
+	}
 	m.seq++
+}
+
+// evict forgets the oldest event in the window.
+func (m *mirror) evict(oldest print) {
+	if seqs := m.byHash[oldest][1:]; len(seqs) > 0 {
+		m.byHash[oldest] = seqs
+	} else {
+		delete(m.byHash, oldest)
+	}
+	if id, ok := oldest.id(); ok {
+		if m.ids[id]--; m.ids[id] == 0 {
+			delete(m.ids, id)
+		}
+	}
 }

@@ -39,6 +39,8 @@ type Handler struct {
 	def      *definition
 	settings *clientSettings
 	logger   *zap.Logger
+
+	errorRoutes bool // what it returns as an error gets a page of the configuration's
 }
 
 // CaddyModule returns the Caddy module information.
@@ -53,6 +55,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // owns it from there on: the handler itself has nothing to clean up.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.errorRoutes = handlesErrors(ctx)
 	if h.Name != "" {
 		if err := checkName("stream", h.Name); err != nil {
 			return err
@@ -66,24 +69,18 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting the sse_fanin app: %w", err)
 	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if err := val.(*App).add(h, server); err != nil {
+	app := val.(*App)
+	if err := app.add(h, server); err != nil {
 		return err
 	}
-	if server != nil {
-		// Streams ended in an app's Stop or in Cleanup are ended too late:
-		// before that, the server waits for its requests, for ever.
-		server.RegisterOnShutdown(func() {
-			if caddy.Exiting() {
-				endAllClients()
-			}
-		})
-	}
+	app.observe(server)
 	return nil
 }
 
 // bind gives the handler the stream it serves.
 func (h *Handler) bind(def *definition) {
 	h.def = def
+	def.handlers = append(def.handlers, h)
 	settings := h.ClientSettings.over(def.clients).resolve()
 	h.settings = &settings
 }
@@ -93,6 +90,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if h.def == nil { // a configuration that is about to fail to start
 		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name))
 	}
+	ignoreBody(w, r)
 	switch r.Method {
 	case http.MethodGet:
 		return serveStream(w, r, h)
@@ -102,10 +100,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		}
 		writeHeader(w)
 		return nil
+	case http.MethodOptions:
+		answerOptions(w)
+		return nil
 	default:
-		w.Header().Set("Allow", "GET, HEAD")
+		w.Header().Set("Allow", allowedMethods)
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed on an event stream", r.Method))
 	}
+}
+
+// allowedMethods are those of the stream and of its status.
+const allowedMethods = "GET, HEAD, OPTIONS"
+
+// answerOptions answers a browser that asks whether a page of another origin may
+// send a request, and a load balancer's check. What a preflight wants to know
+// beyond the methods, the directive `header` adds.
+func answerOptions(w http.ResponseWriter) {
+	w.Header().Set("Allow", allowedMethods)
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // Interface guards

@@ -210,3 +210,32 @@ func TestStreamMovesFromAHandlerToTheGlobalOptions(t *testing.T) {
 		t.Errorf("the epoch went from %s to %s", epoch, got)
 	}
 }
+
+// Names may have dots, as those of hosts have, wherever a name may stand.
+func TestNamesWithDots(t *testing.T) {
+	must(t, validateCaddyfile(`{
+	sse_fanin {
+		stream live.v2 {
+			upstream my.service.example https://a.example.com/events
+		}
+		stream short.v2 https://b.example.com/events
+	}
+}
+
+:8080 {
+	sse_fanin /live live.v2
+	sse_fanin /short short.v2 {
+		heartbeat 5s
+	}
+	sse_fanin /by-word {
+		stream live.v2
+	}
+	sse_fanin /own {
+		stream own.v2
+		upstream 10.0.0.1 https://c.example.com/events https://d.example.com/events
+		upstream v1. https://e.example.com/events
+	}
+	sse_fanin_status /status live.v2 own.v2
+}
+`))
+}

@@ -20,7 +20,7 @@ func (h *hub) wakeNotifier() {
 // after the linger of a stream that is connected on demand, and begins again
 // with the next.
 func (h *hub) notify() {
-	h.demand(true)
+	h.followDemand()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	log := h.log.Load()
@@ -81,11 +81,9 @@ func (h *hub) lingerLeft(idle time.Duration) time.Duration {
 // retire ends the notifier when there is still no subscriber. One key of a
 // keyed stream goes with it.
 func (h *hub) retire() bool {
-	h.demand(false)
 	h.mu.Lock()
 	if len(h.subscribers) > 0 {
 		h.mu.Unlock()
-		h.demand(true)
 		return false
 	}
 	h.running = false
@@ -94,6 +92,7 @@ func (h *hub) retire() bool {
 		h.gone = true
 	}
 	h.mu.Unlock()
+	h.followDemand()
 	if dropped {
 		h.keyed.drop(h)
 		h.release()
@@ -161,7 +160,7 @@ type look struct {
 	handing  bool  // clients that were woken when a window ended stand in the writers' queue
 	due      int64 // when the next clock is due, monotonic ns
 
-	blocked []*subscriber // whose write is to get a deadline
+	blocked []*subscriber // whose write's time is to be enforced
 }
 
 // wakeSubscribers wakes those whose window has ended, or whose time has come,
@@ -182,7 +181,7 @@ func (h *hub) wakeSubscribers(l *look) (time.Duration, bool) {
 	h.mu.Unlock()
 	clientWriters.push(woken)
 	for _, sub := range l.blocked {
-		sub.deadline.bound()
+		sub.deadline.enforce(l.now)
 	}
 	clear(l.blocked)
 	next := max(time.Duration(l.due-l.now), clockStep)

@@ -1,16 +1,13 @@
 package ssefanin
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -231,42 +228,6 @@ func TestStreamsEndBeforeTheServersWriteTimeout(t *testing.T) {
 				}
 			}
 			settle(t, v, a)
-		})
-	}
-}
-
-// Over HTTP/1 the stream is the rest of the connection, without a frame around
-// each write, and ends with it.
-func TestStreamUntilClose(t *testing.T) {
-	for _, version := range []string{"HTTP/1.0", "HTTP/1.1"} {
-		t.Run(version, func(t *testing.T) {
-			a := plain(t)
-			in := serve(t, "", "sse_fanin /events "+a.URL()+" {\ndrain 1ms\n}")
-			conn, err := net.Dial("tcp", in.addr)
-			must(t, err)
-			defer conn.Close()
-			must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
-			fmt.Fprintf(conn, "GET /events %s\r\nHost: %s\r\n\r\n", version, in.addr)
-			r := bufio.NewReader(conn)
-			resp, err := http.ReadResponse(r, nil)
-			must(t, err)
-			if resp.Proto != version || resp.StatusCode != http.StatusOK || !resp.Close || resp.TransferEncoding != nil || resp.ContentLength != -1 {
-				t.Errorf("got %+v", resp)
-			}
-			until := func(text string) {
-				for line := ""; !strings.HasPrefix(line, text); {
-					line, err = r.ReadString('\n')
-					must(t, err)
-				}
-			}
-			until("retry: ")
-			connected(t, a)
-			a.Emit("", "hello")
-			until("data: hello\n")
-			in.reload("", "respond gone")
-			if _, err := io.ReadAll(r); err != nil {
-				t.Errorf("the end is not clean: %v", err)
-			}
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +24,8 @@ type replica struct {
 	notBefore time.Time // the next attempt
 	finished  bool      // answered 204
 	logged    string    // kind of the failure that was logged last
+	probed    time.Time // when it was looked whether it speaks TLS; see wantsTLS
+	speaksTLS bool      // what was found then
 }
 
 func newReplica(p place, spec *sourceSpec) *replica {
@@ -64,13 +67,21 @@ type runner struct {
 	// of run: what is known of the upstream's stream, over connections and
 	// replicas
 	decoder      *sse.Decoder
-	replay       *replay
-	enc          encoder
 	buf          []byte
-	connected    bool // an answer was a stream at least once
-	badIDLogged  bool // of the current id
-	withoutID    bool // the next attempt leaves the id out, once
+	connected    bool      // an answer was a stream at least once
+	awaySince    time.Time // when the connection was lost, or the first attempt failed; zero: neither
+	failed       int       // attempts since then
+	badIDLogged  bool      // of the current id
+	withoutID    bool      // the next attempt leaves the id out, once
 	skippedSoFar uint64
+
+	broughtNew atomic.Bool // the connection brought an event that was not sent before
+
+	// of the source's receive; its deliverMu protects them
+	recents recents     // without `mirror`
+	leading leading     // of the current connection
+	release *time.Timer // of what is held; nil until something was
+	enc     encoder
 }
 
 // Why an attempt was interrupted.
@@ -91,7 +102,6 @@ func newRunner(s *source, replicas []*replica, slot int) *runner {
 		at:       -1,
 		state:    sourceState{phase: phaseIdle, since: time.Now()},
 		decoder:  sse.NewDecoder(int(s.spec.MaxEventSize)),
-		replay:   new(replay),
 	}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	if resume := s.spec.Resume; resume != resumeOn && resume != resumeOff {
@@ -257,18 +267,20 @@ func (r *runner) try(env *environment, rep *replica) {
 		r.source.counts.ended(end)
 		return
 	}
+	now := time.Now()
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errUnwanted), errors.Is(cause, errWithdrawn), errors.Is(cause, errReconnect):
 		end.reason, end.err, end.wait = reasonClosed, cause, 0
-		end.finished, end.slow = false, false
+		end.finished, end.slow, end.mistake, end.hint = false, false, false, ""
 	case end.wasUp && !r.source.uses(env):
 		// the transport went with its configuration (HTTP/3 does); that is no
 		// failure of the upstream
 		end.wait = 0
 	}
 	r.source.counts.ended(end)
+	r.noteAway(now, end)
 	rep.finished = end.finished
-	rep.notBefore = time.Now().Add(end.wait)
+	rep.notBefore = now.Add(end.wait)
 	st := sourceState{phase: phaseDown, reason: end.reason, text: end.text(), retryAt: rep.notBefore}
 	if end.finished && r.allFinished() {
 		st.phase = phaseFinished
@@ -308,12 +320,33 @@ func (r *runner) setState(st sourceState) {
 	r.source.stateChanged()
 }
 
+// noteAway notes for how long the upstream is away, for the log. What we have
+// closed ourselves is not.
+func (r *runner) noteAway(now time.Time, end ending) {
+	switch {
+	case end.reason == reasonClosed:
+		r.awaySince, r.failed = time.Time{}, 0
+	case end.wasUp:
+		r.awaySince, r.failed = now, 0
+	default:
+		if r.awaySince.IsZero() {
+			r.awaySince = now
+		}
+		r.failed++
+	}
+}
+
 // up is called when the upstream has answered with a stream.
 func (r *runner) up(rep *replica, shown string) {
 	r.source.counts.connects.Add(1)
 	r.setState(sourceState{phase: phaseUp})
-	rep.logged = ""
-	r.source.logger().Info("upstream connected", zap.String("url", shown))
+	rep.logged, rep.probed = "", time.Time{}
+	fields := []zap.Field{zap.String("url", shown)}
+	if !r.awaySince.IsZero() {
+		fields = append(fields, zap.Duration("away", time.Since(r.awaySince)), zap.Int("attempts", r.failed+1))
+		r.awaySince, r.failed = time.Time{}, 0
+	}
+	r.source.logger().Info("upstream connected", fields...)
 }
 
 // logDown writes a line when a replica's state changes, or the kind of its
@@ -334,6 +367,12 @@ func (r *runner) logDown(rep *replica, end ending) {
 	if end.err != nil {
 		fields = append(fields, zap.Error(end.err))
 	}
+	if end.hint != "" {
+		fields = append(fields, zap.String("hint", end.hint))
+	}
+	if end.wait > 0 {
+		fields = append(fields, zap.Duration("retry_in", end.wait))
+	}
 	logger := r.source.logger()
 	switch {
 	case end.reason == reasonClosed:
@@ -342,10 +381,13 @@ func (r *runner) logDown(rep *replica, end ending) {
 		logger.Warn("a replica finished; it is passed over until a reload", fields...)
 	case end.finished:
 		logger.Info("upstream finished; it is not connected again until a reload", fields...)
+	case end.mistake:
+		logger.Error("upstream cannot be connected", fields...)
 	case end.slow:
-		logger.Error("upstream refused; this looks like a mistake in its configuration",
-			append(fields, zap.Duration("retry_in", end.wait))...)
+		logger.Error("upstream refused; this looks like a mistake in its configuration", fields...)
+	case !end.wasUp:
+		logger.Warn("upstream cannot be connected", fields...)
 	default:
-		logger.Warn("upstream disconnected", append(fields, zap.Duration("retry_in", end.wait))...)
+		logger.Warn("upstream disconnected", fields...)
 	}
 }

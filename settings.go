@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -21,12 +22,19 @@ type ClientSettings struct {
 	// `?type=`. Default: `off`.
 	Filters Switch `json:"filters,omitempty"`
 
+	// Whether a client without a position gets a block with an `id` and no data
+	// before the first event, so that it misses nothing should its connection
+	// fail before that. The format says that such a block fires nothing; some
+	// clients fire an empty message. `auto`: for a browser's EventSource,
+	// recognized by the header of its request. Default: `auto`.
+	Prime string `json:"prime,omitempty"`
+
 	// How often a comment is sent to a client that gets nothing else. 0 is
 	// never. Default: `15s`.
 	Heartbeat *caddy.Duration `json:"heartbeat,omitempty"`
 
 	// The range from which each client's reconnection time is drawn.
-	// Default: `2s` to `5s`.
+	// One value alone is told to all. Default: `2s` to `5s`.
 	Retry *RetryRange `json:"retry,omitempty"`
 
 	// What becomes of a client so slow that events it has not got yet are
@@ -68,10 +76,10 @@ type ClientSettings struct {
 
 // RetryRange is the range of the reconnection times told to clients.
 type RetryRange struct {
-	// The shortest. Default: `2s`.
+	// The shortest. Default: `2s`, or the longest where that is shorter.
 	Min caddy.Duration `json:"min,omitempty"`
 
-	// The longest. Default: `5s`, or the shortest where that is longer.
+	// The longest. Default: the shortest where that is given, else `5s`.
 	Max caddy.Duration `json:"max,omitempty"`
 }
 
@@ -112,6 +120,7 @@ func (c *ClientSettings) validate() error {
 	}
 	for _, err := range []error{
 		checkWord("filters", string(c.Filters), switchOn, switchOff),
+		checkWord("prime", c.Prime, primeAuto, primeOn, primeOff),
 		checkWord("slow", c.Slow, slowSkip, slowDisconnect),
 		checkWord("when_full", c.WhenFull, fullReject, fullRetry),
 		checkWord("on_reload", c.OnReload, reloadKeep, reloadDrain),
@@ -161,6 +170,9 @@ func (c ClientSettings) over(base *ClientSettings) ClientSettings {
 	if c.Filters == "" {
 		c.Filters = base.Filters
 	}
+	if c.Prime == "" {
+		c.Prime = base.Prime
+	}
 	if c.Heartbeat == nil {
 		c.Heartbeat = base.Heartbeat
 	}
@@ -195,6 +207,7 @@ func (c ClientSettings) over(base *ClientSettings) ClientSettings {
 type clientSettings struct {
 	start        Start
 	filters      bool
+	prime        string
 	heartbeat    time.Duration // 0 is off
 	retryMin     time.Duration
 	retryMax     time.Duration
@@ -213,6 +226,7 @@ func (c ClientSettings) resolve() clientSettings {
 	r := clientSettings{
 		start:        Start(wordOr(string(c.Start), startLive)),
 		filters:      c.Filters == switchOn,
+		prime:        wordOr(c.Prime, primeAuto),
 		heartbeat:    durationOr(c.Heartbeat, defaultHeartbeat),
 		retryMin:     defaultRetryMin,
 		retryMax:     defaultRetryMax,
@@ -234,8 +248,25 @@ func (c ClientSettings) resolve() clientSettings {
 			r.retryMin = min(defaultRetryMin, r.retryMax)
 		}
 		if r.retryMax == 0 {
-			r.retryMax = max(r.retryMin, defaultRetryMax)
+			r.retryMax = r.retryMin
 		}
 	}
 	return r
+}
+
+// primes reports whether the client of a request may get an id without an event.
+func (s *clientSettings) primes(r *http.Request) bool {
+	return s.prime == primeOn || s.prime == primeAuto && byEventSource(r)
+}
+
+// byEventSource reports whether a request is a browser's EventSource's. Clients
+// that are no browsers send the first two fields as well; of a browser's requests,
+// those that a script fetches have no Cache-Control of their own.
+func byEventSource(r *http.Request) bool {
+	return only(r.Header["Accept"], typeEvents) && only(r.Header["Cache-Control"], "no-cache") && len(r.Header["Sec-Fetch-Mode"]) > 0
+}
+
+// only reports whether a field was sent once, with just this value.
+func only(got []string, want string) bool {
+	return len(got) == 1 && got[0] == want
 }

@@ -161,6 +161,11 @@ func (u *Upstream) judge(stream *UpstreamOptions, maxEventSize int64) (*sourceSp
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range append(placeholdersIn(spec.URLs...), headerPlaceholders(spec.headerOps...)...) {
+		if strings.HasPrefix(name, "http.request.body") {
+			return nil, fmt.Errorf("the placeholder {%s} would have each client's body read, however long it is and takes; take the value from the path, the query or a header", name)
+		}
+	}
 	transport, ok := spec.Transport.(*reverseproxy.HTTPTransport)
 	if p := findRequestPlaceholder(string(spec.transportRaw)); p != "" {
 		return nil, fmt.Errorf("transport: the placeholder %s belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up", p)

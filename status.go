@@ -15,6 +15,8 @@ type streamStatus struct {
 	Keyed bool `json:"keyed"`
 	// How many keys there are now.
 	Keys int `json:"keys"`
+	// How many there may be; 0 unless it is keyed.
+	MaxKeys int `json:"max_keys"`
 	// It is no longer configured; its clients are leaving.
 	Removed bool `json:"removed"`
 	// It is connected only while it has clients.
@@ -55,6 +57,7 @@ type upstreamStatus struct {
 	Duplicates  uint64 `json:"duplicates"`
 
 	endedAt time.Time // what Reason and Error are about
+	partly  bool      // URLs lack a user or query
 }
 
 // logStatus is what operators see of a log.
@@ -81,6 +84,10 @@ type clientsStatus struct {
 	Total     uint64 `json:"total"`
 	MaxLag    uint64 `json:"max_lag"` // events
 	Oldest    int64  `json:"oldest"`  // when the one that has been here longest came
+	// How many there may be, by the lowest limit of the handlers; 0 is no limit.
+	Max int `json:"max"`
+	// How many got no stream, by reason.
+	Refused map[refusal]uint64 `json:"refused"`
 }
 
 // deliveredStatus is what clients were sent.
@@ -126,6 +133,7 @@ func (u *upstreamStatus) merge(other upstreamStatus) {
 	if u.URLs == nil {
 		u.URLs, u.Policy = other.URLs, other.Policy
 	}
+	u.partly = u.partly || other.partly
 	if other.State.rank() > u.State.rank() || u.Since == 0 {
 		u.State, u.Since = other.State, other.Since
 	}
@@ -219,6 +227,7 @@ func (sub *subscription) status() upstreamStatus {
 	}
 	if sub.hub.keyed == nil { // the URLs of one key have its values filled in
 		us.URLs = shownURLs(s.spec, s.addresses())
+		us.partly = slices.ContainsFunc(s.spec.URLs, func(text string) bool { return redactText(text) != text })
 	}
 	if st.phase == phaseDown {
 		us.RetryAt = unixMilli(st.retryAt)

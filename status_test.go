@@ -108,9 +108,9 @@ func TestStatusAsJSON(t *testing.T) {
 		return strings.Join(slices.Sorted(slices.Values(names)), " ")
 	}
 	for part, want := range map[string]string{
-		"":          "clients delivered gaps keyed keys log name on_demand removed types upstreams",
+		"":          "clients delivered gaps keyed keys log max_keys name on_demand removed types upstreams",
 		"log":       "bytes epoch events head ids max_age max_bytes max_events memory newest oldest tail",
-		"clients":   "connected max_lag oldest total",
+		"clients":   "connected max max_lag oldest refused total",
 		"delivered": "bytes events replayed",
 		"gaps":      "expired unknown",
 	} {

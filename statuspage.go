@@ -1,11 +1,7 @@
 package ssefanin
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -43,22 +39,6 @@ const (
 	newestEvents    = 10
 	newestEventSize = 4 << 10
 )
-
-//go:embed status.html
-var statusHTML []byte
-
-// statusPolicy lets the page's own style and script run, and nothing else. The
-// last directive has the browser refuse markup that is made of strings.
-var statusPolicy = "default-src 'none'; script-src " + inlineHash("script") + "; style-src " + inlineHash("style") +
-	"; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-
-// inlineHash is the CSP source of the page's only element of that name.
-func inlineHash(element string) string {
-	_, rest, _ := bytes.Cut(statusHTML, []byte("<"+element+">"))
-	text, _, _ := bytes.Cut(rest, []byte("</"+element+">"))
-	sum := sha256.Sum256(text)
-	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-}
 
 // StatusPage shows operators what the streams of this process do: as a page,
 // as JSON, or as a stream of one JSON snapshot a second, whichever the client
@@ -114,15 +94,9 @@ func (p *StatusPage) Provision(ctx caddy.Context) error {
 	}
 	// which node it is that a load balancer has chosen; nothing depends on it
 	p.node, _ = os.Hostname()
-	p.ended, p.end = context.WithCancel(context.Background())
-	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil {
-		// before Cleanup, the server waits for its requests
-		server.RegisterOnShutdown(func() {
-			if caddy.Exiting() {
-				p.end()
-			}
-		})
-	}
+	p.ended, p.end = context.WithCancel(exitBegun)
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	app.observe(server)
 	return nil
 }
 
@@ -153,13 +127,19 @@ func (p *StatusPage) Cleanup() error {
 
 // ServeHTTP serves the status. It does not call the next handler.
 func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	ignoreBody(w, r)
 	header := w.Header()
 	header.Add("Vary", "Accept")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		header.Set("Allow", "GET, HEAD")
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodOptions:
+		answerOptions(w)
+		return nil
+	default:
+		header.Set("Allow", allowedMethods)
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed on the status", r.Method))
 	}
 	if r.URL.Query().Has("ready") {
@@ -197,6 +177,10 @@ type statusSnapshot struct {
 	Time    int64         `json:"time"` // Unix milliseconds
 	Node    string        `json:"node"`
 	Streams []shownStream `json:"streams"`
+	// What is wrong, the worst first.
+	Troubles []trouble `json:"troubles"`
+	// The beginning of a command for the admin API.
+	Admin string `json:"admin"`
 }
 
 // shownStream is a stream as the page shows it.
@@ -205,6 +189,10 @@ type shownStream struct {
 
 	// The newest events, newest first; with show_data only.
 	Recent []recentEvent `json:"recent,omitempty"`
+
+	// The last hour, or what has come to it since the snapshot before; in the
+	// stream of snapshots only.
+	History *shownHistory `json:"history,omitempty"`
 }
 
 type recentEvent struct {
@@ -215,15 +203,18 @@ type recentEvent struct {
 }
 
 func (p *StatusPage) snapshot() statusSnapshot {
-	s := statusSnapshot{Node: p.node, Streams: []shownStream{}}
-	for _, st := range p.streams() {
+	s := statusSnapshot{Node: p.node, Streams: []shownStream{}, Admin: adminCommand("")}
+	all := p.streams()
+	for _, st := range all {
 		shown := shownStream{streamStatus: st}
 		if p.ShowData && !st.Keyed && !st.Removed {
 			shown.Recent = recentOf(st.Name)
 		}
 		s.Streams = append(s.Streams, shown)
 	}
-	s.Time = time.Now().UnixMilli() // nothing in it is later
+	now := time.Now()
+	s.Time = now.UnixMilli() // nothing in it is later
+	s.Troubles = streamSampler.troubles(all, now)
 	return s
 }
 
@@ -381,6 +372,9 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	body := bodyOf(w, r)
+	defer body.end()
+	body.drain(cancel)
 	v := newViewer(w, r)
 	defer v.close()
 	stop := context.AfterFunc(p.ended, func() {
@@ -388,14 +382,9 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 		v.cut()
 	})
 	defer stop()
-	if v.idle != nil {
-		// it sets the deadlines; its minimum rate would end a quiet stream
-		restore := v.idle.Override(statusTimeout, 0, 0)
-		defer restore()
-	}
 	var hard <-chan time.Time
-	if v.idle != nil && !v.idle.Deadline.HardDeadline.IsZero() {
-		left := time.Until(v.idle.Deadline.HardDeadline)
+	if at := v.deadline.hard; !at.IsZero() {
+		left := time.Until(at)
 		timer := time.NewTimer(left - min(hardMargin, left/4))
 		defer timer.Stop()
 		hard = timer.C
@@ -404,8 +393,11 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	again := time.NewTicker(statusStep)
 	defer again.Stop()
 	buf := sse.AppendRetry(nil, statusStep)
+	var read historyRead
 	for {
-		data, err := json.Marshal(p.snapshot())
+		next := p.snapshot()
+		streamSampler.read(next.Streams, &read)
+		data, err := json.Marshal(next)
 		if err != nil {
 			return nil // strings and numbers cannot fail
 		}

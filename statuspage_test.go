@@ -181,7 +181,7 @@ func TestStatusRefusesOtherMethods(t *testing.T) {
 	in := serve(t, "", "sse_fanin /events "+plain(t).URL()+"\nsse_fanin_status /status")
 	for _, path := range []string{"/status", "/status?ready"} {
 		resp := in.do(http.MethodPost, path)
-		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "GET, HEAD" {
+		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
 			t.Errorf("POST %s: got %s, Allow %q", path, resp.Status, resp.Header.Get("Allow"))
 		}
 		resp = in.do(http.MethodHead, path)

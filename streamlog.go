@@ -2,7 +2,7 @@ package ssefanin
 
 import (
 	"hash/maphash"
-	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,8 +10,14 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
-// maxNotedID is the longest upstream id, in bytes, that a gap event can carry.
-const maxNotedID = 256
+const (
+	// maxNotedID is the longest upstream id, in bytes, that a gap event can carry.
+	maxNotedID = 256
+
+	// maxForgotten is how many ids of evicted events one append forgets at most,
+	// some 100 µs of work: a segment that is evicted can have 64k of them.
+	maxForgotten = 1 << 10
+)
 
 // streamLog is a stream's log, and what kind of ids its events carry. With
 // `ids upstream` it also finds events by the upstream's id.
@@ -26,7 +32,7 @@ type streamLog struct {
 	// mu makes appending an event and noting its id one step.
 	mu       sync.Mutex        // protects what follows
 	byID     map[uint64]uint64 // offset of the event that brought an id last, by the id's hash
-	noted    []notedID         // the events that brought a new id, oldest first
+	noted    []notedID         // the events that brought a new id, oldest first; some may be evicted
 	lastHash uint64            // of the id in force
 	lastID   string            // the id in force, empty if it is too long
 	hasLast  bool
@@ -64,10 +70,19 @@ func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
 		l.byID[hash] = offset
 		l.lastHash, l.lastID, l.hasLast = hash, n.id, true
 	}
-	// who has the event before the oldest retained one has missed nothing
+	l.forgetLocked()
+}
+
+// forgetLocked forgets ids of evicted events. A client that has the event before
+// the oldest retained one has missed nothing, so that one is kept.
+func (l *streamLog) forgetLocked() {
 	tail := l.Tail()
-	for len(l.noted) > 0 && l.noted[0].offset+1 < tail {
+	for range maxForgotten {
+		if len(l.noted) == 0 || l.noted[0].offset+1 >= tail {
+			return
+		}
 		n := l.noted[0]
+		l.noted[0] = notedID{} // its id may be long
 		l.noted = l.noted[1:]
 		l.evicted = n.id
 		if l.byID[n.hash] == n.offset {
@@ -92,10 +107,9 @@ func (l *streamLog) afterID(id string) (next uint64, ok bool) {
 func (l *streamLog) idBefore(next uint64) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, n := range slices.Backward(l.noted) {
-		if n.offset < next {
-			return n.id
-		}
+	n := sort.Search(len(l.noted), func(i int) bool { return l.noted[i].offset >= next })
+	if n == 0 {
+		return l.evicted
 	}
-	return l.evicted
+	return l.noted[n-1].id
 }

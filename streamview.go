@@ -110,6 +110,7 @@ func (k *keyedStream) view(all []*hub) *streamView {
 	}
 	if len(k.uses) > 0 {
 		def := k.uses[0]
+		v.MaxKeys, v.Clients.Max = def.maxStreams, def.maxClients()
 		v.Log.IDs, v.Log.MaxEvents = def.ids, def.retain.MaxEvents
 		v.Log.MaxBytes, v.Log.MaxAge = def.retain.MaxBytes, def.retain.MaxAge.Milliseconds()
 	} else if len(all) == 0 {
@@ -193,6 +194,9 @@ func (v *streamView) addSources(h *hub) bool {
 		for _, def := range h.uses {
 			v.addConfigured(def)
 		}
+		if def := firstOf(h.uses); def != nil {
+			v.Clients.Max = def.maxClients()
+		}
 	}
 	for _, sub := range h.sources {
 		n, own := v.count(h.countedName(sub)), sub.count()
@@ -259,6 +263,7 @@ func (v *streamView) addCounts(c *streamCounts, before map[string]upstreamCounts
 		}
 	}
 	v.Clients.Total = c.clients.Load()
+	v.Clients.Refused = c.refused.load()
 	v.Delivered = deliveredStatus{Events: c.events.Load(), Bytes: c.bytes.Load(), Replayed: c.replayed.Load()}
 	v.Gaps = gapsStatus{Expired: c.gaps[0].Load(), Unknown: c.gaps[1].Load()}
 	for i := range v.ends {
@@ -272,6 +277,7 @@ func (v *streamView) merge(other *streamView) {
 	v.Keyed = v.Keyed || other.Keyed
 	v.OnDemand = v.OnDemand || other.OnDemand
 	v.Keys += other.Keys
+	v.MaxKeys = max(v.MaxKeys, other.MaxKeys)
 	for _, us := range other.Upstreams {
 		v.upstream(us.Name).merge(us)
 	}
@@ -280,6 +286,10 @@ func (v *streamView) merge(other *streamView) {
 	v.Clients.Total += other.Clients.Total
 	v.Clients.MaxLag = max(v.Clients.MaxLag, other.Clients.MaxLag)
 	v.Clients.Oldest = earlier(v.Clients.Oldest, other.Clients.Oldest)
+	v.Clients.Max = lowerLimit(v.Clients.Max, other.Clients.Max)
+	for why, n := range other.Clients.Refused {
+		v.Clients.Refused[why] += n
+	}
 	v.Delivered.Events += other.Delivered.Events
 	v.Delivered.Bytes += other.Delivered.Bytes
 	v.Delivered.Replayed += other.Delivered.Replayed

@@ -117,9 +117,11 @@ func (s *subscriber) wake() {
 // wait has the client served to its end.
 func (s *subscriber) wait() {
 	clientWriters.enter()
+	exits.look()
 	s.wake()
 	<-s.left
 	clientWriters.leave()
+	exits.look()
 }
 
 // due is when the client's clock next has something for it, in monotonic ns.
@@ -147,6 +149,16 @@ func (s *subscriber) drain(now time.Time, why endReason) {
 func (s *subscriber) endNow(why endReason) {
 	s.endBy(0, why)
 	s.wake()
+}
+
+// lost ends the client at once when its request does: it went away, or its
+// connection was closed for the sake of another stream over it.
+func (s *subscriber) lost() {
+	if s.deadline.conn.wasCut() {
+		s.endNow(endTimeout)
+	} else {
+		s.endNow(endClient)
+	}
 }
 
 // ended says whether the client is to end by now, and why.

@@ -10,8 +10,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // sources holds the upstream connections of the process, by sourceSpec key.
@@ -43,7 +41,7 @@ type source struct {
 	announced phase               // told to event handlers last: up, down, or nothing yet
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
-	deliverMu sync.Mutex // makes delivering to all subscriptions one step; protects lastID of the subscriptions
+	deliverMu sync.Mutex // makes judging and delivering an event one step; protects lastID of the subscriptions, and what receive uses of the runners
 	mirror    *mirror    // nil without `mirror`; deliverMu protects it
 
 	counts sourceCounts
@@ -151,11 +149,15 @@ func (s *source) subscribe(sub *subscription) {
 	s.subs.Store(&subs)
 }
 
-// unsubscribe removes a subscription: it gets no event from now on.
+// unsubscribe removes a subscription: it gets no event from now on. What has
+// arrived and is held it gets before.
 func (s *source) unsubscribe(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deliverMu.Lock()
+	for _, r := range s.runners {
+		s.handOverLocked(r, sub)
+	}
 	subs := slices.DeleteFunc(slices.Clone(*s.subs.Load()), func(other *subscription) bool { return other == sub })
 	s.subs.Store(&subs)
 	s.deliverMu.Unlock()
@@ -180,7 +182,7 @@ func (s *source) exchange(old, renamed *subscription) {
 func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	added := slices.ContainsFunc(envs, func(env *environment) bool { return !slices.Contains(sub.envs, env) })
+	added := slices.ContainsFunc(envs, func(env *environment) bool { return !s.usesLocked(env) })
 	sub.envs = envs
 	s.reconcileLocked()
 	if added { // a reload: what had finished may be asked again
@@ -235,12 +237,15 @@ func (s *source) wanted() (env *environment, wanted bool) {
 func (s *source) uses(env *environment) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sub := range *s.subs.Load() {
-		if slices.Contains(sub.envs, env) {
-			return true
-		}
-	}
-	return false
+	return s.usesLocked(env)
+}
+
+// usesLocked is uses. The streams of keys have environments of their own, of
+// one configuration and with one transport; it is the same one for all of them.
+func (s *source) usesLocked(env *environment) bool {
+	return slices.ContainsFunc(*s.subs.Load(), func(sub *subscription) bool {
+		return slices.ContainsFunc(sub.envs, func(used *environment) bool { return used.transport == env.transport })
+	})
 }
 
 // reconcileLocked starts what is wanted and tells the runners to look again.
@@ -336,7 +341,7 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 		r.decoder.SetLastEventID(s.seed)
 	}
 	if s.inherited != nil && id == "" {
-		r.decoder, r.replay, r.connected = s.inherited.decoder, s.inherited.replay, true
+		r.decoder, r.recents, r.connected = s.inherited.decoder, s.inherited.recents, true
 		s.inherited = nil
 	}
 	s.runners[id] = r
@@ -357,11 +362,14 @@ func (s *source) inherit(old *source) {
 }
 
 // begin makes a source that was not dialled yet begin after an event of an
-// upstream that another one is still connected to.
+// upstream that another one is still connected to. One that was dialled, or has
+// another beginning, keeps it.
 func (s *source) begin(lastID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seed = lastID
+	if len(s.runners) == 0 && s.seed == "" {
+		s.seed = lastID
+	}
 }
 
 // ended says whether the source has ended for good.
@@ -380,24 +388,6 @@ func (s *source) resumeElsewhere(r *runner) (id string, ok bool) {
 	return s.mirror.resumeElsewhere(r.slot)
 }
 
-// opened notes that a runner's connection has become a stream.
-func (s *source) opened(r *runner, now time.Time) {
-	if s.mirror != nil {
-		s.deliverMu.Lock()
-		defer s.deliverMu.Unlock()
-		s.mirror.open(r.slot, now)
-	}
-}
-
-// repeated notes an event that a runner has recognised as sent before.
-func (s *source) repeated(r *runner, ev *sse.Event, now time.Time) {
-	if s.mirror != nil {
-		s.deliverMu.Lock()
-		defer s.deliverMu.Unlock()
-		s.mirror.repeated(r.slot, ev, now)
-	}
-}
-
 // leaves gives the slot of a runner that has ended back, and tells the streams
 // what is left without it.
 func (s *source) leaves(r *runner) {
@@ -408,20 +398,6 @@ func (s *source) leaves(r *runner) {
 	s.mirror.remove(r.slot)
 	s.deliverMu.Unlock()
 	s.stateChanged()
-}
-
-// deliver hands an event to every subscription. The runners call it.
-func (s *source) deliver(r *runner, ev *sse.Event, now time.Time) {
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
-	if s.mirror != nil && !s.mirror.first(r.slot, ev, now) {
-		s.counts.duplicates.Add(1)
-		return
-	}
-	r.enc.begin()
-	for _, sub := range *s.subs.Load() {
-		sub.hub.publish(sub, ev, &r.enc, now)
-	}
 }
 
 // status returns the state of the source: that of its best runner.
@@ -440,11 +416,12 @@ func (s *source) stateChanged() {
 	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
 	s.announceStateLocked()
 	s.mu.Unlock()
-	if !changed {
-		return
-	}
 	for _, sub := range *s.subs.Load() {
-		sub.hub.sourceChanged()
+		if changed {
+			sub.hub.sourceChanged()
+		} else {
+			sub.hub.reasonChanged()
+		}
 	}
 }
 

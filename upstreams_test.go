@@ -120,6 +120,9 @@ type logLine struct {
 	RetryIn  float64  `json:"retry_in"` // seconds
 	Error    string   `json:"error"`
 	URL      string   `json:"url"`
+	Hint     string   `json:"hint"`
+	Away     float64  `json:"away"` // seconds
+	Attempts int      `json:"attempts"`
 }
 
 // logFile is a log that a test reads.

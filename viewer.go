@@ -5,30 +5,31 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// viewer writes to one client of the status stream.
+// viewer writes to one client of the status stream. It sets a deadline at each
+// write, which is once a second.
 type viewer struct {
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	idle *caddyhttp.IdleTimeoutWriter // nil where the server has none
+	w        http.ResponseWriter
+	r        *http.Request
+	rc       *http.ResponseController
+	deadline writeDeadline
+	late     *time.Timer // closes the connection where a deadline has no effect
 
-	mu       sync.Mutex              // protects what follows, and the order of setting deadlines
-	deadline func(t time.Time) error // of the connection, from another goroutine; nil once the handler has returned
-	ending   bool                    // nothing more is to be written
+	mu     sync.Mutex // protects ending, and the order of setting deadlines
+	ending bool       // nothing more is to be written
 }
 
 var errEnding = errors.New("the status stream is ending")
 
+// newViewer is called before anything is written.
 func newViewer(w http.ResponseWriter, r *http.Request) *viewer {
-	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	base := w
-	if idle != nil {
-		base = idle.ResponseWriter
-	}
-	return &viewer{w: w, rc: http.NewResponseController(w), idle: idle, deadline: http.NewResponseController(base).SetWriteDeadline}
+	v := &viewer{w: w, r: r, rc: http.NewResponseController(w)}
+	v.deadline.init(w, r, statusTimeout)
+	v.deadline.own() // or the idle writer would take back that of cut, between a write and its flush
+	v.late = time.AfterFunc(time.Hour, v.deadline.conn.cut)
+	v.late.Stop()
+	return v
 }
 
 // write sends a snapshot.
@@ -43,7 +44,7 @@ func (v *viewer) write(p []byte) error {
 	if err != nil {
 		return err
 	}
-	return v.arm(time.Time{}) // one left armed would end an idle HTTP/2 stream
+	return v.disarm()
 }
 
 func (v *viewer) arm(deadline time.Time) error {
@@ -52,10 +53,29 @@ func (v *viewer) arm(deadline time.Time) error {
 	if v.ending {
 		return errEnding
 	}
-	if v.idle == nil { // which sets its own
-		_ = v.rc.SetWriteDeadline(deadline)
+	if hard := v.deadline.hard; !hard.IsZero() && deadline.After(hard) {
+		deadline = hard
 	}
+	v.setLocked(deadline)
 	return nil
+}
+
+// disarm is called after a write: a deadline left armed would end an idle
+// HTTP/2 stream.
+func (v *viewer) disarm() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ending {
+		return errEnding
+	}
+	v.late.Stop()
+	v.deadline.at(v.deadline.hard)
+	return nil
+}
+
+func (v *viewer) setLocked(deadline time.Time) {
+	v.deadline.at(deadline)
+	v.late.Reset(time.Until(deadline) + closeGrace)
 }
 
 // cut has the stream end, within exitTimeout where the client does not read.
@@ -63,9 +83,9 @@ func (v *viewer) arm(deadline time.Time) error {
 func (v *viewer) cut() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.ending = true
-	if v.deadline != nil {
-		_ = v.deadline(time.Now().Add(exitTimeout)) // a writer without deadlines cannot be helped
+	if !v.ending {
+		v.ending = true
+		v.setLocked(time.Now().Add(exitTimeout))
 	}
 }
 
@@ -74,5 +94,11 @@ func (v *viewer) cut() {
 func (v *viewer) close() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.deadline = nil
+	v.ending = true
+	v.late.Stop()
+	var deadline time.Time
+	if v.r.Context().Err() == nil && (v.deadline.idle != nil || v.r.ProtoMajor > 1) { // as in client.finish
+		deadline = time.Now().Add(exitTimeout)
+	}
+	v.deadline.close(v.w, v.r, deadline)
 }

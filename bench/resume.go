@@ -32,7 +32,7 @@ func resume(cfg resumeConfig) (resumeReport, error) {
 		firstByte, firstEvent histogram
 		report                resumeReport
 	)
-	// A client without a position is told one at once: the newest.
+	// A browser without a position is told one at once: the newest.
 	buf := make([]byte, 64<<10) // one for all: garbage to collect would count as waiting
 	head, _, _, err := resumeOne(cfg, "", buf)
 	if err != nil {
@@ -89,7 +89,9 @@ func resumeOne(cfg resumeConfig, position string, buf []byte) (v resumeVerifier,
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(connectTimeout))
 	request := "GET " + cfg.Path + " HTTP/1.1\r\nHost: " + cfg.Addr + "\r\nAccept: text/event-stream\r\n"
-	if position != "" {
+	if position == "" { // as a browser's EventSource
+		request += "Cache-Control: no-cache\r\nSec-Fetch-Mode: cors\r\n"
+	} else {
 		request += "Last-Event-ID: " + position + "\r\n"
 	}
 	began := time.Now()

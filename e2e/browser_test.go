@@ -324,14 +324,19 @@ func (b *tab) protocol(want string) {
 // dark switches between the dark and the light colours.
 func (b *tab) dark(on bool) {
 	b.t.Helper()
-	scheme := map[bool]string{false: "light", true: "dark"}[on]
+	b.prefer("color-scheme", map[bool]string{false: "light", true: "dark"}[on])
+	b.wait("!document.getAnimations().some((a) => a instanceof CSSTransition)")
+}
+
+// prefer has the page know of one wish of who looks at it, and of no other.
+func (b *tab) prefer(feature, value string) {
+	b.t.Helper()
 	b.do(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 		_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+			Features: []*emulation.MediaFeature{{Name: "prefers-" + feature, Value: value}},
 		})
 		return err
 	}))
-	b.wait("!document.getAnimations().some((a) => a instanceof CSSTransition)")
 }
 
 // shoot saves a picture of the whole page.

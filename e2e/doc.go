@@ -1,7 +1,8 @@
 // Package e2e tests what people look at in a real browser: headless Chromium
 // against Caddy as it is built from cmd/caddy, over HTTP/1.1 and HTTP/2. It is
 // a module of its own, so that nobody else depends on a browser's remote
-// control.
+// control. axe-core looks at the pages, in both colours and on a small screen,
+// and they may not keep a processor busy.
 //
 // Without a chromium in the PATH the tests are skipped, or fail where CI is
 // true. Screenshots go to artifacts.

@@ -61,6 +61,63 @@ func TestStatusPage(t *testing.T) {
 	})
 }
 
+func TestStatusPageOfManyStreams(t *testing.T) {
+	t.Parallel()
+	a := newOrigin(t, "a")
+	a.SetRate(10)
+	var many strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&many, "upstream u%d %s?u=%d\n", i+1, a.URL(), i)
+	}
+	s := newServer(t, wires[0], fmt.Sprintf(`sse_fanin /10 {
+		stream shard-10
+		upstream a %[1]s
+	}
+	sse_fanin /1 {
+		stream shard-1
+		upstream a %[1]s
+	}
+	sse_fanin /2 {
+		stream shard-2
+		upstream a %[1]s
+	}
+	sse_fanin /users {
+		stream users
+		upstream own %[1]s?user={query.user}
+	}
+	sse_fanin /zeta {
+		stream zeta
+		upstream dead http://127.0.0.1:1/events
+		%[2]s
+	}
+	sse_fanin_status /status`, a.URL(), many.String()))
+	b := newTab(t)
+	b.open(s.url("/status"))
+	b.waitText("#verdict", "1 of 16 upstreams of 4 streams is down") // the keyed one has as many as it has keys
+	b.wait(`[...document.querySelectorAll("#streams .name")].map((e) => e.textContent).join(" ") === "zeta shard-1 shard-2 shard-10 users"`)
+	b.wait(`document.querySelectorAll("#streams .open").length === 2`)
+	b.waitText("#problems .commands", "/sse_fanin/streams/zeta/upstreams/dead/reconnect")
+
+	b.waitText("#stream-zeta .rest button", "4 more upstreams")
+	b.wait(`document.querySelectorAll("#stream-zeta .source").length === 9`)
+	b.click("#stream-zeta .rest button")
+	b.wait(`document.querySelectorAll("#stream-zeta .source").length === 13`)
+
+	// the plots are there with the server's first points, and have names
+	b.wait(`/: now /.test(document.querySelector("#stream-zeta .plot .area").getAttribute("aria-label"))`)
+	b.wait(`[...document.querySelectorAll("[role=img]")].every((e) => e.getAttribute("aria-label"))`)
+	b.wait(`document.querySelectorAll("#stream-shard-1 .plot canvas").length === 8`)
+
+	b.do(chromedp.SendKeys("#filter", "SHARD-1"))
+	b.wait(`[...document.querySelectorAll("#streams .stream:not([hidden]) .name")].map((e) => e.textContent).join(" ") === "shard-1 shard-10"`)
+	b.click("#stream-shard-10 .toggle")
+	b.wait(`document.querySelectorAll("#stream-shard-10 .plot canvas").length === 8`)
+	b.shoot("status-many")
+	if wide := eval[int](b, "document.documentElement.scrollWidth"); wide > 1280 {
+		t.Errorf("the page is %d pixels wide", wide)
+	}
+}
+
 // TestConsoleIsWatched shows that the other tests would see what they exclude.
 func TestConsoleIsWatched(t *testing.T) {
 	t.Parallel()

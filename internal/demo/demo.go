@@ -63,7 +63,7 @@ func New(listen string) (*Demo, error) {
 		if err := o.Start(); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
-		d.wg.Go(func() { o.produce(ctx) })
+		d.wg.Go(func() { o.Produce(ctx) })
 	}
 	return d, nil
 }

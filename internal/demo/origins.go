@@ -137,6 +137,14 @@ type serving struct {
 	open   int            // the same as a number; protected by origin.mu
 }
 
+// StartAt is Start on an address of the caller's choice.
+func (o *Origin) StartAt(address string) error {
+	o.control.Lock()
+	o.address = address
+	o.control.Unlock()
+	return o.Start()
+}
+
 // Start listens on a free port of the loopback interface, at later calls on
 // the same one, and serves the events there. An origin that is running is left
 // as it is.
@@ -303,8 +311,8 @@ func (o *Origin) after(cursor uint64) (batch []byte, next uint64, changed <-chan
 	return batch, next, o.changed
 }
 
-// produce makes events until ctx ends. Demo owns it; Demo.Close waits for it.
-func (o *Origin) produce(ctx context.Context) {
+// Produce makes events until ctx ends. It must not be called twice.
+func (o *Origin) Produce(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

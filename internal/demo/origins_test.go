@@ -210,7 +210,7 @@ func TestProduce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, o := range []*Origin{NewTicker(), NewBuilds()} {
 			ctx, cancel := context.WithCancel(t.Context())
-			go o.produce(ctx)
+			go o.Produce(ctx)
 			<-time.After(time.Minute)
 			cancel()
 			synctest.Wait()

@@ -120,7 +120,7 @@ func BenchmarkCatchUp(b *testing.B) {
 		for b.Loop() {
 			r := l.NewReader(1)
 			for {
-				if chunk, _, _ := r.NextMatching(32<<10, func(tag uint32) bool { return tag == 7 }); chunk == nil {
+				if chunk, _, _ := r.NextMatching(32<<10, func(tag uint32) bool { return tag == 7 }); chunk == nil && r.Position() > l.Head() {
 					break
 				}
 			}

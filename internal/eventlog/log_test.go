@@ -308,9 +308,19 @@ func TestNextMatchingPassesOver(t *testing.T) {
 			t.Fatalf("read %q, %v, want %q", chunk, err, want)
 		}
 	}
-	none := l.NewReader(1)
-	if chunk, n, err := none.NextMatching(1<<20, func(uint32) bool { return false }); chunk != nil || n != 0 || err != nil {
-		t.Errorf("nothing wanted, read %q, %d, %v", chunk, n, err)
+	none, asked := l.NewReader(1), 0
+	for none.Position() <= l.Head() {
+		asked = 0
+		before := none.Position()
+		if chunk, n, err := none.NextMatching(1<<20, func(uint32) bool { asked++; return false }); chunk != nil || n != 0 || err != nil {
+			t.Fatalf("nothing wanted, read %q, %d, %v", chunk, n, err)
+		}
+		if none.Position() == before {
+			t.Fatalf("stays at %d", before)
+		}
+		if asked > maxPassed+maxSegment/bytesPerEntry { // it looks at whole segments
+			t.Errorf("looked at %d events in one go", asked)
+		}
 	}
 	if none.Position() != 100001 {
 		t.Errorf("now at %d, want 100001", none.Position())

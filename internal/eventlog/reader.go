@@ -6,6 +6,11 @@ import (
 	"sync/atomic"
 )
 
+// maxPassed is how many events NextMatching looks at in one go without finding a
+// wanted one, some 300 µs of work with the filter's map: what a client wants is
+// its own choice, and the writer has others to serve.
+const maxPassed = 16 << 10
+
 // ErrOvertaken is returned by a Reader whose next event has been evicted.
 var ErrOvertaken = errors.New("position in the log was evicted")
 
@@ -62,10 +67,12 @@ func (r *Reader) Next(limit int) (chunk []byte, events int, err error) {
 // NextMatching is Next for a client that wants only the events whose tag want
 // accepts: a piece is a run of wanted events without an unwanted one between
 // them. Unwanted events are passed over, also where it returns nil because
-// nothing wanted is left. want is called without a lock, and must give the same
-// answer when it is asked about an event again.
+// nothing wanted is left, or because it has passed over many and more are to be
+// looked at: the position is not beyond the log's head then. want is called
+// without a lock, and must give the same answer when it is asked about an event
+// again.
 func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []byte, events int, err error) {
-	for {
+	for passed := 0; passed < maxPassed; {
 		first, committed, _, err := r.locate()
 		if committed == first || err != nil {
 			return nil, 0, err
@@ -76,7 +83,7 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []by
 			start++
 		}
 		if start > first {
-			r.advance(start-first, r.seg.end(start))
+			passed += r.advance(start-first, r.seg.end(start))
 		}
 		if start == committed {
 			continue
@@ -88,6 +95,7 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []by
 		end := index[stop-1].end
 		return r.take(end), r.advance(stop-start, end), nil
 	}
+	return nil, 0, nil
 }
 
 // Arrived returns when the event before the position arrived, in Unix ms. It is

@@ -27,6 +27,10 @@ type Event struct {
 	// The last event ID in force when the event was dispatched. It is sticky:
 	// an event without an "id" field has the ID of the one before it.
 	ID []byte
+
+	// HasID reports whether the event's own block had a valid "id" field. An
+	// encoder does not look at it.
+	HasID bool
 }
 
 // Decoder turns the bytes of an event stream into events (section 9.2.6). It is
@@ -242,7 +246,7 @@ func (d *Decoder) readPlain(text []byte, yield func(*Event)) int {
 				d.lastID.set(id)
 			}
 			if data := values[fieldData]; data != nil {
-				d.dispatch(values[fieldEvent], data, yield)
+				d.dispatch(values[fieldEvent], data, values[fieldID] != nil, yield)
 				if len(d.data.buf) > 0 { // data of several lines
 					d.data.clear()
 				}
@@ -458,14 +462,14 @@ func (d *Decoder) endEvent(yield func(*Event)) {
 	case d.tooLarge:
 		d.skipped++
 	default:
-		d.dispatch(d.typ.bytes(), d.data.bytes(), yield)
+		d.dispatch(d.typ.bytes(), d.data.bytes(), d.hasID, yield)
 	}
 	d.clearEvent()
 }
 
-func (d *Decoder) dispatch(typ, data []byte, yield func(*Event)) {
+func (d *Decoder) dispatch(typ, data []byte, hasID bool, yield func(*Event)) {
 	// Field by field, which spares a copy of the whole.
-	d.event.Type, d.event.Data, d.event.ID = typ, data, d.lastID.bytes()
+	d.event.Type, d.event.Data, d.event.ID, d.event.HasID = typ, data, d.lastID.bytes(), hasID
 	yield(&d.event)
 }
 

@@ -17,12 +17,18 @@ type event struct{ Type, Data, ID string }
 
 // collect decodes the chunks on d and returns a copy of every event.
 func collect(d *Decoder, chunks ...string) []event {
+	return collectWith(d, func(*Event) {}, chunks...)
+}
+
+// collectWith is collect that also calls a function for each event.
+func collectWith(d *Decoder, each func(*Event), chunks ...string) []event {
 	var got []event
 	for _, c := range chunks {
 		// A copy, overwritten at once: nothing may refer to a chunk afterwards.
 		p := []byte(c)
 		d.Decode(p, func(ev *Event) {
 			got = append(got, event{string(ev.Type), string(ev.Data), string(ev.ID)})
+			each(ev)
 		})
 		for i := range p {
 			p[i] = '#'
@@ -157,6 +163,31 @@ func TestDecode(t *testing.T) {
 			}
 			if got := d.Skipped(); got != 0 {
 				t.Errorf("%d events skipped", got)
+			}
+		})
+	}
+}
+
+// An event's own id is one of its block, not one that is in force.
+func TestHasID(t *testing.T) {
+	for _, tc := range []struct {
+		name, in string
+		want     []bool
+	}{
+		{"own", "id: 1\ndata: x\n\n", []bool{true}},
+		{"in force", "id: 1\ndata: x\n\ndata: y\n\nid: 1\ndata: z\n\n", []bool{true, false, true}},
+		{"of a block without data", "id: 1\n\ndata: x\n\n", []bool{false}},
+		{"after the data", "data: x\nid: 1\n\ndata: y\n\n", []bool{true, false}},
+		{"empty", "id: 1\ndata: x\n\nid\ndata: y\n\n", []bool{true, true}},
+		{"with NUL", "id: 1\ndata: x\n\nid: a\x00\ndata: y\n\n", []bool{true, false}},
+		{"CRLF", "id: 1\r\ndata: x\r\n\r\ndata: y\r\n\r\n", []bool{true, false}},
+		{"CR", "id: 1\rdata: x\r\rdata: y\r\r", []bool{true, false}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, chunks := range [][]string{{tc.in}, strings.Split(tc.in, "")} {
+				if got := decodeAll(testMax, chunks).hasID; !slices.Equal(got, tc.want) {
+					t.Errorf("in %d chunks: %t, want %t", len(chunks), got, tc.want)
+				}
 			}
 		})
 	}

@@ -12,6 +12,7 @@ import (
 // outcome is all that can be seen of decoding a stream.
 type outcome struct {
 	events  []event
+	hasID   []bool // of the events
 	lastID  string
 	retry   time.Duration
 	retryOK bool
@@ -19,13 +20,15 @@ type outcome struct {
 }
 
 func (o outcome) equal(p outcome) bool {
-	return slices.Equal(o.events, p.events) && o.lastID == p.lastID &&
+	return slices.Equal(o.events, p.events) && slices.Equal(o.hasID, p.hasID) && o.lastID == p.lastID &&
 		o.retry == p.retry && o.retryOK == p.retryOK && o.skipped == p.skipped
 }
 
 func decodeAll(maxEventSize int, chunks []string) outcome {
 	d := NewDecoder(maxEventSize)
-	o := outcome{events: collect(d, chunks...), lastID: d.LastEventID(), skipped: d.Skipped()}
+	var o outcome
+	o.events = collectWith(d, func(ev *Event) { o.hasID = append(o.hasID, ev.HasID) }, chunks...)
+	o.lastID, o.skipped = d.LastEventID(), d.Skipped()
 	o.retry, o.retryOK = d.TakeRetry()
 	return o
 }
@@ -64,6 +67,7 @@ func reference(maxEventSize int, stream string) outcome {
 					// "If the data buffer's last character is a U+000A LINE
 					// FEED (LF) character, then remove the last character"
 					o.events = append(o.events, event{typ, strings.TrimSuffix(data, "\n"), o.lastID})
+					o.hasID = append(o.hasID, idSeen)
 				}
 			}
 			typ, data, newID = "", "", ""

@@ -316,9 +316,11 @@ func (l *originListener) Accept() (net.Conn, error) {
 	}
 }
 
-// WaitConnections waits until exactly n connections are being served.
+// WaitConnections waits until exactly n connections are being served. Those
+// that were told to end, or got a whole answer, count no more: a wait for the
+// next one is not over with the last one.
 func (o *Origin) WaitConnections(ctx context.Context, n int) error {
-	if err := o.mon.wait(ctx, func() bool { return len(o.conns) == n }); err != nil {
+	if err := o.mon.wait(ctx, func() bool { return o.servingLocked() == n }); err != nil {
 		return fmt.Errorf("origin %s: waiting for %d connections, have %d: %w", o.cfg.Source, n, o.Connections(), err)
 	}
 	return nil

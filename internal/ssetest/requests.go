@@ -67,11 +67,21 @@ func (o *Origin) LastEventIDs() []string {
 	return ids
 }
 
-// Connections is the number of requests being served now.
+// Connections is the number of requests being served now, see WaitConnections.
 func (o *Origin) Connections() int {
 	o.mon.Lock()
 	defer o.mon.Unlock()
-	return len(o.conns)
+	return o.servingLocked()
+}
+
+func (o *Origin) servingLocked() int {
+	n := 0
+	for c := range o.conns {
+		if c.end == endNone {
+			n++
+		}
+	}
+	return n
 }
 
 // TotalConnections is the number of requests received so far.

@@ -37,6 +37,15 @@ func (c *originConn) endLocked(kind endKind) {
 	}
 }
 
+// ending notes that the handler ends the connection.
+func (c *originConn) ending(kind endKind) {
+	o := c.origin
+	o.mon.Lock()
+	defer o.mon.Unlock()
+	c.endLocked(kind)
+	o.mon.signalLocked()
+}
+
 // abort unblocks the handler whatever it does.
 func (c *originConn) abort() {
 	c.origin.mon.Lock()
@@ -73,6 +82,9 @@ func (o *Origin) handle(w http.ResponseWriter, r *http.Request) {
 	fault := o.takeFaultLocked(false)
 	c.live = o.log.head
 	c.next = o.startLocked(r.Header.Get("Last-Event-ID"))
+	if fault != nil && fault.Kind == Respond {
+		c.endLocked(endClean)
+	}
 	o.conns[c] = struct{}{}
 	o.serving.Add(1)
 	o.mon.signalLocked()
@@ -243,6 +255,7 @@ func (c *originConn) stream(s sink, replayOnly bool) {
 				continue
 			}
 			if e.cut && pos >= c.live {
+				c.ending(endCut)
 				_ = s.writeCut(e.wire, cutAt(e))
 				s.fail()
 				return

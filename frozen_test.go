@@ -1,0 +1,225 @@
+package ssefanin
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// freezer makes clients of HTTP/2 with windows that nothing fills, whose one
+// connection can be frozen, as a browser's is when its tab is: the socket is
+// not read any more. Its methods are safe for concurrent use.
+type freezer struct {
+	frozen chan struct{} // closed by freeze
+	thawed chan struct{} // closed by thaw
+
+	freezing, thawing sync.Once
+}
+
+func newFreezer(t *testing.T) *freezer {
+	t.Helper()
+	f := &freezer{frozen: make(chan struct{}), thawed: make(chan struct{})}
+	t.Cleanup(f.thaw) // before the clients are closed
+	return f
+}
+
+func (f *freezer) freeze() { f.freezing.Do(func() { close(f.frozen) }) }
+func (f *freezer) thaw()   { f.thawing.Do(func() { close(f.thawed) }) }
+
+// client returns a client with one connection for all its requests.
+func (f *freezer) client(t *testing.T, secure bool) *http.Client {
+	t.Helper()
+	transport := &http.Transport{
+		Protocols:       new(http.Protocols),
+		HTTP2:           &http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 30, MaxReceiveBufferPerStream: 1 << 30},
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
+		DialContext:     f.dial,
+	}
+	if secure {
+		transport.Protocols.SetHTTP2(true)
+	} else {
+		transport.Protocols.SetUnencryptedHTTP2(true)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+func (f *freezer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.(*net.TCPConn).SetReadBuffer(16 << 10) // so that it is full soon
+	return &frozenConn{Conn: conn, freezer: f}, nil
+}
+
+type frozenConn struct {
+	net.Conn
+	freezer *freezer
+}
+
+func (c *frozenConn) Read(p []byte) (int, error) {
+	select {
+	case <-c.freezer.frozen:
+		<-c.freezer.thawed
+	default:
+	}
+	return c.Conn.Read(p)
+}
+
+// serverConnections is how many connections of HTTP/2 the server in this
+// process serves: the tests' clients use another copy of that package.
+func serverConnections() int {
+	return strings.Count(stacks(), "x/net/http2.(*serverConn).serve(")
+}
+
+func stacks() string {
+	buf := make([]byte, 4<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+func waitServerConnections(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, 20*time.Second, "the server has closed the connections", func() bool { return serverConnections() == n })
+}
+
+var secured = map[string]bool{"h2c": false, "h2": true}
+
+// serveHTTP2 is serve or serveTLS, with HTTP/2 in both.
+func serveHTTP2(t *testing.T, secure bool, global, site string) *instance {
+	t.Helper()
+	if secure {
+		return serveTLS(t, global, site)
+	}
+	return serve(t, global+"\nservers {\nprotocols h1 h2c\n}", site)
+}
+
+func http2Client(t *testing.T, secure bool) *http.Client {
+	t.Helper()
+	if secure {
+		return tcpClient(t, (*http.Protocols).SetHTTP2)
+	}
+	return tcpClient(t, (*http.Protocols).SetUnencryptedHTTP2)
+}
+
+// A stream's deadline resets the stream, which cannot be told to a client that
+// does not read its socket: the connection has to be closed.
+func TestFrozenConnectionIsClosed(t *testing.T) {
+	for name, secure := range secured {
+		t.Run(name, func(t *testing.T) {
+			a := newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: 32 << 10})
+			logged := filepath.Join(t.TempDir(), "log")
+			in := serveHTTP2(t, secure, "log {\noutput file "+logged+"\nlevel DEBUG\n}",
+				"sse_fanin /events "+a.URL()+" {\nwrite_timeout 400ms\n}\nsse_fanin /quiet "+plain(t).URL())
+			f := newFreezer(t)
+			shared := f.client(t, secure)
+			var all []*ssetest.Client
+			for _, path := range []string{"/events", "/events", "/events", "/quiet"} {
+				all = append(all, in.openClient(ssetest.ClientConfig{URL: path, HTTP: shared, Once: true}))
+			}
+			v := ssetest.NewVerifier()
+			reader := in.openClient(ssetest.ClientConfig{HTTP: http2Client(t, secure), Track: v.Track("reader")})
+			connected(t, a)
+			waitSubscribers(t, 5)
+			f.freeze()
+			flood(t, a, reader, 400) // 13 MB, more than a socket's buffers
+			waitSubscribers(t, 1)
+			waitServerConnections(t, 1)
+			flood(t, a, reader, 20)
+			must(t, v.Err())
+			if conn := reader.Connections()[0]; conn.End != ssetest.EndNone {
+				t.Errorf("the other connection was closed: %+v", conn)
+			}
+			eventually(t, 5*time.Second, "the reason is logged, also of those that were not written to", func() bool {
+				text, _ := os.ReadFile(logged)
+				return bytes.Count(text, []byte(`"reason":"timeout"`)) == 4
+			})
+			f.thaw()
+			for _, c := range all {
+				must(t, c.WaitEnd(within(t, 5*time.Second), ssetest.EndError, 1))
+			}
+		})
+	}
+}
+
+// What is left to be written when the stream has ended is bounded, too, where
+// something else has filled the connection.
+func TestEndOfAStreamOnAFrozenConnection(t *testing.T) {
+	files := t.TempDir()
+	big := filepath.Join(files, "big")
+	must(t, os.WriteFile(big, nil, 0o600))
+	must(t, os.Truncate(big, 256<<20))
+	for name, idle := range idleWriter {
+		t.Run(name, func(t *testing.T) {
+			a := plain(t)
+			server := "file_server {\nroot " + files + "\n}\n"
+			global := "servers {\n" + idle + "\n}"
+			in := serveTLS(t, global, server+"sse_fanin_status /status\nsse_fanin /events "+a.URL()+" {\nwrite_timeout 400ms\ndrain 1ms\n}")
+			f := newFreezer(t)
+			var clients []*http.Client
+			var all []*ssetest.Client
+			downloads := make(chan error, 2) // of the two goroutines
+			for _, path := range []string{"/events", "/status"} {
+				shared := f.client(t, true)
+				clients = append(clients, shared)
+				all = append(all, in.openClient(ssetest.ClientConfig{
+					URL: path, Header: http.Header{"Accept": {"text/event-stream"}}, HTTP: shared, Once: true,
+				}))
+			}
+			f.freeze()
+			for _, shared := range clients {
+				go func() { downloads <- fetch(shared, in.url("/big")) }()
+			}
+			waitBlocked(t, 2)
+			in.reload(global, server)
+			waitServerConnections(t, 0)
+			f.thaw()
+			for _, c := range all {
+				must(t, c.WaitDone(within(t, 5*time.Second)))
+				if conn := c.Connection(); conn.End != ssetest.EndError {
+					t.Errorf("the connection was not closed: %+v", conn)
+				}
+				if err := <-downloads; err == nil {
+					t.Error("the connection was not full")
+				}
+			}
+		})
+	}
+}
+
+// waitBlocked waits until n connections of HTTP/2 take no more: they write all
+// the time.
+func waitBlocked(t *testing.T, n int) {
+	t.Helper()
+	times := 0
+	eventually(t, 20*time.Second, "the connections are blocked", func() bool {
+		times++
+		if strings.Count(stacks(), "x/net/http2.(*serverConn).writeFrameAsync(") < n {
+			times = 0
+		}
+		return times == 10
+	})
+}
+
+// fetch reads what is there.
+func fetch(client *http.Client, url string) error {
+	resp, err := client.Get(url) //nolint:gosec,noctx // our own address; the connection ends it
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}

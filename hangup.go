@@ -1,0 +1,94 @@
+package ssefanin
+
+import (
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// closeGrace is how long after a deadline the connection is closed if the
+// deadline had no effect.
+const closeGrace = 500 * time.Millisecond
+
+// clientConnection is what the requests of one connection over TCP or a unix
+// socket share.
+//
+// A deadline over HTTP/2 is one of the stream, and resets it: that is right
+// where the client takes no more of this stream but goes on with others. Where
+// it does not read its socket, the reset waits behind the write that is blocked,
+// and all streams of the connection do. Then the connection has to be closed.
+// Over HTTP/1.1 it is the last resort when the process exits.
+//
+// Its methods are safe for concurrent use, on nil too: over HTTP/3, whose
+// streams do not block each other, and in servers that are not Caddy's.
+type clientConnection struct {
+	conn   net.Conn
+	closed atomic.Bool // by cut
+}
+
+// connectionKey is the key of a request's context for its *clientConnection.
+type connectionKey struct{}
+
+func connectionOf(r *http.Request) *clientConnection {
+	if r.ProtoMajor > 2 {
+		return nil
+	}
+	c, _ := r.Context().Value(connectionKey{}).(*clientConnection)
+	return c
+}
+
+// cut closes the connection without a word: TLS would wait for its own to be
+// written.
+func (c *clientConnection) cut() {
+	if c == nil || c.closed.Swap(true) {
+		return
+	}
+	conn := c.conn
+	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = secure.NetConn()
+	}
+	_ = conn.Close() // nobody left to tell
+}
+
+// wasCut reports whether cut was called.
+func (c *clientConnection) wasCut() bool {
+	return c != nil && c.closed.Load()
+}
+
+// cutUnlessEnded closes the connection at a time, unless the response has been
+// written to its end by then, the end that net/http writes after the handler has
+// returned included. It is called before that, with the response's writer, and
+// does nothing but over HTTP/2.
+func (c *clientConnection) cutUnlessEnded(w http.ResponseWriter, r *http.Request, at time.Time) {
+	if c == nil || r.ProtoMajor != 2 {
+		return
+	}
+	ended := responseEnd(w)
+	if ended == nil {
+		return
+	}
+	time.AfterFunc(time.Until(at), func() {
+		select {
+		case <-ended:
+		default:
+			c.cut()
+		}
+	})
+}
+
+// responseEnd returns a channel that gets a value when a stream of HTTP/2 has
+// ended; nil if that cannot be known. Nobody else may read from it: the value
+// comes once.
+func responseEnd(w http.ResponseWriter) <-chan bool {
+	for {
+		switch inner := w.(type) {
+		case interface{ CloseNotify() <-chan bool }: // deprecated, but nothing else tells the end of a stream from that of its handler
+			return inner.CloseNotify()
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return nil
+		}
+	}
+}

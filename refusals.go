@@ -1,0 +1,203 @@
+package ssefanin
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// refusal is why a client gets no stream.
+type refusal string
+
+const (
+	refusedFull    refusal = "full"    // max_clients
+	refusedStreams refusal = "streams" // max_streams
+	refusedKey     refusal = "key"     // a value that cannot be one of a key
+	refusedExit    refusal = "exit"    // the process exits, or the stream was removed while the client came
+)
+
+// allRefusals are all there are, in the order of their counters.
+var allRefusals = [...]refusal{refusedFull, refusedStreams, refusedKey, refusedExit}
+
+// refusalOf returns the reason behind an error of definition.stream or
+// hub.subscribe.
+func refusalOf(err error) refusal {
+	var bad *keyError
+	switch {
+	case errors.As(err, &bad):
+		return refusedKey
+	case errors.Is(err, errTooManyStreams):
+		return refusedStreams
+	case errors.Is(err, errFull):
+		return refusedFull
+	default: // errGone
+		return refusedExit
+	}
+}
+
+// refusalLogInterval is how often at most a stream's refusals of one reason
+// are logged: a stream that is full refuses as often as clients try again.
+const refusalLogInterval = time.Minute
+
+// refusals counts and logs the clients that a stream refused. The first one of
+// a reason is logged at once, those that follow together.
+//
+// Safe for concurrent use.
+type refusals struct {
+	counts [len(allRefusals)]atomic.Uint64
+
+	mu    sync.Mutex // protects lines; taken last
+	lines [len(allRefusals)]refusalLine
+}
+
+// refusalLine is what is to be logged of one reason.
+type refusalLine struct {
+	waiting uint64 // refused since the last line
+	silent  bool   // the interval after the last line is not over
+}
+
+// add counts a refusal. log writes a line for a number of them: at once, or
+// at the end of the interval.
+func (r *refusals) add(why refusal, log func(count uint64)) {
+	i := slices.Index(allRefusals[:], why)
+	r.counts[i].Add(1)
+	r.mu.Lock()
+	line := &r.lines[i]
+	silent := line.silent
+	if silent {
+		line.waiting++
+	}
+	line.silent = true
+	r.mu.Unlock()
+	if !silent {
+		log(1)
+		r.endSilence(i, log)
+	}
+}
+
+// endSilence has the silence end after an interval, and what has been waiting
+// logged. Nobody stops the timer: a stream that has ended meanwhile has no
+// logger any more.
+func (r *refusals) endSilence(i int, log func(count uint64)) {
+	time.AfterFunc(refusalLogInterval, func() {
+		r.mu.Lock()
+		line := &r.lines[i]
+		count := line.waiting
+		line.waiting, line.silent = 0, count > 0
+		r.mu.Unlock()
+		if count > 0 {
+			log(count)
+			r.endSilence(i, log)
+		}
+	})
+}
+
+// load returns the counts, by reason.
+func (r *refusals) load() map[refusal]uint64 {
+	counts := make(map[refusal]uint64, len(allRefusals))
+	for i, why := range allRefusals {
+		counts[why] = r.counts[i].Load()
+	}
+	return counts
+}
+
+// refused counts a client that gets no stream for an error, and has it logged.
+func (d *definition) refused(err error) {
+	why := refusalOf(err)
+	level := zap.WarnLevel
+	if why == refusedExit {
+		level = zap.InfoLevel
+	}
+	target := d.target()
+	target.counted().refused.add(why, func(count uint64) { logRefused(target, level, why, err, count) })
+}
+
+// logRefused logs with a configuration that is in use at the time: the one
+// that refused may be gone.
+func logRefused(target stream, level zapcore.Level, why refusal, err error, count uint64) {
+	def := target.inUse()
+	if def == nil || len(def.handlers) == 0 {
+		return
+	}
+	if entry := def.handlers[0].logger.Check(level, "clients refused"); entry != nil {
+		entry.Write(zap.String("stream", def.label), zap.String("reason", string(why)), zap.Uint64("count", count), zap.Error(err))
+	}
+}
+
+// maxClients is the limit of the clients of a stream, 0 if there is none. It
+// is each handler's own; the lowest is where the refusals begin.
+func (d *definition) maxClients() int {
+	if len(d.handlers) == 0 && d.clients != nil {
+		return d.clients.resolve().maxClients
+	}
+	lowest := 0
+	for _, h := range d.handlers {
+		lowest = lowerLimit(lowest, h.settings.maxClients)
+	}
+	return lowest
+}
+
+// lowerLimit is the lower of two limits, where 0 is none.
+func lowerLimit(a, b int) int {
+	if a == 0 || (b != 0 && b < a) {
+		return b
+	}
+	return a
+}
+
+// inUse returns the configuration that counts, nil if there is none.
+func (h *hub) inUse() *definition {
+	h.lifeMu.Lock()
+	defer h.lifeMu.Unlock()
+	return firstOf(h.uses)
+}
+
+// inUse returns the configuration that counts, nil if there is none.
+func (k *keyedStream) inUse() *definition {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return firstOf(k.uses)
+}
+
+func firstOf(uses []*definition) *definition {
+	if len(uses) == 0 {
+		return nil
+	}
+	return uses[0]
+}
+
+func (h *hub) counted() *streamCounts         { return h.counts }
+func (k *keyedStream) counted() *streamCounts { return k.counts }
+
+// handlesErrors reports whether an error that a handler returns gets a page
+// that the configuration makes.
+func handlesErrors(ctx caddy.Context) bool {
+	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil &&
+		server.Errors != nil && len(server.Errors.Routes) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(ctx.Modules(), func(module caddy.Module) bool {
+		subroute, ok := module.(*caddyhttp.Subroute)
+		return ok && subroute.Errors != nil && len(subroute.Errors.Routes) > 0
+	})
+}
+
+// unavailable answers 503. Without a route that handles errors, returning one
+// would have no effect beyond the status but a line at level ERROR in the
+// server's log, for every client that finds the stream full.
+func (h *Handler) unavailable(w http.ResponseWriter, err error) error {
+	if h.errorRoutes {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	return nil
+}
