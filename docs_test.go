@@ -425,3 +425,61 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Errorf("%s has\n%v\nthe code has\n%v", p.file, got, want)
 	}
 }
+
+// rows returns the first cells of a table, without their backquotes.
+func (p *markdownPage) rows(t *testing.T, title string) (names []string) {
+	t.Helper()
+	for _, row := range p.table(t, title) {
+		names = append(names, strings.Trim(row[0], "`"))
+	}
+	return names
+}
+
+// Every reason is explained, and no other is.
+func TestReasonsAreDocumented(t *testing.T) {
+	p := page(t, "docs/operating.md")
+	got := p.rows(t, "Reasons")
+	slices.Sort(got)
+	if want := slices.Sorted(slices.Values(reasons)); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s has\n%v\nthe code has\n%v", p.file, got, want)
+	}
+}
+
+// Every line of the log is explained, and no other is.
+func TestLogLinesAreDocumented(t *testing.T) {
+	p := page(t, "docs/operating.md")
+	documented := p.rows(t, "Log lines")
+	logged := make(map[string]bool) // whether it is documented
+	message := regexp.MustCompile(`\.(?:Debug|Info|Warn|Error|Check)\((?:\w+\.?\w*, )?"([^"]+)"`)
+	must(t, filepath.WalkDir(".", func(file string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && slices.Contains([]string{".git", "bench", "chaos", "e2e", "examples", "demo", "ssetest"}, entry.Name()):
+			return fs.SkipDir
+		case filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		for _, m := range message.FindAllStringSubmatch(readFile(t, file), -1) {
+			logged[m[1]] = false
+		}
+		return nil
+	}))
+	for _, line := range documented {
+		found := false
+		for text := range logged {
+			begin, cut := strings.CutSuffix(line, " …")
+			if text == line || cut && strings.HasPrefix(text, begin+" ") {
+				logged[text], found = true, true
+			}
+		}
+		if !found {
+			t.Errorf("%s explains %q, which is never logged", p.file, line)
+		}
+	}
+	for text, ok := range logged {
+		if !ok {
+			t.Errorf("%s does not explain %q", p.file, text)
+		}
+	}
+}
