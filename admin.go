@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -105,20 +104,6 @@ func writeJSON(w http.ResponseWriter, v any) error {
 	return nil
 }
 
-// hubsOf returns the hubs of the streams of a name, those of all keys, and
-// those of removed ones whose clients are leaving.
-func hubsOf(name string) []*hub {
-	liveHubs.mu.Lock()
-	defer liveHubs.mu.Unlock()
-	var found []*hub
-	for h := range liveHubs.all {
-		if h.label == name {
-			found = append(found, h)
-		}
-	}
-	return found
-}
-
 // errNoStream says which streams there are, unless there is one of the name:
 // a keyed stream may have no keys at present.
 func errNoStream(name string) error {
@@ -151,20 +136,10 @@ func drainStream(name string) error {
 	if err := errNoStream(name); err != nil {
 		return err
 	}
-	for _, h := range hubsOf(name) {
-		h.drainAll()
+	for _, h := range liveHubs.named(name) {
+		h.drain(everybody, endDrained)
 	}
 	return nil
-}
-
-func (h *hub) drainAll() {
-	h.mu.Lock()
-	now := time.Now()
-	for _, sub := range h.subscribers {
-		sub.drain(now, endDrained)
-	}
-	h.mu.Unlock()
-	h.wakeNotifier()
 }
 
 // reconnectUpstream has an upstream connected anew, for all streams that
@@ -173,8 +148,7 @@ func reconnectUpstream(stream, upstream string) error {
 	if err := errNoStream(stream); err != nil {
 		return err
 	}
-	var found []*source
-	names := make(map[string]bool)
+	found, names := 0, make(map[string]bool)
 	for _, v := range viewStreams() {
 		if v.Name == stream {
 			for name := range v.counted {
@@ -183,43 +157,17 @@ func reconnectUpstream(stream, upstream string) error {
 		}
 	}
 	known := names[upstream]
-	for _, h := range hubsOf(stream) {
-		h.lifeMu.Lock()
-		for name, sub := range h.sources {
+	for _, h := range liveHubs.named(stream) {
+		n, all := h.inputs.reconnect(upstream)
+		found += n
+		for _, name := range all {
 			names[name] = true
-			if name == upstream || h.tags.upstreamOf(name) == upstream {
-				found = append(found, sub.source)
-			}
 		}
-		h.lifeMu.Unlock()
 	}
-	if len(found) == 0 && !known {
+	if found == 0 && !known {
 		return notFound("upstream", upstream, slices.Collect(maps.Keys(names)))
 	}
-	for _, s := range found {
-		s.reconnect()
-	}
 	return nil
-}
-
-// reconnect drops the connections there are, forgets waits and who answered
-// 204, and dials at once if the source is wanted.
-func (s *source) reconnect() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.runners {
-		r.reconnect()
-	}
-}
-
-func (r *runner) reconnect() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.afresh = true
-	if r.interrupt != nil {
-		r.interrupt(errReconnect)
-	}
-	r.wake()
 }
 
 // Interface guards

@@ -2,13 +2,11 @@ package ssefanin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
@@ -27,13 +24,6 @@ const (
 
 	// exitTimeout is the write deadline when the process exits.
 	exitTimeout = time.Second
-
-	// maxPosition is the longest Last-Event-ID that is looked at, in bytes.
-	maxPosition = 1 << 10
-
-	// noPosition stands for what cannot be one. With its NUL it is no cursor, no
-	// upstream's id, and never sent.
-	noPosition = "\x00"
 
 	// hardMargin is how long before a hard deadline of the server's a stream
 	// ends by itself, so that the client sees an end and no error. Where that
@@ -84,7 +74,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 	}
 	c := newClient(h, handler, w, r)
 	c.filter, c.body = wanted, bodyOf(w, r)
-	if err := h.subscribe(&c.sub); err != nil {
+	if err := h.audience.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, handler) // it ended just now; the key gets another
 		}
@@ -200,7 +190,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 		return p, events, err
 	}
 	c.buf = c.buf[:0]
-	if c.stateVersion != c.hub.stateVersion.Load() {
+	if c.stateVersion != c.hub.states.version.Load() {
 		c.appendStates(now)
 	}
 	if monotonic(now) >= c.sub.beat.Load() {
@@ -212,7 +202,7 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 // behind says whether there is something to write that nobody may say again.
 func (c *client) behind() bool {
 	return c.at.reader.Position() <= c.at.log.Head() || c.at.log.next.Load() != nil ||
-		c.stateVersion != c.hub.stateVersion.Load()
+		c.stateVersion != c.hub.states.version.Load()
 }
 
 // begin makes the head: the position and what there is to say about it. Its
@@ -253,7 +243,7 @@ func (c *client) prime(next uint64, now time.Time) {
 	}
 }
 
-// next returns the events to write next; see eventlog.Reader.Next.
+// next returns the events to write next, as the log has them.
 func (c *client) next() (chunk []byte, events int, err error) {
 	if c.filter == nil {
 		return c.at.reader.Next(maxWrite)
@@ -352,133 +342,4 @@ func (c *client) caught(value any) {
 	}
 	c.sub.handler.logger.Error("writing to a client panicked",
 		zap.String("stream", c.hub.label), zap.Any("panic", value), zap.Stack("stack"))
-}
-
-// position finds where the client begins, makes its reader, and appends what
-// there is to say about it to the head.
-func (c *client) position(asked string, now time.Time) {
-	log := c.hub.log.Load()
-	log.Expire(now)
-	c.sent.head = log.Head() // what comes later is no replay
-	c.open(log, c.sent.head+1)
-	defer func() { c.sentPosition = c.at.reader.Position() }()
-	if asked == "" || !c.at.log.resumable() {
-		next := c.startPosition()
-		c.at.begin(next)
-		c.prime(next, now)
-		return
-	}
-	if c.at.log.ids == idsUpstream {
-		c.positionByID(asked)
-		return
-	}
-	cursor, ok := eventlog.ParseCursor(asked)
-	var next uint64
-	state := eventlog.Unknown
-	if ok {
-		next, state = c.at.log.After(cursor)
-	}
-	switch state {
-	case eventlog.Known:
-		c.at.begin(next)
-	case eventlog.Expired:
-		c.at.begin(next)
-		missed := next - cursor.Offset - 1
-		c.buf = c.appendGap(c.buf, gapExpired, &missed)
-	default:
-		next = c.startPosition()
-		if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
-			next = c.at.log.Since(cursor.Time - clockSkew.Milliseconds())
-		}
-		c.at.begin(next)
-		c.buf = c.appendGap(c.buf, gapUnknown, nil)
-	}
-}
-
-// positionByID resumes after the event with the upstream's id.
-func (c *client) positionByID(asked string) {
-	next, ok := c.at.log.afterID(asked)
-	if !ok && c.hub.seeded(asked) && c.at.log.Tail() == 1 {
-		// Everything in the log is what came after that id.
-		next, ok = 1, true
-	}
-	if !ok {
-		next = c.startPosition()
-	}
-	c.at.begin(next)
-	if !ok {
-		c.buf = c.appendGap(c.buf, gapUnknown, nil)
-	}
-}
-
-// idAt returns the id of a client that has everything before next; empty if
-// there is none.
-func (c *client) idAt(next uint64, now time.Time) string {
-	switch c.at.log.ids {
-	case idsStream:
-		return c.at.log.CursorBefore(next, now).String()
-	case idsUpstream:
-		return c.at.log.idBefore(next)
-	}
-	return ""
-}
-
-// clockSkew is by how much the clocks of two nodes, or of two runs, may
-// differ for a cursor's time to be of use.
-const clockSkew = time.Second
-
-// requestedPosition is the cursor that a client comes with; the header wins.
-// What cannot be a cursor is still one, of an unknown epoch. It shares no memory
-// with the request: the hub may keep it for longer.
-func requestedPosition(r *http.Request) string {
-	asked := r.Header.Get("Last-Event-ID")
-	if asked == "" {
-		query := r.URL.Query()
-		if asked = query.Get("lastEventId"); asked == "" {
-			asked = query.Get("last_event_id")
-		}
-	}
-	if len(asked) > maxPosition {
-		return noPosition
-	}
-	return strings.Clone(asked)
-}
-
-// startPosition is where a client without a cursor begins.
-func (c *client) startPosition() uint64 {
-	switch c.settings.start {
-	case startLive:
-		return c.at.log.Head() + 1
-	case startOldest:
-		return c.at.log.Tail()
-	}
-	n, _ := strconv.ParseUint(string(c.settings.start), 10, 63) // validated at load
-	return c.at.log.Last(n)
-}
-
-// The reasons of a gap.
-const (
-	gapExpired = "expired"
-	gapUnknown = "unknown"
-)
-
-// gapData is the data of a fanin.gap event.
-type gapData struct {
-	Reason  string  `json:"reason"`
-	Missed  *uint64 `json:"missed"`
-	Resumed *string `json:"resumed"`
-}
-
-// appendGap appends the event that tells the client that something is gone,
-// with an id that makes its next reconnect good.
-func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
-	c.countGap(why, missed)
-	gap := gapData{Reason: why, Missed: missed}
-	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
-	if resumed := c.idAt(c.at.reader.Position(), time.Now()); resumed != "" {
-		gap.Resumed = &resumed
-		ev.ID = []byte(resumed)
-	}
-	ev.Data, _ = json.Marshal(gap) // strings and numbers cannot fail
-	return sse.AppendEvent(dst, &ev)
 }

@@ -27,17 +27,15 @@ func clockHub() *hub {
 		key: "clock", label: "clock", ids: idsStream,
 		retain: eventlog.Options{MaxEvents: 1000, MaxBytes: 1 << 20, IDs: true},
 	}, nil)
-	liveHubs.mu.Lock()
-	defer liveHubs.mu.Unlock()
-	delete(liveHubs.all, h) // nobody is going to release it
+	liveHubs.remove(h) // nobody is going to release it
 	return h
 }
 
 // publish appends an event, as a source does.
 func publish(h *hub, data string) {
-	sub := new(subscription)
-	sub.shape.Store(new(shape))
-	h.publish(sub, &sse.Event{Data: []byte(data)}, new(encoder), time.Now())
+	in := &input{hub: h}
+	in.shape.Store(new(shape))
+	in.deliver(&sse.Event{Data: []byte(data)}, false, new(encoder), time.Now())
 }
 
 // clockClient is a client whose response is kept in memory. Its end is noted.
@@ -244,11 +242,7 @@ func TestRemovedStreamEndsItsClientsOverDrain(t *testing.T) {
 func TestNotifierEndsWithTheLastClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := clockHub()
-		running := func() bool {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			return h.running
-		}
+		running := h.audience.present
 		for range 3 {
 			c := connectAll(h, 2, ClientSettings{})
 			if !running() {
@@ -288,7 +282,7 @@ func TestClientThatIsEndedAtOnceGetsTheHeader(t *testing.T) {
 		handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
 		w := httptest.NewRecorder()
 		c := newClient(h, handler, w, httptest.NewRequest(http.MethodGet, "/", nil))
-		if err := h.subscribe(&c.sub); err != nil {
+		if err := h.audience.subscribe(&c.sub); err != nil {
 			t.Fatal(err)
 		}
 		c.sub.endNow(endExit)

@@ -275,6 +275,11 @@ func checkWord(setting, got string, want ...string) error {
 // which end in 2262: the time that a longer one leads to might be in the past.
 const longest = 100 * 365 * 24 * time.Hour
 
+// given reports whether there is JSON; null stands for none.
+func given(raw json.RawMessage) bool {
+	return len(raw) > 0 && string(raw) != "null"
+}
+
 func durationOr(d *caddy.Duration, def time.Duration) time.Duration {
 	if d == nil {
 		return def
@@ -419,57 +424,6 @@ func shownField(field string) string {
 	return field
 }
 
-// requestPlaceholders finds placeholders that only a request can fill.
-// Those of the upstream itself are filled at every dial.
-var requestPlaceholders = regexp.MustCompile(`\{(http\.[^{}]*)\}`)
-
-func findRequestPlaceholder(s string) string {
-	for _, m := range requestPlaceholders.FindAllStringSubmatch(s, -1) {
-		if !strings.HasPrefix(m[1], "http.reverse_proxy.upstream.") {
-			return m[0]
-		}
-	}
-	return ""
-}
-
-// placeholdersIn returns the request's placeholders in texts, without braces,
-// each once, sorted.
-func placeholdersIn(texts ...string) []string {
-	var names []string
-	for _, text := range texts {
-		for _, m := range requestPlaceholders.FindAllStringSubmatch(text, -1) {
-			if name := m[1]; !strings.HasPrefix(name, "http.reverse_proxy.upstream.") && !slices.Contains(names, name) {
-				names = append(names, name)
-			}
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// headerPlaceholders returns those of header operations.
-func headerPlaceholders(ops ...*headers.HeaderOps) []string {
-	var texts []string
-	for _, o := range ops {
-		if o == nil {
-			continue
-		}
-		texts = append(texts, o.Delete...)
-		for _, h := range []http.Header{o.Add, o.Set} {
-			for field, values := range h {
-				texts = append(append(texts, field), values...)
-			}
-		}
-		for field, replacements := range o.Replace {
-			texts = append(texts, field)
-			for _, r := range replacements {
-				texts = append(texts, r.Search, r.SearchRegexp, r.Replace)
-			}
-		}
-	}
-	return placeholdersIn(texts...)
-}
-
 func (r *Retain) validate() error {
 	switch {
 	case r.Events < 0:
@@ -599,21 +553,6 @@ func (u *Upstream) policy() string {
 		return policyMerge
 	}
 	return wordOr(u.Policy, policyFailover)
-}
-
-// shape returns what the stream does to all events, and how it is connected.
-func (s *Stream) shape() hubShape {
-	h := hubShape{
-		envelope:     s.Envelope == envelopeJSON,
-		sourceEvents: s.SourceEvents == switchOn,
-		onDemand:     s.keyed() != "",
-		linger:       defaultLinger,
-	}
-	if s.Connect != nil {
-		h.onDemand = h.onDemand || s.Connect.Mode == connectOnDemand
-		h.linger = durationOr(s.Connect.Linger, defaultLinger)
-	}
-	return h
 }
 
 // retain returns the bounds of the log.

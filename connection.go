@@ -128,7 +128,7 @@ func sendable(id string) bool {
 // to do next. ctx ends it.
 func (r *runner) attempt(ctx context.Context, cancel context.CancelCauseFunc, env *environment, rep *replica) ending {
 	id := r.lastEventID()
-	if from, ok := r.source.resumeElsewhere(r); ok && !r.withoutID && len(from) <= maxResumeID && sendable(from) {
+	if from, ok := r.source.intake.resumeElsewhere(r.slot); ok && !r.withoutID && len(from) <= maxResumeID && sendable(from) {
 		id = from
 	}
 	r.withoutID = false
@@ -230,8 +230,8 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	opened := time.Now()
 	r.decoder.Reset()
 	r.connected = true
-	r.source.opened(r, opened)
-	defer r.source.closed(r)
+	r.source.intake.opened(r, opened)
+	defer r.source.intake.closed(r)
 	if r.buf == nil {
 		r.buf = make([]byte, readBuffer)
 	}
@@ -245,7 +245,7 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	counts, events := &r.source.counts, uint64(0)
 	deliver := func(ev *sse.Event) {
 		events++
-		r.source.receive(r, ev, now)
+		r.source.intake.receive(r, ev, now)
 	}
 	r.skippedSoFar = r.decoder.Skipped()
 	loggedSkip := false

@@ -7,8 +7,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
 // sent is what one client was sent.
@@ -16,41 +14,6 @@ type sent struct {
 	events, bytes, replayed, gaps uint64
 
 	head uint64 // of the log when the client came: up to it, events are replayed
-}
-
-// clientPosition is where a client reads. The log is replaced under the hub's mu,
-// under which anybody may want to know the lag; all else is the client's.
-type clientPosition struct {
-	log    *streamLog // nil until the head is written
-	reader eventlog.Reader
-}
-
-// begin has the client read from the event at next; see eventlog.Reader.Begin.
-func (p *clientPosition) begin(next uint64) {
-	p.reader.Begin(p.log.Log, next)
-}
-
-// lag is how many events a client has still to get.
-func (p *clientPosition) lag() uint64 {
-	n := uint64(0)
-	if p.log == nil {
-		return n
-	}
-	if head, at := p.log.Head(), p.reader.Position(); at <= head {
-		n = head + 1 - at
-	}
-	for log := p.log.next.Load(); log != nil; log = log.next.Load() {
-		n += log.Head()
-	}
-	return n
-}
-
-// open has the client read a log, from the event at next.
-func (c *client) open(log *streamLog, next uint64) {
-	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
-	c.at.log = log
-	c.at.begin(next)
 }
 
 // countWrite counts what was written and flushed: a few atomics a write,

@@ -2,7 +2,6 @@ package ssefanin
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -137,10 +136,7 @@ func TestOnDemandStreamGoesOnWhileAnotherOneKeepsTheConnection(t *testing.T) {
 	eventually(t, 10*time.Second, "the linger has ended", func() bool {
 		still := 0
 		hubs.Range(func(_, val any) bool {
-			h := val.(*hub)
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if h.running {
+			if val.(*hub).audience.present() {
 				still++
 			}
 			return true
@@ -251,11 +247,9 @@ func TestOnDemandClientAtTheVeryEndOfTheLinger(t *testing.T) {
 	up(t, o)
 	o.Emit("", "1")
 	gets(t, c, "1")
-	liveHubs.mu.Lock()
-	all := slices.Collect(maps.Keys(liveHubs.all))
-	liveHubs.mu.Unlock()
+	all := liveHubs.list()
 	for _, h := range all {
-		if h.retire() { // as if the notifier had found it empty before
+		if h.audience.retire() { // as if the notifier had found it empty before
 			t.Errorf("%s was retired, though it has a client", h.label)
 		}
 	}

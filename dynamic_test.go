@@ -471,6 +471,45 @@ func TestDynamicAddressesOverReloads(t *testing.T) {
 	gets(t, c, "x")
 }
 
+// An address whose connection is configured differently goes on where it was.
+func TestDynamicUpstreamThatIsConfiguredDifferentlyGoesOn(t *testing.T) {
+	for _, policy := range []string{policyMerge, policyFailover} {
+		t.Run(policy, func(t *testing.T) {
+			p := newPool(t, 2)
+			p.publish(0, 1)
+			site := func(token int) string {
+				return "sse_fanin /events {\nstream s\n" + p.upstream(fmt.Sprintf("policy %s\nheader_up X-Token %d", policy, token)) + "\n}"
+			}
+			in := serve(t, "", site(1))
+			c := in.connect("/events")
+			eventually(t, 10*time.Second, "an address is connected", func() bool { return p.origins[0].Connections()+p.origins[1].Connections() > 0 })
+			if policy == policyMerge {
+				up(t, p.origins[0])
+				up(t, p.origins[1])
+			}
+			emitAll(p.origins, 0, 1)
+			must(t, c.WaitCount(within(t, 10*time.Second), 1))
+			// those that were connected ask for what comes after it
+			eventually(t, 10*time.Second, "everybody has the event", func() bool {
+				n := uint64(0)
+				for _, us := range streamNamed(t, "s").Upstreams {
+					n += us.Events
+				}
+				return n == uint64(p.origins[0].Connections()+p.origins[1].Connections())
+			})
+			in.reload("", site(2))
+			for _, o := range p.origins {
+				if o.TotalConnections() == 0 {
+					continue
+				}
+				if id, _ := request(t, o, 2).LastEventID(); id != "1" {
+					t.Errorf("%s was asked from %q, want 1", o.Addr(), id)
+				}
+			}
+		})
+	}
+}
+
 func TestDynamicAddressesThatComeAndGoLeaveNothing(t *testing.T) {
 	p := newPool(t, 1)
 	serve(t, "", p.site(""))

@@ -3,7 +3,6 @@ package ssefanin
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -115,6 +114,15 @@ func releaseAnnouncements() {
 		q.waiting, q.dropped = nil, 0
 		clear(q.gaps)
 	}
+}
+
+// announceState queues that an upstream of a stream has gone up or down.
+func announceState(stream, upstream string, up bool, why reason, text string) {
+	a := announcement{name: eventUp, stream: stream, upstream: upstream}
+	if !up {
+		a.name, a.reason, a.text = eventDown, string(why), text
+	}
+	announce(&a)
 }
 
 func announceGap(stream, why string, missed uint64) {
@@ -229,36 +237,4 @@ func (t *teller) run() {
 		t.events.Emit(t.ctx, a.name, a.data())
 	}
 	// The next one looks without a signal; it may have been the one to get it.
-}
-
-// announceStateLocked announces that the source has gone up or down. One that
-// is not wanted is not down, and one that never was up is down when it first
-// fails. A stream that no configuration has any more, whose clients are still
-// there, is not told of. The caller holds mu.
-func (s *source) announceStateLocked() {
-	a := announcement{name: eventUp}
-	now := phaseUp
-	switch st := s.state; {
-	case st.phase == phaseUp:
-	case (st.phase == phaseDown || st.phase == phaseFinished) && st.reason != reasonClosed:
-		now = phaseDown
-		a = announcement{name: eventDown, reason: string(st.reason)}
-		if text, ok := strings.CutPrefix(st.text, a.reason+": "); ok {
-			a.text = text
-		}
-	default:
-		return
-	}
-	if s.announced == now {
-		return
-	}
-	s.announced = now
-	for _, sub := range *s.subs.Load() {
-		if len(sub.envs) == 0 {
-			continue
-		}
-		own := a
-		own.stream, own.upstream = sub.hub.label, sub.name
-		announce(&own)
-	}
 }

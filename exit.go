@@ -2,7 +2,6 @@ package ssefanin
 
 import (
 	"context"
-	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -42,14 +41,9 @@ func cutAllClients(deadline time.Time) {
 	again := time.NewTicker(clockStep)
 	defer again.Stop()
 	for {
-		liveHubs.mu.Lock()
-		all := slices.Collect(maps.Keys(liveHubs.all))
-		liveHubs.mu.Unlock()
 		left, late := 0, time.Since(deadline) >= closeGrace
-		for _, h := range all {
-			h.mu.Lock()
-			subs := slices.Clone(h.subscribers)
-			h.mu.Unlock()
+		for _, h := range liveHubs.list() {
+			subs := h.audience.list()
 			left += len(subs)
 			for _, sub := range subs {
 				sub.endNow(endExit)

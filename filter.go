@@ -49,7 +49,7 @@ func (h *hub) filterOf(r *http.Request) (*filter, error) {
 		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.sources)) {
-		if !h.tags.knows(name) && !h.defines(name) {
+		if !h.tags.knows(name) && !h.inputs.defines(name) {
 			return nil, fmt.Errorf("unknown source '%s', there are: %s", name, strings.Join(h.sourceNames(), ", "))
 		}
 	}
@@ -100,25 +100,15 @@ func (f *filter) wantsSource(name string) bool {
 	return f == nil || len(f.sources) == 0 || f.sources[name] || f.sources[f.tags.upstreamOf(name)]
 }
 
-// defines says whether an upstream has that name. It may be one of whose
-// addresses none is known yet.
-func (h *hub) defines(name string) bool {
-	h.lifeMu.Lock()
-	defer h.lifeMu.Unlock()
-	return slices.ContainsFunc(h.uses, func(def *definition) bool {
-		return slices.ContainsFunc(def.upstreams, func(u *upstreamDef) bool { return u.name == name })
-	})
-}
-
 // sourceNames are the names of the sources there are now.
 func (h *hub) sourceNames() []string {
-	return slices.Sorted(maps.Keys(h.sourceStates()))
+	return slices.Sorted(maps.Keys(h.inputs.states()))
 }
 
 // appendStates appends a source event for each source whose state is not what
 // the client was told last.
 func (c *client) appendStates(now time.Time) {
-	c.stateVersion = c.hub.stateVersion.Load()
+	c.stateVersion = c.hub.states.version.Load()
 	if !c.hub.shaped.Load().sourceEvents {
 		return
 	}

@@ -186,9 +186,7 @@ func TestEachDeliveryIsOneWrite(t *testing.T) {
 	}
 	client.Close()
 	eventually(t, 10*time.Second, "the client is gone", func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return len(h.subscribers) == 0
+		return h.audience.snapshot().connected == 0
 	})
 }
 

@@ -58,9 +58,7 @@ func (in *instance) stop() {
 		in.t.Errorf("stopping: %v", err)
 	}
 	eventually(in.t, 10*time.Second, "streams and sources are released", func() bool {
-		liveHubs.mu.Lock()
-		n := len(liveHubs.all)
-		liveHubs.mu.Unlock()
+		n := len(liveHubs.list())
 		sources.Range(func(_, _ any) bool { n++; return true })
 		hubs.Range(func(_, _ any) bool { n++; return true })
 		return n == 0

@@ -128,6 +128,13 @@ func (h *sampler) take() int {
 	return len(views)
 }
 
+// troubles returns what is wrong, the worst first, then by stream and upstream.
+func (h *sampler) troubles(all []streamStatus, now time.Time) []trouble {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return judge(h.streams, all, now)
+}
+
 // add adds a sample. The caller holds the lock.
 func (h *sampler) add(now time.Time, views []*streamView) {
 	elapsed := max(now.Sub(h.sampled), time.Second)

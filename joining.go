@@ -3,19 +3,16 @@ package ssefanin
 import (
 	"context"
 	"maps"
+	"math"
+	"reflect"
 	"slices"
 
 	"go.uber.org/zap"
 )
 
-// watch looks up the addresses of a dynamic upstream that are sources of
-// their own. The hub owns it.
-type watch struct {
-	upstream  *upstreamDef // of the oldest configuration; the hub's lifeMu protects it and addresses
-	addresses []string     // found last
-	cancel    context.CancelFunc
-	done      chan struct{}
-}
+// This file has how the sources of a stream become those of the configurations
+// that use it. Its methods of inputs are called with the lock held, but for
+// watchMembers.
 
 // used is what the configurations in use make of a stream's upstreams: those of
 // each of them, oldest first, with an upstream for each address where addresses
@@ -56,59 +53,58 @@ func (all used) environments() map[sourceOf][]*environment {
 	return envs
 }
 
-// reconcile makes the sources and settings those of the configurations in
+// reconcileLocked makes the sources and settings those of the configurations in
 // use. An upstream that several of them name differently is that of the
-// oldest. The caller holds lifeMu.
-func (h *hub) reconcile() {
-	if len(h.uses) > 0 {
-		first := h.uses[0]
-		h.shaped.Store(&first.shape)
-		h.applyRetain(first.retain, first.ids)
+// oldest.
+func (in *inputs) reconcileLocked() {
+	if len(in.uses) > 0 {
+		first := in.uses[0]
+		in.hub.shaped.Store(&first.shape)
+		in.hub.applyRetain(first.retain, first.ids)
 	}
-	h.reconcileWatches()
-	all := h.expand()
+	in.reconcileWatchesLocked()
+	all := in.expandLocked()
 	wanted := all.wanted()
-	postponed := h.renameSources(all, wanted)
-	if len(h.uses) > 0 {
-		for name, sub := range h.sources {
+	postponed := in.renameSourcesLocked(all, wanted)
+	if len(in.uses) > 0 {
+		for name, one := range in.sources {
 			u := wanted[name]
 			switch {
 			case u == nil:
-				h.leave(sub)
-			case u.key != sub.key:
-				h.replace(sub, u)
+				in.leaveLocked(one)
+			case u.key != one.key:
+				in.replaceLocked(one, u)
 			default:
-				sub.shape.Store(u.shape)
+				one.shape.Store(u.shape)
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		if h.sources[name] == nil && !postponed[name] {
-			h.join(wanted[name])
+		if in.sources[name] == nil && !postponed[name] {
+			in.joinLocked(wanted[name])
 		}
 	}
 	envs := all.environments()
-	for name, sub := range h.sources {
-		sub.source.setEnvironments(sub, envs[sourceOf{name, sub.key}])
+	for name, one := range in.sources {
+		one.source.setEnvironments(one.sub, envs[sourceOf{name, one.key}])
 	}
-	if len(h.uses) > 0 {
-		h.counts.keep(h.countedNames())
+	if len(in.uses) > 0 {
+		in.hub.counts.keep(in.countedNamesLocked())
 	}
-	h.applyDemand()
-	h.sourceChanged()
+	in.applyDemandLocked()
+	in.hub.sourceChanged()
 }
 
-// expand returns the upstreams of the configurations in use. The caller holds
-// lifeMu.
-func (h *hub) expand() used {
-	all := make(used, len(h.uses))
-	for i, def := range h.uses {
+// expandLocked returns the upstreams of the configurations in use.
+func (in *inputs) expandLocked() used {
+	all := make(used, len(in.uses))
+	for i, def := range in.uses {
 		for _, u := range def.upstreams {
 			if !u.expands {
 				all[i] = append(all[i], u)
 				continue
 			}
-			if w := h.watches[u.key]; w != nil {
+			if w := in.watches[u.key]; w != nil {
 				for _, address := range w.addresses {
 					all[i] = append(all[i], u.member(address))
 				}
@@ -118,68 +114,59 @@ func (h *hub) expand() used {
 	return all
 }
 
-// reconcileWatches looks up addresses for the dynamic upstreams in use. The
-// caller holds lifeMu.
-func (h *hub) reconcileWatches() {
-	if len(h.uses) == 0 {
+// reconcileWatchesLocked looks up addresses for the dynamic upstreams in use.
+func (in *inputs) reconcileWatchesLocked() {
+	if len(in.uses) == 0 {
 		return // clients are still leaving; Destruct ends the look-ups
 	}
 	wanted := make(map[string]*upstreamDef)
-	for _, def := range h.uses {
+	for _, def := range in.uses {
 		for _, u := range def.upstreams {
 			if u.expands && wanted[u.key] == nil {
 				wanted[u.key] = u
 			}
 		}
 	}
-	for key, w := range h.watches {
+	before := maps.Clone(in.watches)
+	for key, w := range in.watches {
 		if wanted[key] == nil {
 			w.cancel()
-			delete(h.watches, key)
+			delete(in.watches, key)
 		}
 	}
 	for key, u := range wanted {
-		if w := h.watches[key]; w != nil {
+		if w := in.watches[key]; w != nil {
 			w.upstream = u
 			continue
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		w := &watch{upstream: u, cancel: cancel, done: make(chan struct{})}
-		h.watches[key] = w
-		go h.watchMembers(ctx, w)
-	}
-}
-
-// watchMembers joins and leaves sources as their addresses come and go. The
-// hub owns it; the watch's cancel ends it.
-func (h *hub) watchMembers(ctx context.Context, w *watch) {
-	defer close(w.done)
-	wanted := func() (*environment, bool) {
-		h.lifeMu.Lock()
-		defer h.lifeMu.Unlock()
-		return w.upstream.env, len(h.uses) > 0 && h.wantsSources()
-	}
-	logger := func() *zap.Logger {
-		h.lifeMu.Lock()
-		defer h.lifeMu.Unlock()
-		return w.upstream.env.logger.With(zap.String("upstream", w.upstream.name), zap.String("stream", h.label))
-	}
-	watchAddresses(ctx, wanted, logger, func(addresses []string) {
-		h.lifeMu.Lock()
-		defer h.lifeMu.Unlock()
-		if ctx.Err() == nil {
-			w.addresses = addresses
-			h.reconcile()
+		// An upstream whose connections are configured differently is at the same
+		// addresses: its sources are exchanged, and go on where they were.
+		for _, old := range before {
+			if old.upstream.name == u.name && reflect.DeepEqual(old.upstream.spec.Dynamic, u.spec.Dynamic) {
+				w.addresses = old.addresses
+			}
 		}
-	})
+		in.watches[key] = w
+		go in.watchMembers(ctx, w)
+	}
 }
 
-// renameSources finds the upstreams that only have another name in the newest
+// watchMembers joins and leaves sources as their addresses come and go. inputs
+// owns it; the watch's cancel ends it.
+func (in *inputs) watchMembers(ctx context.Context, w *watch) {
+	defer close(w.done)
+	wanted := func() (*environment, bool) { return in.watchEnvironment(w) }
+	logger := func() *zap.Logger { return in.watchLogger(w) }
+	watchAddresses(ctx, wanted, logger, func(addresses []string) { in.found(ctx, w, addresses) })
+}
+
+// renameSourcesLocked finds the upstreams that only have another name in the newest
 // configuration. They keep their connection, and are not joined beside what
 // they are renamed from: every event would come twice. It returns the names
-// that have to wait until the configuration with the old name has left. The
-// caller holds lifeMu.
-func (h *hub) renameSources(all used, wanted map[string]*upstreamDef) (postponed map[string]bool) {
+// that have to wait until the configuration with the old name has left.
+func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) (postponed map[string]bool) {
 	if len(all) == 0 {
 		return nil
 	}
@@ -188,120 +175,91 @@ func (h *hub) renameSources(all used, wanted map[string]*upstreamDef) (postponed
 		stays[u.name] = u.key
 	}
 	postponed = make(map[string]bool)
-	renames := make(map[string]*subscription) // by new name
-	taken := make(map[*subscription]bool)
+	renames := make(map[string]*input) // by new name
+	taken := make(map[*input]bool)
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		key := wanted[name].key
-		if sub := h.sources[name]; sub != nil && sub.key == key {
+		if one := in.sources[name]; one != nil && one.key == key {
 			continue
 		}
-		for _, before := range slices.Sorted(maps.Keys(h.sources)) {
-			sub := h.sources[before]
-			if sub.key != key || stays[before] == key || taken[sub] {
+		for _, before := range slices.Sorted(maps.Keys(in.sources)) {
+			one := in.sources[before]
+			if one.key != key || stays[before] == key || taken[one] {
 				continue
 			}
-			taken[sub] = true
+			taken[one] = true
 			if u := wanted[before]; u != nil && u.key == key {
 				postponed[name] = true
 			} else {
-				renames[name] = sub
+				renames[name] = one
 			}
 			break
 		}
 	}
-	for _, sub := range renames {
-		delete(h.sources, sub.name)
+	for _, one := range renames {
+		delete(in.sources, one.name)
 	}
-	for name, sub := range renames {
-		if other := h.sources[name]; other != nil {
-			h.leave(other)
+	for name, one := range renames {
+		if other := in.sources[name]; other != nil {
+			in.leaveLocked(other)
 		}
-		renamed := h.newSubscription(sub.source, wanted[name])
-		h.counts.leave(h.countedName(sub), sub.count())
-		sub.source.exchange(sub, renamed)
-		h.tags.release(sub.name)
-		h.sources[name] = renamed
+		renamed := newInput(in.hub, one.source, wanted[name])
+		in.hub.counts.leave(one.countedName(), one.count())
+		renamed.sub = one.source.exchange(one.sub, renamed)
+		in.hub.tags.release(one.name)
+		in.sources[name] = renamed
 	}
 	return postponed
 }
 
-// join subscribes to a source. The caller holds lifeMu, and supplies the
-// environments.
-func (h *hub) join(u *upstreamDef) {
-	sub := h.newSubscription(acquireSource(u.key, u.spec), u)
-	sub.source.subscribe(sub)
-	h.sources[u.name] = sub
+// joinLocked subscribes to a source. The caller supplies the environments.
+func (in *inputs) joinLocked(u *upstreamDef) {
+	joined := newInput(in.hub, acquireSource(u.key, u.spec), u)
+	joined.sub = joined.source.subscribe(joined)
+	in.sources[u.name] = joined
 }
 
-func (h *hub) newSubscription(s *source, u *upstreamDef) *subscription {
-	sub := &subscription{source: s, hub: h, name: u.name, key: u.key, sourceID: h.tags.source(u.name, u.upstream)}
-	sub.since = s.countedSince()
-	sub.shape.Store(u.shape)
-	return sub
-}
-
-// leave gives up a source. It waits until the source has ended, if this was
+// leaveLocked gives up a source. It waits until the source has ended, if this one
 // its last subscription, and takes over its events until then: what the source
-// has read counts as received when another goes on where it was. The caller
-// holds lifeMu.
-func (h *hub) leave(sub *subscription) {
-	releaseSource(sub.source)
-	sub.source.unsubscribe(sub)
-	h.counts.leave(h.countedName(sub), sub.count())
-	h.tags.release(sub.name)
-	delete(h.sources, sub.name)
+// has read counts as received when another goes on where it one.
+func (in *inputs) leaveLocked(one *input) {
+	releaseSource(one.source)
+	one.source.unsubscribe(one.sub)
+	in.hub.counts.leave(one.countedName(), one.count())
+	in.hub.tags.release(one.name)
+	delete(in.sources, one.name)
 }
 
-// replace exchanges the source of an upstream whose connection is configured
+// replaceLocked exchanges the source of an upstream whose connection is configured
 // differently from now on. When the new source asks the same URLs, it goes on
-// where the old one was. The caller holds lifeMu.
-func (h *hub) replace(sub *subscription, u *upstreamDef) {
-	old := sub.source
-	h.leave(sub)
-	h.join(u)
+// where the old one one.
+func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
+	old := one.source
+	in.leaveLocked(one)
+	in.joinLocked(u)
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
 	}
-	if next := h.sources[u.name].source; old.ended() {
+	if next := in.sources[u.name].source; old.ended() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
-		next.begin(string(sub.lastID))
+		next.begin(old.intake.lastID(one.sub, math.MaxInt))
 	}
 }
 
-// wantsSources says whether the stream wants its sources connected. The
-// caller holds lifeMu.
-func (h *hub) wantsSources() bool {
-	return h.demanded || !h.shaped.Load().onDemand
+// wantsSourcesLocked says whether the stream wants its sources connected.
+func (in *inputs) wantsSourcesLocked() bool {
+	return in.demanded || !in.hub.shaped.Load().onDemand
 }
 
-// applyDemand tells the sources whether they are wanted. The caller holds
-// lifeMu.
-func (h *hub) applyDemand() {
-	h.mu.Lock()
-	seed := h.seed
-	h.mu.Unlock()
-	if h.log.Load().Head() > 0 {
+// applyDemandLocked tells the sources whether they are wanted.
+func (in *inputs) applyDemandLocked() {
+	seed := in.hub.audience.firstAsked()
+	if in.hub.log.Load().Head() > 0 {
 		seed = "" // a source that comes later is not asked for all of it again
 	}
-	wanted := h.wantsSources()
-	for _, sub := range h.sources {
-		sub.source.setDemand(sub, wanted, seed)
-	}
-}
-
-// followDemand has the sources of a stream that is connected on demand wanted as
-// long as there is a notifier: while there are clients, or were a linger ago. Of
-// two calls the later one counts, whoever makes it: a notifier that ends takes
-// nothing from the next one, which a client has started meanwhile.
-func (h *hub) followDemand() {
-	h.lifeMu.Lock()
-	defer h.lifeMu.Unlock()
-	h.mu.Lock()
-	wanted := h.running
-	h.mu.Unlock()
-	if h.demanded != wanted {
-		h.demanded = wanted
-		h.applyDemand()
+	wanted := in.wantsSourcesLocked()
+	for _, one := range in.sources {
+		one.source.setDemand(one.sub, wanted, seed)
 	}
 }

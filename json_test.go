@@ -315,7 +315,7 @@ func TestJSONDefaults(t *testing.T) {
 			if spec.Policy != "" || spec.Dynamic != nil {
 				t.Errorf("upstream: got policy %q and addresses of %v", spec.Policy, spec.Dynamic)
 			}
-			if want := (hubShape{linger: 30 * time.Second}); h.def.shape != want {
+			if want := (streamShape{linger: 30 * time.Second}); h.def.shape != want {
 				t.Errorf("shape: got %+v, want %+v", h.def.shape, want)
 			}
 			if shape := h.def.upstreams[0].shape; shape.events != nil || shape.prefix != "" {

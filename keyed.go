@@ -123,6 +123,20 @@ func (k *keyedStream) Destruct() error {
 	return nil
 }
 
+// keyedStatus is what operators see of a keyed stream, its hubs aside.
+type keyedStatus struct {
+	keys int
+	gone bool
+	uses []*definition // oldest first
+}
+
+// snapshot returns what operators see.
+func (k *keyedStream) snapshot() keyedStatus {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return keyedStatus{len(k.hubs), k.gone, slices.Clone(k.uses)}
+}
+
 // drop forgets the hub of a key, which has ended.
 func (k *keyedStream) drop(h *hub) {
 	k.mu.Lock()
@@ -141,7 +155,7 @@ func (k *keyedStream) hub(values map[string]string) (*hub, error) {
 		return nil, errGone
 	}
 	if kh := k.hubs[key]; kh != nil {
-		if !kh.hub.removed() {
+		if !kh.hub.audience.closed() {
 			return kh.hub, nil
 		}
 		delete(k.hubs, key) // it has ended, and is about to be dropped
@@ -169,13 +183,20 @@ func (k *keyedStream) hub(values map[string]string) (*hub, error) {
 	return kh.hub, nil
 }
 
-// drainHandler ends the clients that one handler serves; see hub.drainHandler.
-func (k *keyedStream) drainHandler(handler *Handler) {
+// inUse returns the configuration that counts, nil if there is none.
+func (k *keyedStream) inUse() *definition {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return firstOf(k.uses)
+}
+
+// drain ends the clients that are chosen, of all keys; see hub.drain.
+func (k *keyedStream) drain(chosen func(*subscriber) bool, why endReason) {
 	k.mu.Lock()
 	all := slices.Collect(maps.Values(k.hubs))
 	k.mu.Unlock()
 	for _, kh := range all {
-		kh.hub.drainHandler(handler)
+		kh.hub.drain(chosen, why)
 	}
 }
 

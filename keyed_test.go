@@ -98,9 +98,7 @@ func liveSources() int {
 }
 
 func allHubs() int {
-	liveHubs.mu.Lock()
-	defer liveHubs.mu.Unlock()
-	return len(liveHubs.all)
+	return len(liveHubs.list())
 }
 
 // status is that of the answer to a request, whose body is left unread.
@@ -319,9 +317,9 @@ func TestKeyedStreamThatEndsBeforeItsClientHasJoined(t *testing.T) {
 	// as after the linger, but before the stream was dropped
 	keyedStreams.Range(func(_, val any) bool {
 		for _, kh := range val.(*keyedStream).hubs {
-			kh.hub.mu.Lock()
-			kh.hub.gone = true
-			kh.hub.mu.Unlock()
+			kh.hub.audience.mu.Lock()
+			kh.hub.audience.gone = true
+			kh.hub.audience.mu.Unlock()
 		}
 		return true
 	})

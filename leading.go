@@ -25,7 +25,7 @@ const (
 // leading judges the events that a connection begins with, until one is new.
 // Those that may be repeats are held meanwhile.
 //
-// The source's deliverMu protects it.
+// The intake's lock protects it.
 type leading struct {
 	opened   bool    // a connection has begun, and none of its events was new
 	line     *lineup // made for its first event

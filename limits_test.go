@@ -16,13 +16,9 @@ import (
 
 // subscribers is the number of clients of all streams.
 func subscribers() int {
-	liveHubs.mu.Lock()
-	defer liveHubs.mu.Unlock()
 	n := 0
-	for h := range liveHubs.all {
-		h.mu.Lock()
-		n += len(h.subscribers)
-		h.mu.Unlock()
+	for _, h := range liveHubs.list() {
+		n += h.audience.snapshot().connected
 	}
 	return n
 }

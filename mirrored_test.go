@@ -298,7 +298,7 @@ func TestMirrorForgetsALag(t *testing.T) {
 		r.send(0, "0")
 		pass(time.Hour)
 		r.send(1, "0")
-		m := r.s.mirror
+		m := r.s.intake.mirror
 		if behind := m.open(1); behind != maxBehind {
 			t.Errorf("it counts as %s behind", behind)
 		}

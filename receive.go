@@ -1,41 +1,138 @@
 package ssefanin
 
 import (
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// This file has what a source does with an event between the runner that has
-// read it and the streams: repeats are dropped, of a connection's leading
-// events and of a mirror's replicas.
+// intake is what a source does with an event between the runner that has read it
+// and the streams: repeats are dropped, of a connection's leading events and of a
+// mirror's replicas, and the rest is handed to every subscription. The source
+// owns it.
+//
+// Safe for concurrent use.
+type intake struct {
+	spec   *sourceSpec
+	counts *sourceCounts
+
+	// subs is replaced, never changed, so that delivering an event copies nothing.
+	subs atomic.Pointer[[]*subscription]
+
+	// mu makes judging and delivering an event one step. It protects what
+	// follows, lastID of the subscriptions, and recents, leading, release and enc
+	// of the runners. Those of the streams' logs are taken below it.
+	mu     sync.Mutex
+	mirror *mirror // nil without `mirror`
+}
+
+func (in *intake) init(spec *sourceSpec, counts *sourceCounts) {
+	in.spec, in.counts = spec, counts
+	in.subs.Store(new([]*subscription))
+	if spec.Policy == policyMirror {
+		in.mirror = newMirror()
+	}
+}
+
+// list returns the subscriptions as they are now. It is not to be changed.
+func (in *intake) list() []*subscription { return *in.subs.Load() }
+
+// add has a subscription get every event from now on. The source's lock is held,
+// as for remove and exchange.
+func (in *intake) add(sub *subscription) {
+	subs := append(slices.Clone(in.list()), sub)
+	in.subs.Store(&subs)
+}
+
+// remove has a subscription get no event from now on. What has arrived and is
+// held of the runners' connections it gets before: it may never hear of it again.
+func (in *intake) remove(sub *subscription, runners map[string]*runner) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, r := range runners {
+		held := &r.leading.held
+		for i := range held.events {
+			r.enc.begin()
+			sub.deliverLocked(held.event(i), &r.enc, held.events[i].at)
+		}
+	}
+	subs := slices.DeleteFunc(slices.Clone(in.list()), func(other *subscription) bool { return other == sub })
+	in.subs.Store(&subs)
+}
+
+// exchange puts a subscription in the place of another: each event goes to
+// one of the two.
+func (in *intake) exchange(old, renamed *subscription) {
+	subs := slices.Clone(in.list())
+	subs[slices.Index(subs, old)] = renamed
+	in.subs.Store(&subs)
+}
+
+// lastID returns the id of the event that a subscription got last, or the first
+// limit bytes of it.
+func (in *intake) lastID(sub *subscription, limit int) string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return string(sub.lastID[:min(len(sub.lastID), limit)])
+}
+
+// mirrors reports whether the replicas are connected side by side.
+func (in *intake) mirrors() bool { return in.mirror != nil }
+
+// addReplica gives a mirror's replica a slot; false where there are too many.
+func (in *intake) addReplica() (slot int, ok bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mirror.add()
+}
+
+// removeReplica gives the slot of a mirror's replica back.
+func (in *intake) removeReplica(slot int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mirror.remove(slot)
+}
+
+// resumeElsewhere returns the id from which a mirror's replica is to resume
+// instead of its own.
+func (in *intake) resumeElsewhere(slot int) (id string, ok bool) {
+	if in.mirror == nil || in.spec.Resume == resumeOff {
+		return "", false
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mirror.resumeElsewhere(slot)
+}
 
 // opened notes that a runner's connection has become a stream.
-func (s *source) opened(r *runner, now time.Time) {
+func (in *intake) opened(r *runner, now time.Time) {
 	r.broughtNew.Store(false)
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	patience := replayPatience
-	if s.mirror != nil {
-		patience += s.mirror.open(r.slot)
+	if in.mirror != nil {
+		patience += in.mirror.open(r.slot)
 	}
-	if s.spec.Resume != resumeOff {
-		r.leading.open(now, patience, int(s.spec.MaxEventSize))
+	if in.spec.Resume != resumeOff {
+		r.leading.open(now, patience, int(in.spec.MaxEventSize))
 	}
 }
 
 // closed notes that a runner's connection has ended. What is held of it cannot
 // be told any more, and is delivered.
-func (s *source) closed(r *runner) {
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
-	if s.mirror != nil {
-		if l := &r.leading; s.mirror.asLate(r.slot, l) {
-			s.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
+func (in *intake) closed(r *runner) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mirror != nil {
+		if l := &r.leading; in.mirror.asLate(r.slot, l) {
+			in.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
 		}
-		s.mirror.close(r.slot)
+		in.mirror.close(r.slot)
 	}
-	s.releaseLocked(r)
+	in.releaseLocked(r)
 	r.leading.end()
 	if r.release != nil {
 		r.release.Stop()
@@ -43,75 +140,75 @@ func (s *source) closed(r *runner) {
 }
 
 // receive takes an event from a runner, which calls it from one goroutine.
-func (s *source) receive(r *runner, ev *sse.Event, now time.Time) {
+func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 	p := printOf(ev)
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	l := &r.leading
 	if !l.opened {
-		s.passLocked(r, p, ev, now)
+		in.passLocked(r, p, ev, now)
 		return
 	}
 	if l.line == nil {
-		if s.mirror != nil {
-			l.line = s.mirror.lineup(r.slot)
+		if in.mirror != nil {
+			l.line = in.mirror.lineup(r.slot)
 		} else {
 			l.line = r.recents.lineup()
 		}
 	}
 	if l.late(now) {
-		s.releaseLocked(r)
+		in.releaseLocked(r)
 		l.line.close()
 	}
 	l.last = now
 	verdict, through := l.line.next(p)
-	if verdict == verdictReaches && s.mirror != nil && s.mirror.alsoSince(r.slot, &l.held, p) {
+	if verdict == verdictReaches && in.mirror != nil && in.mirror.alsoSince(r.slot, &l.held, p) {
 		verdict = verdictNew
 	}
 	switch verdict {
 	case verdictFollows:
 		if l.held.add(p, ev, now, l.limit) {
-			s.releaseLaterLocked(r, now)
+			in.releaseLaterLocked(r, now)
 			return
 		}
 	case verdictReaches:
-		s.dropLocked(r, len(l.held.take().events)+1, through)
-		if s.mirror == nil {
+		in.dropLocked(r, len(l.held.take().events)+1, through)
+		if in.mirror == nil {
 			r.recents.reached(through == len(l.line.seen))
 		}
 		return
 	case verdictKnown:
-		s.dropLocked(r, 1, through)
+		in.dropLocked(r, 1, through)
 		return
 	case verdictKnownOff:
-		s.releaseLocked(r)
-		s.dropLocked(r, 1, through)
+		in.releaseLocked(r)
+		in.dropLocked(r, 1, through)
 		return
 	case verdictNew:
 	}
-	s.releaseLocked(r)
+	in.releaseLocked(r)
 	l.end()
-	s.passLocked(r, p, ev, now)
+	in.passLocked(r, p, ev, now)
 }
 
 // dropLocked counts events that are repeats; through tells the last of them.
-func (s *source) dropLocked(r *runner, n, through int) {
-	s.counts.duplicates.Add(uint64(n))
-	if s.mirror != nil {
-		s.mirror.repeated(r.slot, through)
+func (in *intake) dropLocked(r *runner, n, through int) {
+	in.counts.duplicates.Add(uint64(n))
+	if in.mirror != nil {
+		in.mirror.repeated(r.slot, through)
 	}
 }
 
 // passLocked delivers an event of a runner, unless another replica has sent it.
-func (s *source) passLocked(r *runner, p print, ev *sse.Event, now time.Time) {
+func (in *intake) passLocked(r *runner, p print, ev *sse.Event, now time.Time) {
 	r.bringsNew()
-	if s.mirror == nil {
+	if in.mirror == nil {
 		r.recents.add(p)
-	} else if !s.mirror.first(r.slot, p, ev, now) {
-		s.counts.duplicates.Add(1)
+	} else if !in.mirror.first(r.slot, p, ev, now) {
+		in.counts.duplicates.Add(1)
 		return
 	}
-	s.publishLocked(r, ev, now)
+	in.publishLocked(r, ev, now)
 }
 
 // bringsNew notes that the connection brought an event which is not known to
@@ -123,41 +220,31 @@ func (r *runner) bringsNew() {
 }
 
 // publishLocked hands an event to every subscription.
-func (s *source) publishLocked(r *runner, ev *sse.Event, now time.Time) {
+func (in *intake) publishLocked(r *runner, ev *sse.Event, now time.Time) {
 	r.enc.begin()
-	for _, sub := range *s.subs.Load() {
-		sub.hub.publish(sub, ev, &r.enc, now)
-	}
-}
-
-// handOverLocked delivers what is held of a runner's connection to a
-// subscription that leaves: it may never hear of it again.
-func (s *source) handOverLocked(r *runner, sub *subscription) {
-	held := &r.leading.held
-	for i := range held.events {
-		r.enc.begin()
-		sub.hub.publish(sub, held.event(i), &r.enc, held.events[i].at)
+	for _, sub := range in.list() {
+		sub.deliverLocked(ev, &r.enc, now)
 	}
 }
 
 // releaseLocked delivers what is held of a runner's connection.
-func (s *source) releaseLocked(r *runner) {
+func (in *intake) releaseLocked(r *runner) {
 	held := r.leading.held.take()
 	for i := range held.events {
 		e := &held.events[i]
-		if s.mirror != nil {
-			s.passLocked(r, e.print, held.event(i), e.at)
+		if in.mirror != nil {
+			in.passLocked(r, e.print, held.event(i), e.at)
 			continue
 		}
 		r.bringsNew()
 		r.recents.addUndecided(e.print)
-		s.publishLocked(r, held.event(i), e.at)
+		in.publishLocked(r, held.event(i), e.at)
 	}
 }
 
 // releaseLaterLocked sees to it that what is held is delivered in time,
 // whatever comes.
-func (s *source) releaseLaterLocked(r *runner, now time.Time) {
+func (in *intake) releaseLaterLocked(r *runner, now time.Time) {
 	if len(r.leading.held.events) > 1 {
 		return // the timer runs already
 	}
@@ -172,9 +259,9 @@ func (s *source) releaseLaterLocked(r *runner, now time.Time) {
 // releaseLate is called by a timer when what is held may be due. It returns at
 // once; the end of the connection stops the timer.
 func (r *runner) releaseLate() {
-	s := r.source
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
+	in := &r.source.intake
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	l := &r.leading
 	if len(l.held.events) == 0 {
 		return
@@ -183,6 +270,6 @@ func (r *runner) releaseLate() {
 		r.release.Reset(wait)
 		return
 	}
-	s.releaseLocked(r)
+	in.releaseLocked(r)
 	l.line.close()
 }

@@ -16,7 +16,7 @@ import (
 type receiving struct {
 	t       *testing.T
 	s       *source
-	sub     *subscription
+	in      *input
 	reader  *eventlog.Reader
 	runners []*runner
 }
@@ -27,18 +27,16 @@ func newReceiving(t *testing.T, runners int, spec sourceSpec) *receiving {
 		spec.Resume = resumeOn
 	}
 	h := newHub(&definition{key: "r", label: "r", ids: idsNone, retain: eventlog.Options{MaxEvents: 1 << 20, MaxBytes: 1 << 30}}, nil)
-	liveHubs.mu.Lock()
-	delete(liveHubs.all, h) // nobody is going to release it
-	liveHubs.mu.Unlock()
+	liveHubs.remove(h) // nobody is going to release it
 	r := &receiving{t: t, s: newSource("r", &spec)}
-	r.sub = &subscription{source: r.s, hub: h, name: "u"}
-	r.sub.shape.Store(new(shape))
-	r.s.subscribe(r.sub)
+	r.in = &input{source: r.s, hub: h, name: "u"}
+	r.in.shape.Store(new(shape))
+	r.in.sub = r.s.subscribe(r.in)
 	r.reader = h.log.Load().NewReader(1)
 	for range runners {
 		slot := 0
-		if r.s.mirror != nil {
-			slot, _ = r.s.mirror.add()
+		if r.s.intake.mirror != nil {
+			slot, _ = r.s.intake.mirror.add()
 		}
 		run := newRunner(r.s, nil, slot)
 		r.runners = append(r.runners, run)
@@ -60,8 +58,8 @@ func parseEvent(word, inForce string) *sse.Event {
 	return ev
 }
 
-func (r *receiving) open(n int) { r.s.opened(r.runners[n], time.Now()) }
-func (r *receiving) cut(n int)  { r.s.closed(r.runners[n]) }
+func (r *receiving) open(n int) { r.s.intake.opened(r.runners[n], time.Now()) }
+func (r *receiving) cut(n int)  { r.s.intake.closed(r.runners[n]) }
 
 // send has a runner's connection send words; one that begins with + lets time
 // pass.
@@ -77,7 +75,7 @@ func (r *receiving) send(n int, words ...string) {
 		run := r.runners[n]
 		ev := parseEvent(word, run.decoder.LastEventID())
 		run.decoder.SetLastEventID(string(ev.ID))
-		r.s.receive(run, ev, time.Now())
+		r.s.intake.receive(run, ev, time.Now())
 		for _, p := range [][]byte{ev.ID, ev.Type, ev.Data} { // the memory is the reader's
 			for i := range p {
 				p[i] = '#'
@@ -142,7 +140,7 @@ func BenchmarkReceive(b *testing.B) {
 			now := time.Now()
 			b.ReportAllocs()
 			for b.Loop() {
-				s.receive(r, ev, now)
+				s.intake.receive(r, ev, now)
 			}
 		})
 	}

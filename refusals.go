@@ -154,20 +154,6 @@ func lowerLimit(a, b int) int {
 	return a
 }
 
-// inUse returns the configuration that counts, nil if there is none.
-func (h *hub) inUse() *definition {
-	h.lifeMu.Lock()
-	defer h.lifeMu.Unlock()
-	return firstOf(h.uses)
-}
-
-// inUse returns the configuration that counts, nil if there is none.
-func (k *keyedStream) inUse() *definition {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return firstOf(k.uses)
-}
-
 func firstOf(uses []*definition) *definition {
 	if len(uses) == 0 {
 		return nil

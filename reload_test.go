@@ -183,7 +183,7 @@ func TestConfigurationThatFailsChangesNothing(t *testing.T) {
 		})
 	}
 	wantUndisturbed(t, c, a)
-	if n := len(liveHubs.all); n != 1 {
+	if n := len(liveHubs.list()); n != 1 {
 		t.Errorf("%d streams, want 1", n)
 	}
 }
@@ -261,9 +261,7 @@ func TestStreamThatComesBackWhileItDrains(t *testing.T) {
 	old.Close()
 	emitSeen(t, a, fresh, "three")
 	eventually(t, 5*time.Second, "the first stream is released", func() bool {
-		liveHubs.mu.Lock()
-		defer liveHubs.mu.Unlock()
-		return len(liveHubs.all) == 1
+		return len(liveHubs.list()) == 1
 	})
 	if n := a.TotalConnections(); n != 1 {
 		t.Errorf("%d connections to the upstream, want 1", n)
@@ -329,6 +327,7 @@ func TestReloadClosesIdleConnections(t *testing.T) {
 			open.Add(1)
 		case http.StateClosed:
 			open.Add(-1)
+		default:
 		}
 	}
 	origin.Start()

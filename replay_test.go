@@ -109,7 +109,7 @@ func TestHeldEventsAreDelivered(t *testing.T) {
 		"silence":      {func(*receiving) { pass(time.Second) }, time.Second},
 		"the end":      {func(r *receiving) { r.cut(0) }, 0},
 		"new event":    {func(r *receiving) { r.send(0, "x") }, 0},
-		"unsubscribed": {func(r *receiving) { r.s.unsubscribe(r.sub) }, 0},
+		"unsubscribed": {func(r *receiving) { r.s.unsubscribe(r.in.sub) }, 0},
 	} {
 		inBubble(t, name, func(t *testing.T) {
 			r := newReceiving(t, 1, sourceSpec{})
@@ -129,10 +129,10 @@ func TestHeldEventsAreDelivered(t *testing.T) {
 				t.Fatalf("got %q, want b", got)
 			}
 			if name != "new event" {
-				if newest := r.sub.hub.log.Load().Stats().Newest; !newest.Equal(arrived.Truncate(time.Millisecond)) {
+				if newest := r.in.hub.log.Load().Stats().Newest; !newest.Equal(arrived.Truncate(time.Millisecond)) {
 					t.Errorf("it arrived at %s, want %s", newest, arrived)
 				}
-				if id := string(r.sub.lastID); id != "7" {
+				if id := string(r.in.sub.lastID); id != "7" {
 					t.Errorf("its id is %q, want 7", id)
 				}
 			}

@@ -77,7 +77,7 @@ type runner struct {
 
 	broughtNew atomic.Bool // the connection brought an event that was not sent before
 
-	// of the source's receive; its deliverMu protects them
+	// of the source's intake, whose lock protects them
 	recents recents     // without `mirror`
 	leading leading     // of the current connection
 	release *time.Timer // of what is held; nil until something was
@@ -145,6 +145,18 @@ func (r *runner) stopNow(why error) {
 	defer r.mu.Unlock()
 	if r.interrupt != nil {
 		r.interrupt(why)
+	}
+	r.wake()
+}
+
+// reconnect ends the current connection, forgets waits and who answered 204,
+// and has the first replica dialled at once.
+func (r *runner) reconnect() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.afresh = true
+	if r.interrupt != nil {
+		r.interrupt(errReconnect)
 	}
 	r.wake()
 }
@@ -293,7 +305,7 @@ func (r *runner) try(env *environment, rep *replica) {
 func (r *runner) several() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.replicas) > 1 || r.source.mirror != nil
+	return len(r.replicas) > 1 || r.source.intake.mirrors()
 }
 
 func (r *runner) allFinished() bool {

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
@@ -14,7 +16,7 @@ import (
 // stateReport is what source events tell of a stream's sources, made once for
 // all clients: at each change of a source, every client asks for it. Immutable.
 type stateReport struct {
-	change  uint64          // of hub.stateChanges
+	change  uint64          // of stateReports.changes
 	sources []reportedState // by name
 }
 
@@ -43,22 +45,44 @@ func (st sourceState) told() toldState {
 	return told
 }
 
-// stateReport returns the states of the sources as they are now.
-func (h *hub) stateReport() *stateReport {
-	if r := h.reported.Load(); r != nil && r.change == h.stateChanges.Load() {
-		return r
+// stateReports makes the reports of one stream, one for each change. Safe for
+// concurrent use.
+type stateReports struct {
+	// version counts the changes of sources' states that clients are told of;
+	// changes, which is raised first, those in which only a reason is another,
+	// too.
+	version atomic.Uint64
+	changes atomic.Uint64
+
+	mu     sync.Mutex // held while a report is made; taken before that of inputs
+	newest atomic.Pointer[stateReport]
+}
+
+// changed notes a change that clients are told of, reasonChanged one that only
+// clients that come later are.
+func (r *stateReports) changed() {
+	r.changes.Add(1)
+	r.version.Add(1)
+}
+
+func (r *stateReports) reasonChanged() { r.changes.Add(1) }
+
+// now returns the report of the states as they are now; states asks for them.
+func (r *stateReports) now(states func() map[string]sourceState) *stateReport {
+	if made := r.newest.Load(); made != nil && made.change == r.changes.Load() {
+		return made
 	}
-	h.reportMu.Lock()
-	defer h.reportMu.Unlock()
-	last := h.reported.Load()
-	change := h.stateChanges.Load() // before the states: one that changes meanwhile is for the next report
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.newest.Load()
+	change := r.changes.Load() // before the states: one that changes meanwhile is for the next report
 	if last != nil && last.change == change {
 		return last
 	}
 	next := &stateReport{change: change}
-	states := h.sourceStates()
-	for _, name := range slices.Sorted(maps.Keys(states)) {
-		s := reportedState{name: name, state: states[name].told()}
+	all := states()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		s := reportedState{name: name, state: all[name].told()}
 		if before, ok := last.find(name); ok && before.state == s.state {
 			s = before
 		} else {
@@ -66,9 +90,12 @@ func (h *hub) stateReport() *stateReport {
 		}
 		next.sources = append(next.sources, s)
 	}
-	h.reported.Store(next)
+	r.newest.Store(next)
 	return next
 }
+
+// stateReport returns the states of the sources as they are now.
+func (h *hub) stateReport() *stateReport { return h.states.now(h.inputs.states) }
 
 // find returns what is reported of a source. A nil report has none.
 func (r *stateReport) find(name string) (reportedState, bool) {

@@ -23,9 +23,9 @@ func hubWithSources(n int) *hub {
 
 func (h *hub) addSource(name string) *source {
 	s := newSource(name, &sourceSpec{MaxEventSize: 1})
-	sub := &subscription{source: s, hub: h, name: name}
-	s.subscribe(sub)
-	h.sources[name] = sub
+	sub := &input{source: s, hub: h, name: name}
+	sub.sub = s.subscribe(sub)
+	h.inputs.sources[name] = sub
 	h.sourceChanged()
 	return s
 }
@@ -40,9 +40,7 @@ func (s *source) become(st sourceState) {
 
 func removeHub(t testing.TB, h *hub) {
 	t.Cleanup(func() {
-		liveHubs.mu.Lock()
-		defer liveHubs.mu.Unlock()
-		delete(liveHubs.all, h)
+		liveHubs.remove(h)
 	})
 }
 
@@ -55,7 +53,7 @@ func TestStatesAreReportedOncePerChange(t *testing.T) {
 	if again := h.stateReport(); again != first {
 		t.Error("the same states were reported twice")
 	}
-	h.sources["s-001"].source.become(sourceState{phase: phaseUp, since: time.Now()})
+	h.inputs.sources["s-001"].source.become(sourceState{phase: phaseUp, since: time.Now()})
 	second := h.stateReport()
 	if second == first {
 		t.Fatal("a change was not reported")
@@ -78,11 +76,11 @@ func TestChangesOfStates(t *testing.T) {
 	for i := range 500 {
 		for range rnd.IntN(4) {
 			name := fmt.Sprintf("s%d", rnd.IntN(8))
-			switch sub := h.sources[name]; {
+			switch sub := h.inputs.sources[name]; {
 			case sub == nil:
 				h.addSource(name)
 			case rnd.IntN(4) == 0:
-				delete(h.sources, name)
+				delete(h.inputs.sources, name)
 				h.sourceChanged()
 			default:
 				phases := []phase{phaseUp, phaseDown, phaseConnecting}
@@ -112,7 +110,7 @@ func TestChangesOfStates(t *testing.T) {
 		}
 		told = report
 		want := make(map[string]string)
-		for name, st := range h.sourceStates() {
+		for name, st := range h.inputs.states() {
 			if odd(name) {
 				_, data, _ := strings.Cut(string(appendSourceEvent(nil, name, st.told())), "data: ")
 				want[name] = strings.TrimSpace(data)
@@ -151,7 +149,7 @@ func BenchmarkSourceStates(b *testing.B) {
 	removeHub(b, h)
 	const clients = 1000
 	told := make([]*stateReport, clients)
-	s := h.sources["s-100"].source
+	s := h.inputs.sources["s-100"].source
 	var buf []byte
 	var wants *filter
 	for n := 0; b.Loop(); n++ {

@@ -104,11 +104,6 @@ func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpe
 	return s, err
 }
 
-// given says whether there is JSON; null stands for none.
-func given(raw json.RawMessage) bool {
-	return len(raw) > 0 && string(raw) != "null"
-}
-
 // canonicalTransport gives configurations of the transport that mean the same
 // the same form.
 func canonicalTransport(raw json.RawMessage) (any, error) {

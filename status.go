@@ -1,8 +1,6 @@
 package ssefanin
 
 import (
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -112,22 +110,6 @@ func snapshotStreams() []streamStatus {
 	return all
 }
 
-// rank says which state of several is the one to tell of.
-func (p phase) rank() int {
-	switch p {
-	case phaseUp:
-		return 4
-	case phaseConnecting:
-		return 3
-	case phaseDown:
-		return 2
-	case phaseFinished:
-		return 1
-	default: // idle
-		return 0
-	}
-}
-
 // merge adds another source of the same name.
 func (u *upstreamStatus) merge(other upstreamStatus) {
 	if u.URLs == nil {
@@ -212,85 +194,4 @@ func shownURLs(spec *sourceSpec, addresses []string) []string {
 		}
 	}
 	return urls
-}
-
-// status returns the state of a subscription's source, without counts.
-func (sub *subscription) status() upstreamStatus {
-	s := sub.source
-	st := s.status()
-	us := upstreamStatus{
-		Name:      sub.name,
-		Policy:    s.spec.Policy,
-		State:     st.phase,
-		Since:     unixMilli(st.since),
-		LastEvent: s.counts.lastEvent.Load(),
-	}
-	if sub.hub.keyed == nil { // the URLs of one key have its values filled in
-		us.URLs = shownURLs(s.spec, s.addresses())
-		us.partly = slices.ContainsFunc(s.spec.URLs, func(text string) bool { return redactText(text) != text })
-	}
-	if st.phase == phaseDown {
-		us.RetryAt = unixMilli(st.retryAt)
-	}
-	if end := s.counts.lastEnd.Load(); end != nil {
-		us.Reason, us.Error, us.endedAt = end.reason, end.text, end.at
-	}
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
-	us.LastEventID = string(sub.lastID[:min(len(sub.lastID), shownID)])
-	return us
-}
-
-// addresses are those that were looked up for the source; nil if none are.
-func (s *source) addresses() []string {
-	if s.spec.Address != "" {
-		return []string{s.spec.Address}
-	}
-	if s.spec.Dynamic == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.places))
-}
-
-// count returns what the source has counted since the stream joined it.
-func (sub *subscription) count() upstreamCounts {
-	n := sub.source.counts.load()
-	n.combine(sub.since, minus)
-	n.unwanted = sub.unwanted.Load()
-	return n
-}
-
-// countedSince returns what a stream that joins now does not count. A
-// connection that is open counts: the stream has come to be connected.
-func (s *source) countedSince() upstreamCounts {
-	n := s.counts.load()
-	if n.connects > 0 && s.status().phase == phaseUp {
-		n.connects--
-	}
-	return n
-}
-
-// countedName is the name under which a source is counted: that of its
-// upstream where addresses come and go, so that names are those that are
-// configured.
-func (h *hub) countedName(sub *subscription) string {
-	if sub.source.spec.Address != "" {
-		if upstream := h.tags.upstreamOf(sub.name); upstream != "" {
-			return upstream
-		}
-	}
-	return sub.name
-}
-
-// countedNames are the names that are configured. The caller holds lifeMu.
-func (h *hub) countedNames() map[string]bool {
-	names := make(map[string]bool)
-	for _, def := range h.uses {
-		for _, u := range def.upstreams {
-			names[u.name] = true
-		}
-	}
-	return names
 }

@@ -233,9 +233,7 @@ func TestStatusOfAKeyedStreamIsOneEntry(t *testing.T) {
 			t.Fatalf("the count fell from %v to %v", seen, n)
 		}
 		seen = n
-		liveHubs.mu.Lock()
-		defer liveHubs.mu.Unlock()
-		return len(liveHubs.all) == 0
+		return len(liveHubs.list()) == 0
 	})
 	st = streamNamed(t, "k")
 	if us := st.Upstreams[0]; us.Events != 5 || us.Connects != 5 || st.Clients.Connected != 0 || st.Clients.Total != 5 || st.Keys != 0 {

@@ -251,21 +251,14 @@ func recentOf(name string) []recentEvent {
 	if log == nil {
 		return nil
 	}
-	now := time.Now()
-	log.Expire(now)
-	reader := log.NewReader(log.Last(newestEvents))
+	log.Expire(time.Now())
 	var events []recentEvent
-	for range newestEvents {
-		offset := reader.Position()
-		chunk, _, err := reader.Next(1) // one event
-		if chunk == nil || err != nil {
-			break // what is evicted meanwhile is not shown
-		}
-		if ev, ok := decodeRecent(chunk); ok {
-			ev.Time = log.CursorBefore(offset, now).Time
+	log.newest(newestEvents, func(stored []byte, arrived int64) {
+		if ev, ok := decodeRecent(stored); ok {
+			ev.Time = arrived
 			events = append(events, ev)
 		}
-	}
+	})
 	slices.Reverse(events)
 	return events
 }

@@ -113,3 +113,23 @@ func (l *streamLog) idBefore(next uint64) string {
 	}
 	return l.noted[n-1].id
 }
+
+// logReader is a client's place in a streamLog. The zero value is to begin
+// somewhere first. Not safe for concurrent use, but for Position.
+type logReader struct{ eventlog.Reader }
+
+// begin has the reader read a log from the event at next.
+func (r *logReader) begin(l *streamLog, next uint64) { r.Begin(l.Log, next) }
+
+// newest calls each with the newest n events, oldest first: as stored, with the
+// time of arrival in Unix ms. What is evicted meanwhile is left out.
+func (l *streamLog) newest(n uint64, each func(stored []byte, arrived int64)) {
+	reader := l.NewReader(l.Last(n))
+	for range n {
+		stored, _, err := reader.Next(1) // one event
+		if stored == nil || err != nil {
+			return
+		}
+		each(stored, reader.Arrived())
+	}
+}

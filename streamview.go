@@ -33,9 +33,7 @@ type countedUpstream struct {
 // viewStreams collects the streams of the process. A removed stream whose
 // clients are leaving comes after one of the same name that is configured.
 func viewStreams() []*streamView {
-	liveHubs.mu.Lock()
-	live := slices.Collect(maps.Keys(liveHubs.all))
-	liveHubs.mu.Unlock()
+	live := liveHubs.list()
 	keyed := make(map[*keyedStream][]*hub)
 	keyedStreams.Range(func(_, value any) bool {
 		keyed[value.(*keyedStream)] = nil
@@ -103,21 +101,19 @@ func (k *keyedStream) view(all []*hub) *streamView {
 	before := k.counts.before()
 	v := newStreamView(k.label)
 	v.Keyed, v.OnDemand = true, true
-	k.mu.Lock()
-	v.Keys, v.Removed = len(k.hubs), k.gone
-	for _, def := range k.uses {
+	st := k.snapshot()
+	if len(st.uses) == 0 && len(all) == 0 {
+		return nil
+	}
+	v.Keys, v.Removed = st.keys, st.gone
+	for _, def := range st.uses {
 		v.addConfigured(def)
 	}
-	if len(k.uses) > 0 {
-		def := k.uses[0]
+	if def := firstOf(st.uses); def != nil {
 		v.MaxKeys, v.Clients.Max = def.maxStreams, def.maxClients()
 		v.Log.IDs, v.Log.MaxEvents = def.ids, def.retain.MaxEvents
 		v.Log.MaxBytes, v.Log.MaxAge = def.retain.MaxBytes, def.retain.MaxAge.Milliseconds()
-	} else if len(all) == 0 {
-		k.mu.Unlock()
-		return nil
 	}
-	k.mu.Unlock()
 	for _, h := range all {
 		v.addHub(h)
 	}
@@ -160,65 +156,52 @@ func (v *streamView) upstream(name string) *upstreamStatus {
 // addHub adds a stream, or that of one key. False if no configuration with it
 // was started yet.
 func (v *streamView) addHub(h *hub) bool {
-	if !v.addSources(h) {
+	in := h.inputs.snapshot()
+	if !in.attached {
 		return false
 	}
+	v.addInputs(h, in)
 	log := h.log.Load()
 	v.addLog(log)
 	v.addTypes(h.tags, log)
-
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	clients := h.audience.snapshot()
 	if h.keyed == nil {
-		v.Removed = h.gone
+		v.Removed = clients.gone
 	}
-	v.Clients.Connected += len(h.subscribers)
-	for _, sub := range h.subscribers {
-		v.Clients.MaxLag = max(v.Clients.MaxLag, sub.client.at.lag())
-		v.Clients.Oldest = earlier(v.Clients.Oldest, sub.since)
-	}
+	v.Clients.Connected += clients.connected
+	v.Clients.MaxLag = max(v.Clients.MaxLag, clients.maxLag)
+	v.Clients.Oldest = earlier(v.Clients.Oldest, clients.oldest)
 	return true
 }
 
-func (v *streamView) addSources(h *hub) bool {
-	h.lifeMu.Lock()
-	defer h.lifeMu.Unlock()
-	if !h.attached {
-		return false
-	}
+func (v *streamView) addInputs(h *hub, in inputsStatus) {
 	v.OnDemand = v.OnDemand || h.shaped.Load().onDemand
 	if h.keyed == nil {
-		for name, n := range h.counts.before() {
+		for name, n := range in.left {
 			v.count(name).upstreamCounts = n
 		}
-		for _, def := range h.uses {
+		for _, def := range in.uses {
 			v.addConfigured(def)
 		}
-		if def := firstOf(h.uses); def != nil {
+		if def := firstOf(in.uses); def != nil {
 			v.Clients.Max = def.maxClients()
 		}
 	}
-	for _, sub := range h.sources {
-		n, own := v.count(h.countedName(sub)), sub.count()
-		us := sub.status()
-		us.add(own)
-		n.combine(own, plus)
+	for _, source := range in.sources {
+		n, us := v.count(source.counted), source.status
+		us.add(source.counts)
+		n.combine(source.counts, plus)
 		n.up = n.up || us.State == phaseUp
 		n.lastEvent = max(n.lastEvent, us.LastEvent)
-		v.upstream(sub.name).merge(us)
+		v.upstream(us.Name).merge(us)
 	}
 	if h.keyed != nil {
-		return true
+		return
 	}
-	for _, def := range h.uses {
-		for _, u := range def.upstreams {
-			if w := h.watches[u.key]; u.expands && (w == nil || len(w.addresses) == 0) {
-				us := v.upstream(u.name)
-				us.URLs, us.Policy = shownURLs(u.spec, nil), u.spec.Policy
-			}
-		}
+	for _, u := range in.empty {
+		us := v.upstream(u.name)
+		us.URLs, us.Policy = shownURLs(u.spec, nil), u.spec.Policy
 	}
-	return true
 }
 
 func (v *streamView) addLog(log *streamLog) {
@@ -237,18 +220,8 @@ func (v *streamView) addTypes(t *tags, log *streamLog) {
 	}
 	last := log.LastTags(shownTypesFrom)
 	v.seen += len(last)
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for _, tag := range last {
-		n := tag & tagTypeMask
-		if n >= uint32(len(t.typeNames)) {
-			continue // of a type without a number of its own
-		}
-		name := t.typeNames[n]
-		if name == "" {
-			name = unnamedType
-		}
-		v.Types[name]++
+	for name, n := range t.countTypes(last) {
+		v.Types[name] += n
 	}
 }
 

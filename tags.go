@@ -140,6 +140,26 @@ func (t *tags) matches(tag uint32, sources, types map[string]bool) bool {
 	return false
 }
 
+// countTypes returns how many of some tags have which type, by name. Types that
+// have no number of their own are left out.
+func (t *tags) countTypes(all []uint32) map[string]int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	counts := make(map[string]int)
+	for _, tag := range all {
+		n := tag & tagTypeMask
+		if n >= uint32(len(t.typeNames)) {
+			continue
+		}
+		name := t.typeNames[n]
+		if name == "" {
+			name = unnamedType
+		}
+		counts[name]++
+	}
+	return counts
+}
+
 // knows says whether a source of that name was ever seen, or one of an
 // upstream of that name.
 func (t *tags) knows(name string) bool {

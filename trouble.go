@@ -58,17 +58,15 @@ type trouble struct {
 	Commands []string `json:"commands"` // for a shell
 }
 
-// troubles returns what is wrong, the worst first, then by stream and upstream.
-func (h *sampler) troubles(all []streamStatus, now time.Time) []trouble {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// judge returns what is wrong, the worst first, then by stream and upstream.
+func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time) []trouble {
 	found := []trouble{}
 	for i := range all {
 		st := &all[i]
 		if st.Removed {
 			continue // its clients are leaving, as they were told to
 		}
-		s := h.streams[historyKey{st.Name, false}]
+		s := streams[historyKey{st.Name, false}]
 		if s == nil {
 			s = new(oneHistory) // it came after the last sample
 		}
@@ -165,7 +163,7 @@ func (s *oneHistory) silence(st *streamStatus, us *upstreamStatus, now time.Time
 				Commands: askCommand(us),
 			}
 			if cause := cmp.Or(us.Error, reasonWords[us.Reason]); cause != "" {
-				t.What += ", the last one since " + cause
+				t.What += ". The last time: " + cause
 			}
 			return t, true
 		}

@@ -2,14 +2,17 @@ package ssefanin
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // sources holds the upstream connections of the process, by sourceSpec key.
@@ -21,18 +24,18 @@ var sources = caddy.NewUsagePool()
 // the same way. It owns the connections to its replicas, and hands each event
 // to every subscription. It lives in the pool of sources.
 //
-// Locks, in the order in which they may be held together: mu, then that of a
-// runner, or deliverMu, then those of the streams' logs.
+// Of the streams it knows what a listener is told, and nothing else.
 //
 // Safe for concurrent use.
 type source struct {
 	key  string
 	spec *sourceSpec
 
-	// subs is replaced, never changed, so that delivering an event takes no lock.
-	subs atomic.Pointer[[]*subscription]
+	intake intake
 
-	mu        sync.Mutex          // protects what follows, and envs and demand of the subscriptions
+	// mu protects what follows, and envs and demand of the subscriptions. Those of
+	// runners and intake are taken below it.
+	mu        sync.Mutex
 	runners   map[string]*runner  // one, or with `mirror` one for each replica
 	places    map[string]*replica // by id
 	inherited *runner             // whose position to go on from
@@ -41,13 +44,30 @@ type source struct {
 	announced phase               // told to event handlers last: up, down, or nothing yet
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
-	deliverMu sync.Mutex // makes judging and delivering an event one step; protects lastID of the subscriptions, and what receive uses of the runners
-	mirror    *mirror    // nil without `mirror`; deliverMu protects it
-
 	counts sourceCounts
 
 	ctx    context.Context
 	cancel context.CancelFunc
+}
+
+// listener is what a source knows of a stream that has subscribed to it. Its
+// methods return at once, and call nothing of the source.
+type listener interface {
+	// names returns those of the upstream and the stream, for log lines.
+	names() (upstream, stream string)
+
+	// deliver takes an event, in the order of arrival, one call at a time. hadID
+	// reports whether the event before it came with an id in force. ev is valid
+	// until deliver returns; enc is shared by the listeners that get the event.
+	deliver(ev *sse.Event, hadID bool, enc *encoder, now time.Time)
+
+	// stateChanged is told that the source has gone up or down, or else that it
+	// is down for another reason.
+	stateChanged(upOrDown bool)
+
+	// announce is told once, for event handlers, that the source has gone up or
+	// down; one that never was up goes down when it first fails.
+	announce(up bool, why reason, text string)
 }
 
 // sourceState is what a source or a runner is doing; for people, logs and
@@ -71,26 +91,39 @@ const (
 	phaseFinished   phase = "finished" // answered 204: not dialled again until a reload
 )
 
-// subscription is one stream's use of a source.
+// rank returns which state of several is the one to show: the highest.
+func (p phase) rank() int {
+	switch p {
+	case phaseUp:
+		return 4
+	case phaseConnecting:
+		return 3
+	case phaseDown:
+		return 2
+	case phaseFinished:
+		return 1
+	default: // idle
+		return 0
+	}
+}
+
+// subscription is what a source knows of one stream's use of it.
 type subscription struct {
-	source   *source
-	hub      *hub
-	name     string // of the upstream within the stream
-	key      string // of the source
-	sourceID uint32 // number of the name in the stream's tags
-	shape    atomic.Pointer[shape]
-
-	lastID []byte // of the event delivered last; the source's deliverMu protects it
-
-	// since is what the source had counted when the stream joined it.
-	since    upstreamCounts
-	unwanted atomic.Uint64 // events that `events` drops
+	to     listener
+	lastID []byte // of the event delivered last; the intake's lock protects it
 
 	// envs are the environments of the configurations that use the stream and
 	// this source, oldest first. demand says that the stream wants events now.
-	// The source's mutex protects both.
+	// The source's lock protects both.
 	envs   []*environment
 	demand bool
+}
+
+// deliverLocked hands over an event. The caller holds the intake's lock.
+func (sub *subscription) deliverLocked(ev *sse.Event, enc *encoder, now time.Time) {
+	hadID := len(sub.lastID) > 0
+	sub.lastID = append(sub.lastID[:0], ev.ID...)
+	sub.to.deliver(ev, hadID, enc, now)
 }
 
 // acquireSource returns the source for a spec, with a reference that
@@ -115,11 +148,8 @@ func newSource(key string, spec *sourceSpec) *source {
 		places:  make(map[string]*replica),
 		state:   sourceState{phase: phaseIdle, since: time.Now()},
 	}
-	if spec.Policy == policyMirror {
-		s.mirror = newMirror()
-	}
+	s.intake.init(spec, &s.counts)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.subs.Store(new([]*subscription))
 	return s
 }
 
@@ -139,42 +169,35 @@ func (s *source) Destruct() error {
 	return nil
 }
 
-// subscribe adds a subscription: it gets every event from now on. The source
-// is dialled once a subscription wants it and brings an environment to dial
-// with.
-func (s *source) subscribe(sub *subscription) {
+// subscribe adds a subscription: its listener gets every event from now on. The
+// source is dialled once a subscription wants it and brings an environment to
+// dial with.
+func (s *source) subscribe(to listener) *subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	subs := append(slices.Clone(*s.subs.Load()), sub)
-	s.subs.Store(&subs)
+	sub := &subscription{to: to}
+	s.intake.add(sub)
+	return sub
 }
 
-// unsubscribe removes a subscription: it gets no event from now on. What has
-// arrived and is held it gets before.
+// unsubscribe removes a subscription: its listener gets no event from now on.
+// What has arrived and is held it gets before.
 func (s *source) unsubscribe(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deliverMu.Lock()
-	for _, r := range s.runners {
-		s.handOverLocked(r, sub)
-	}
-	subs := slices.DeleteFunc(slices.Clone(*s.subs.Load()), func(other *subscription) bool { return other == sub })
-	s.subs.Store(&subs)
-	s.deliverMu.Unlock()
+	s.intake.remove(sub, s.runners)
 	sub.envs, sub.demand = nil, false
 	s.reconcileLocked()
 }
 
-// exchange puts a subscription in the place of another: each event goes to
-// one of the two.
-func (s *source) exchange(old, renamed *subscription) {
+// exchange replaces a subscription: each event goes to one of the two listeners.
+func (s *source) exchange(old *subscription, to listener) *subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	subs := slices.Clone(*s.subs.Load())
-	subs[slices.Index(subs, old)] = renamed
-	s.subs.Store(&subs)
-	renamed.envs, renamed.demand = old.envs, old.demand
+	renamed := &subscription{to: to, envs: old.envs, demand: old.demand}
+	s.intake.exchange(old, renamed)
 	old.envs, old.demand = nil, false
+	return renamed
 }
 
 // setEnvironments says which configurations a subscription can dial with,
@@ -217,7 +240,7 @@ func (s *source) beginsAfter(id string) bool {
 // a configuration that fails to load, and the oldest leaves before its
 // configuration is cleaned up.
 func (s *source) wantedLocked() (env *environment, wanted bool) {
-	for _, sub := range *s.subs.Load() {
+	for _, sub := range s.intake.list() {
 		wanted = wanted || sub.demand
 		if env == nil && len(sub.envs) > 0 {
 			env = sub.envs[0]
@@ -243,7 +266,7 @@ func (s *source) uses(env *environment) bool {
 // usesLocked is uses. The streams of keys have environments of their own, of
 // one configuration and with one transport; it is the same one for all of them.
 func (s *source) usesLocked(env *environment) bool {
-	return slices.ContainsFunc(*s.subs.Load(), func(sub *subscription) bool {
+	return slices.ContainsFunc(s.intake.list(), func(sub *subscription) bool {
 		return slices.ContainsFunc(sub.envs, func(used *environment) bool { return used.transport == env.transport })
 	})
 }
@@ -253,7 +276,7 @@ func (s *source) usesLocked(env *environment) bool {
 // has: its stream may have clients that are still leaving.
 func (s *source) reconcileLocked() {
 	demand := false
-	for _, sub := range *s.subs.Load() {
+	for _, sub := range s.intake.list() {
 		demand = demand || sub.demand
 	}
 	if _, wanted := s.wantedLocked(); wanted && s.ctx.Err() == nil {
@@ -308,7 +331,7 @@ func (s *source) setPlacesLocked(places []place) {
 		replicas = append(replicas, rep)
 	}
 	s.places = kept
-	if s.mirror == nil {
+	if !s.intake.mirrors() {
 		if r := s.runners[""]; r != nil {
 			r.setReplicas(replicas)
 		} else {
@@ -326,10 +349,7 @@ func (s *source) setPlacesLocked(places []place) {
 		if s.runners[rep.id] != nil {
 			continue
 		}
-		s.deliverMu.Lock()
-		slot, ok := s.mirror.add()
-		s.deliverMu.Unlock()
-		if ok { // beyond 64 replicas there is nothing to gain
+		if slot, ok := s.intake.addReplica(); ok { // beyond 64 replicas there is nothing to gain
 			s.startLocked(rep.id, []*replica{rep}, slot)
 		}
 	}
@@ -372,31 +392,28 @@ func (s *source) begin(lastID string) {
 	}
 }
 
+// reconnect drops the connections there are, forgets waits and who answered
+// 204, and dials at once if the source is wanted.
+func (s *source) reconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.runners {
+		r.reconnect()
+	}
+}
+
 // ended says whether the source has ended for good.
 func (s *source) ended() bool {
 	return s.ctx.Err() != nil
 }
 
-// resumeElsewhere returns the id from which a mirror's runner is to resume
-// instead of its own.
-func (s *source) resumeElsewhere(r *runner) (id string, ok bool) {
-	if s.mirror == nil || s.spec.Resume == resumeOff {
-		return "", false
-	}
-	s.deliverMu.Lock()
-	defer s.deliverMu.Unlock()
-	return s.mirror.resumeElsewhere(r.slot)
-}
-
 // leaves gives the slot of a runner that has ended back, and tells the streams
 // what is left without it.
 func (s *source) leaves(r *runner) {
-	if s.mirror == nil || s.ended() {
+	if !s.intake.mirrors() || s.ended() {
 		return
 	}
-	s.deliverMu.Lock()
-	s.mirror.remove(r.slot)
-	s.deliverMu.Unlock()
+	s.intake.removeReplica(r.slot)
 	s.stateChanged()
 }
 
@@ -414,13 +431,35 @@ func (s *source) stateChanged() {
 	was := s.state
 	s.state = s.bestStateLocked()
 	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
-	s.announceStateLocked()
+	s.announceLocked()
 	s.mu.Unlock()
-	for _, sub := range *s.subs.Load() {
-		if changed {
-			sub.hub.sourceChanged()
-		} else {
-			sub.hub.reasonChanged()
+	for _, sub := range s.intake.list() {
+		sub.to.stateChanged(changed)
+	}
+}
+
+// announceLocked announces that the source has gone up or down. One that is not
+// wanted is not down. A stream that no configuration has any more, whose clients
+// are still there, is not told.
+func (s *source) announceLocked() {
+	now, text := phaseUp, ""
+	switch st := s.state; {
+	case st.phase == phaseUp:
+	case (st.phase == phaseDown || st.phase == phaseFinished) && st.reason != reasonClosed:
+		now = phaseDown
+		if detail, ok := strings.CutPrefix(st.text, string(st.reason)+": "); ok {
+			text = detail
+		}
+	default:
+		return
+	}
+	if s.announced == now {
+		return
+	}
+	s.announced = now
+	for _, sub := range s.intake.list() {
+		if len(sub.envs) > 0 {
+			sub.to.announce(now == phaseUp, s.state.reason, text)
 		}
 	}
 }
@@ -440,6 +479,29 @@ func (s *source) bestStateLocked() sourceState {
 	return best
 }
 
+// countedSince returns what a stream that joins now does not count. A
+// connection that is open counts: the stream has come to be connected.
+func (s *source) countedSince() upstreamCounts {
+	n := s.counts.load()
+	if n.connects > 0 && s.status().phase == phaseUp {
+		n.connects--
+	}
+	return n
+}
+
+// addresses are those that were looked up for the source; nil if none are.
+func (s *source) addresses() []string {
+	if s.spec.Address != "" {
+		return []string{s.spec.Address}
+	}
+	if s.spec.Dynamic == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.places))
+}
+
 // logger is that of a configuration in use, with the upstream's name.
 func (s *source) logger() *zap.Logger {
 	logger := caddy.Log().Named("sse_fanin")
@@ -447,14 +509,15 @@ func (s *source) logger() *zap.Logger {
 		logger = env.logger
 	}
 	var name string
-	subs := *s.subs.Load()
+	subs := s.intake.list()
 	streams := make([]string, 0, len(subs))
 	for _, sub := range subs {
+		upstream, stream := sub.to.names()
 		if name == "" {
-			name = sub.name
+			name = upstream
 		}
-		if !slices.Contains(streams, sub.hub.label) {
-			streams = append(streams, sub.hub.label)
+		if !slices.Contains(streams, stream) {
+			streams = append(streams, stream)
 		}
 	}
 	return logger.With(zap.String("upstream", name), zap.Strings("streams", streams))

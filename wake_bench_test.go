@@ -58,14 +58,14 @@ func BenchmarkWake(b *testing.B) {
 				})
 			}
 			<-all
-			source := new(subscription)
-			source.shape.Store(new(shape))
+			in := &input{hub: h}
+			in.shape.Store(new(shape))
 			ev, enc := &sse.Event{Data: bytes.Repeat([]byte("x"), 250)}, new(encoder)
 			b.ReportAllocs()
 			for b.Loop() {
 				left.Store(int64(clients))
 				enc.begin()
-				h.publish(source, ev, enc, time.Now())
+				in.deliver(ev, false, enc, time.Now())
 				<-all
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(clients), "ns/delivery")

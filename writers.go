@@ -215,7 +215,7 @@ func (p *writers) work(w *writer) {
 		}
 		if sub.lastWoken {
 			sub.lastWoken = false
-			sub.client.hub.windowHandedOut()
+			sub.client.hub.audience.windowHandedOut()
 		}
 		var more bool
 		if now, more = sub.takeTurn(now); more {

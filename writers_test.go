@@ -479,12 +479,12 @@ func TestWhatWasDueIsLookedAtAgain(t *testing.T) {
 	handler := &Handler{settings: &settings, logger: zap.NewNop()}
 	c := newClient(h, handler, newResponse(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 	c.sub.window = &window{clients: 1, ends: never}
-	h.subscribers = []*subscriber{&c.sub}
+	h.audience.subscribers = []*subscriber{&c.sub}
 	c.sub.beat.Store(100)
 	for _, now := range []int64{100, 100 + int64(clockStep)} {
 		var woken turns
-		l := &look{now: now}
-		h.lookAtSubscribersLocked(l, &woken)
+		l := &glance{now: now}
+		h.audience.lookAtSubscribersLocked(l, &woken)
 		if woken.take() != &c.sub {
 			t.Error("the client was not woken")
 		}
@@ -500,17 +500,17 @@ func TestWhatWasDueIsLookedAtAgain(t *testing.T) {
 func TestWindowOpensWhenTheLastIsHandedOut(t *testing.T) {
 	h := clockHub()
 	fast, slow := &window{length: 0, clients: 1, ends: never}, &window{length: 10, clients: 1, ends: never}
-	h.windows = []*window{fast, slow}
-	l := &look{now: 100, appended: true}
+	h.audience.windows = []*window{fast, slow}
+	l := &glance{now: 100, appended: true}
 	step := func(what string, ended bool, next int64, waiting bool) {
 		t.Helper()
-		gotEnded, gotNext := h.lookAtWindowsLocked(l)
+		gotEnded, gotNext := h.audience.lookAtWindowsLocked(l)
 		if gotEnded != ended || gotNext != next || l.waiting != waiting {
 			t.Errorf("%s: ended %t, next %d, waiting %t, want %t, %d, %t", what, gotEnded, gotNext, l.waiting, ended, next, waiting)
 		}
 		var woken turns
 		l.due = never
-		h.lookAtSubscribersLocked(l, &woken)
+		h.audience.lookAtSubscribersLocked(l, &woken)
 		l.appended = false
 	}
 	step("an event", true, 110, false)
@@ -522,7 +522,7 @@ func TestWindowOpensWhenTheLastIsHandedOut(t *testing.T) {
 	step("later", false, never, false)
 	l.handing = false
 	step("when all have had their turn", false, 135, false)
-	h.windows = h.windows[1:]
+	h.audience.windows = h.audience.windows[1:]
 	l.appended = true
 	step("an event in an open window", false, 135, true)
 	l.now = 135
@@ -563,8 +563,8 @@ func TestCoalesce(t *testing.T) {
 		pass(10 * time.Millisecond)
 		wantWrites(t, "with 10ms", late, [][]string{{"one", "two", "three"}, {"four", "five"}})
 		leave(clients)
-		if len(h.windows) != 0 {
-			t.Errorf("%d windows are left without clients", len(h.windows))
+		if len(h.audience.windows) != 0 {
+			t.Errorf("%d windows are left without clients", len(h.audience.windows))
 		}
 	})
 }

@@ -165,6 +165,11 @@ func (r *round) run() {
 		r.empty()
 	case chance(r.rnd, 3):
 		r.log("loading the configuration without streams")
+		for _, c := range r.clients {
+			if c.proto == http11Body {
+				c.close() // see drawClient
+			}
+		}
 		if status, answer, err := r.process.load(r.process.idle()); err != nil || status != http.StatusOK {
 			r.fail("loading the empty configuration: status %d, %v: %s", status, err, answer)
 		}

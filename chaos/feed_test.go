@@ -46,9 +46,8 @@ type feed struct {
 	http2    bool // the origins speak it, too
 	replicas []*ssetest.Origin
 
-	mu     sync.Mutex // protects n and rate
-	n      uint64
-	paused bool
+	mu sync.Mutex // protects n
+	n  uint64
 
 	quit    chan struct{}
 	running sync.WaitGroup
@@ -128,9 +127,7 @@ func (f *feed) emit() {
 			return
 		case <-ticker.C:
 			f.mu.Lock()
-			if !f.paused {
-				f.sendLocked(f.perTick)
-			}
+			f.sendLocked(f.perTick)
 			f.mu.Unlock()
 		}
 	}
@@ -155,12 +152,6 @@ func (f *feed) sendLocked(k int) {
 
 // typeOf is the type of event n; "" is an unnamed event.
 func typeOf(n uint64) string { return eventTypes[n%uint64(len(eventTypes))] }
-
-func (f *feed) pause(on bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.paused = on
-}
 
 func (f *feed) last() uint64 {
 	f.mu.Lock()

@@ -164,7 +164,7 @@ func (j *judge) logs() {
 }
 
 func (j *judge) logLocked(name string, ep *epoch) {
-	last := make(map[string]uint64)   // offset of each feed's last event
+	top := make(map[string]uint64)    // offset of each feed's event with the highest number
 	seen := make(map[string][]uint64) // numbers of mirrored feeds
 	known := uint64(0)                // everything from here on is known
 	before := uint64(0)
@@ -176,8 +176,10 @@ func (j *judge) logLocked(name string, ep *epoch) {
 		before = offset
 		r := ep.at[offset]
 		u, f := ep.stream.upstreamOf(r.feed)
-		at, had := last[r.feed]
-		last[r.feed] = offset
+		at, had := top[r.feed]
+		if !had || r.n > ep.at[at].n {
+			top[r.feed] = offset
+		}
 		if u == nil || !had {
 			continue
 		}

@@ -35,6 +35,7 @@ type stream struct {
 	ids       string
 	filters   bool
 	mayRefuse bool // max_clients or max_streams
+	stays     bool // no configuration is without it
 }
 
 func (s *stream) path() string { return fmt.Sprintf("/s%d", s.index) }
@@ -109,7 +110,7 @@ func chance(rnd *rand.Rand, oneIn int) bool { return rnd.IntN(oneIn) == 0 }
 func pick[T any](rnd *rand.Rand, of ...T) T { return of[rnd.IntN(len(of))] }
 
 func (p *plan) drawStream(rnd *rand.Rand, index int) *stream {
-	s := &stream{index: index, place: rnd.IntN(places), keyed: chance(rnd, 3), ids: "stream"}
+	s := &stream{index: index, place: rnd.IntN(places), keyed: chance(rnd, 3), ids: "stream", stays: chance(rnd, 2)}
 	feeds := slices.Clone(p.feeds)
 	rnd.Shuffle(len(feeds), func(i, j int) { feeds[i], feeds[j] = feeds[j], feeds[i] })
 	for i := range 1 + rnd.IntN(3) {

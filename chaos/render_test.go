@@ -56,7 +56,7 @@ func (p *plan) next(rnd *rand.Rand, c *config) (*config, string) {
 		s, st := p.streams[i], &n.states[i]
 		named := s.place != placeInline
 		switch k := rnd.IntN(8); {
-		case k == 0:
+		case k == 0 && !s.stays:
 			st.absent = !st.absent
 			what = append(what, fmt.Sprintf("%s absent: %v", s.name(), st.absent))
 		case k == 1 && named && len(s.upstreams) > 1 && s.ids != "upstream":
@@ -97,6 +97,7 @@ func (st *streamState) drawSettings(rnd *rand.Rand, s *stream) {
 	maybe(2, "start", "oldest", "live", "10", "500")
 	maybe(2, "heartbeat", "100ms", "1s", "0")
 	maybe(2, "retry", "10ms", "20ms 100ms")
+	maybe(2, "prime", "on", "off", "auto")
 	maybe(3, "slow", "skip", "disconnect")
 	maybe(2, "write_timeout", "300ms", "1s", "5s")
 	maybe(4, "max_age", "1s", "3s")

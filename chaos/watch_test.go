@@ -34,7 +34,6 @@ type watch struct {
 	mu      sync.Mutex // protects what follows
 	last    cursor     // what it has got so far; no epoch: nothing
 	numbers map[string]uint64
-	jumped  bool // a gap was announced, or it began anew
 	history []string
 	runs    []run
 	seen    map[string]uint64 // the newest number, by feed and type

@@ -218,7 +218,7 @@ class Stream {
 			if (u.state !== "connecting" || !before) this.states.set(u.name, u.state);
 		}
 		// 0: all is well; the order of streams
-		this.rank = s.removed ? .5 : troubles.reduce((r, t) => Math.max(r, t.level === "bad" ? 2 : 1), 0);
+		this.rank = s.removed ? .5 : troubles.reduce((r, t) => Math.max(r, t.kind === "down" ? 3 : t.level === "bad" ? 2 : 1), 0);
 		this.draw();
 	}
 
