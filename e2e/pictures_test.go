@@ -33,8 +33,9 @@ func TestPictures(t *testing.T) {
 		t.Skip("without -pictures there is nothing to do")
 	}
 	t.Run("demo", func(t *testing.T) {
+		url := startDemo(t, wires[0]) // outlives the tab, whose console would show its end
 		b := newTab(t)
-		b.open(startDemo(t, wires[0]))
+		b.open(url)
 		b.waitText("#ratio", "2 → 1")
 		b.wait("received > 150")
 		b.picture("demo", 900)
