@@ -19,7 +19,7 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
-// Defaults of the configuration, as the README lists them.
+// Defaults of the configuration, as docs/configuration.md lists them.
 const (
 	defaultBackoffBase  = time.Second
 	defaultBackoffMax   = time.Minute
