@@ -30,8 +30,8 @@ func (s *source) closed(r *runner) {
 	s.deliverMu.Lock()
 	defer s.deliverMu.Unlock()
 	if s.mirror != nil {
-		if l := &r.leading; s.mirror.asLate(r.slot, l) {
-			s.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
+		if l := &r.leading; l.line != nil && len(l.line.runs) == 1 {
+			s.dropLateLocked(r, l.line.runs[0])
 		}
 		s.mirror.close(r.slot)
 	}
@@ -66,7 +66,16 @@ func (s *source) receive(r *runner, ev *sse.Event, now time.Time) {
 	l.last = now
 	verdict, through := l.line.next(p)
 	if verdict == verdictReaches && s.mirror != nil && s.mirror.alsoSince(r.slot, &l.held, p) {
-		verdict = verdictNew
+		verdict, l.line.broken = verdictNew, stretch{}
+	}
+	if verdict == verdictNew && s.mirror != nil && s.mirror.lags(r.slot) && s.dropLateLocked(r, l.line.broken) {
+		// It goes on with what was there, but others have missed something of it,
+		// or had it in another order.
+		if l.lagsUntil.IsZero() {
+			l.lagsUntil = now.Add(l.patience)
+		}
+		l.line.again()
+		verdict, through = l.line.next(p)
 	}
 	switch verdict {
 	case verdictFollows:
@@ -88,10 +97,26 @@ func (s *source) receive(r *runner, ev *sse.Event, now time.Time) {
 		s.dropLocked(r, 1, through)
 		return
 	case verdictNew:
+		if len(l.held.events) == 0 && now.Before(l.lagsUntil) {
+			s.passLocked(r, p, ev, now)
+			l.line.again()
+			return
+		}
 	}
 	s.releaseLocked(r)
 	l.end()
 	s.passLocked(r, p, ev, now)
+}
+
+// dropLateLocked drops what is held of a replica if it came as late as its
+// events do; run is where it lies.
+func (s *source) dropLateLocked(r *runner, run stretch) bool {
+	l := &r.leading
+	if !s.mirror.asLate(r.slot, l, run) {
+		return false
+	}
+	s.dropLocked(r, len(l.held.take().events), int(run.next))
+	return true
 }
 
 // dropLocked counts events that are repeats; through tells the last of them.
