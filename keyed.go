@@ -289,12 +289,18 @@ func checkKeyPath(template string, values map[string]string) error {
 	return nil
 }
 
-// checkKeySegment judges what becomes of one segment of a path when all that
-// is encoded in it is decoded. Path parameters (after ';') are cut off by some
-// servers before they look at what is left.
+// checkKeySegment validates what becomes of one segment of a path when all that
+// is encoded in it is decoded. What follows ';' are parameters, which some
+// servers cut off before they look at what is left; a server that passes on what
+// it has decoded makes a query of what follows '?', and drops what follows '#';
+// others drop spaces at the end of a name.
 func checkKeySegment(decoded string) error {
+	decoded = dotsAndSlashes.Replace(decoded)
 	for part := range strings.FieldsFuncSeq(decoded, func(r rune) bool { return r == '/' || r == '\\' }) {
-		if part, _, _ = strings.Cut(part, ";"); part == "." || part == ".." {
+		if i := strings.IndexAny(part, ";?#"); i >= 0 {
+			part = part[:i]
+		}
+		if part = strings.TrimRight(part, " "); part == "." || part == ".." {
 			return errors.New("leads to another place of the path: it has '.' or '..' between slashes, as it is or percent-encoded")
 		}
 	}
@@ -303,6 +309,15 @@ func checkKeySegment(decoded string) error {
 	}
 	return nil
 }
+
+// dotsAndSlashes replaces what some servers take for a dot or a slash: UTF-8 that
+// is longer than it may be, which lenient decoders accept, and the characters
+// whose compatibility form (NFKC) is one.
+var dotsAndSlashes = strings.NewReplacer(
+	"\xc0\xae", ".", "\xe0\x80\xae", ".", "\xf0\x80\x80\xae", ".", "\uff0e", ".", "\ufe52", ".", "\u2024", ".", "\u2025", "..",
+	"\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xf0\x80\x80\xaf", "/", "\uff0f", "/",
+	"\xc1\x9c", "\\", "\xe0\x81\x9c", "\\", "\xf0\x80\x81\x9c", "\\", "\uff3c", "\\", "\ufe68", "\\",
+)
 
 // decodeFully decodes what is percent-encoded, what that makes percent-encoded
 // again, and so on. What only looks like it stays. Decoding once or several

@@ -33,6 +33,10 @@ type leading struct {
 	last     time.Time // the event before, or the connection's beginning
 	patience time.Duration
 	limit    int // of held bytes
+
+	// lagsUntil is until when a mirror's replica is known to send what is from
+	// before the connection; zero: it is not.
+	lagsUntil time.Time
 }
 
 // open begins a connection. Before that, and once an event was new, there is

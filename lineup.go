@@ -24,6 +24,7 @@ type lineup struct {
 	ends     []lineEnd
 	ids      map[uint32]int // index in seen by own id; idUsed: not to be known by
 	runs     []stretch      // where the run lies
+	broken   stretch        // where it lay before it broke off, if that was one place; else empty
 	started  bool           // there is a run
 	lining   bool           // false: only ids are recognised
 	oldestAt int            // the earliest place of a run that fits an end
@@ -116,7 +117,7 @@ func fittingStretches(seen []print, end int) []bool {
 
 // next judges the next event of the connection. Where it is a repeat, through
 // is how many of the events seen before there are up to its first time. After
-// verdictNew the lineup must not be asked again.
+// verdictNew the lineup must not be asked again, unless by way of again.
 func (l *lineup) next(p print) (v verdict, through int) {
 	if at, ok := l.known(p); ok {
 		return l.nextKnown(at), at + 1
@@ -193,6 +194,10 @@ func (l *lineup) extend(p print) {
 		}
 		return
 	}
+	l.broken = stretch{}
+	if len(l.runs) == 1 {
+		l.broken = l.runs[0]
+	}
 	l.runs = slices.DeleteFunc(l.runs, func(run stretch) bool {
 		return int(run.next) == len(l.seen) || l.seen[run.next] != p
 	})
@@ -215,6 +220,9 @@ func (l *lineup) reached(run stretch) bool {
 func (e *lineEnd) accepts(run stretch) bool {
 	return run.sure || (int(run.first) < e.at && e.fits[run.first])
 }
+
+// again has the next event begin another run, after verdictNew.
+func (l *lineup) again() { l.started, l.runs, l.broken = false, nil, stretch{} }
 
 // ambiguous reports whether the run lies in several stretches.
 func (l *lineup) ambiguous() bool { return len(l.runs) > 1 }

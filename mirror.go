@@ -162,18 +162,23 @@ func (m *mirror) alsoSince(slot int, h *held, last print) bool {
 	return false
 }
 
-// asLate reports whether what is held of a replica whose connection ends came
-// as late as its events do, and notes how late: it lies in one stretch, and each
+// lags reports whether a replica is so far behind that it is not taken for one
+// that is in step.
+func (m *mirror) lags(slot int) bool { return m.slots[slot].behind >= replayPatience }
+
+// asLate reports whether what is held of a replica, as its run ends, came as
+// late as its events do, and notes how late: it lies in one stretch, and each
 // event is older than its copy by no more than the replica is behind, and a
 // second. Connections may be shorter than the lag, so that no run ever comes to
-// an end. A replica that is in step may be believed only while another is
+// an end; and where others have missed an event, the run of one that brings it
+// breaks off. A replica that is in step may be believed only while another is
 // connected, which sends what is new, too.
-func (m *mirror) asLate(slot int, l *leading) bool {
+func (m *mirror) asLate(slot int, l *leading, run stretch) bool {
 	s := &m.slots[slot]
-	if len(l.held.events) == 0 || len(l.line.runs) != 1 || (s.behind < replayPatience && !m.othersUp(slot)) {
+	if len(l.held.events) == 0 || run == (stretch{}) || (!m.lags(slot) && !m.othersUp(slot)) {
 		return false
 	}
-	from, late := int(l.line.runs[0].next)-len(l.held.events), time.Duration(0)
+	from, late := int(run.next)-len(l.held.events), time.Duration(0)
 	for i := range l.held.events {
 		e := &l.held.events[i]
 		if from+i < 0 || l.line.seen[from+i] != e.print {
@@ -196,13 +201,16 @@ func (m *mirror) first(slot int, p print, ev *sse.Event, now time.Time) bool {
 	s := &m.slots[slot]
 	same := m.byHash[p]
 	before := sort.Search(len(same), func(i int) bool { return same[i] >= s.first })
-	if id, ok := p.id(); ok && m.ids[id] == 1 && m.take(slot, same[:before]) {
-		return false
+	if id, ok := p.id(); ok && m.ids[id] == 1 {
+		if _, ok := m.take(slot, same[:before]); ok {
+			return false
+		}
 	}
 	at := now.Sub(m.begun)
 	s.behind -= s.behind / lagDecay
-	if m.take(slot, same[before:]) {
-		s.behind = min(max(s.behind, at-m.window[(s.next-1)%mirrorWindow].at), maxBehind)
+	if seq, ok := m.take(slot, same[before:]); ok {
+		// not since the newest it has sent, which it may have brought itself
+		s.behind = min(max(s.behind, at-m.window[seq%mirrorWindow].at), maxBehind)
 		return false
 	}
 	m.push(occurrence{print: p, seen: 1 << slot, at: at})
@@ -214,17 +222,18 @@ func (m *mirror) first(slot int, p print, ev *sse.Event, now time.Time) bool {
 }
 
 // take notes that a replica has sent the first of some occurrences that it has
-// not sent yet; false if there is none. A replica sends them in order, so that
-// those it has sent come first.
-func (m *mirror) take(slot int, same []uint64) bool {
+// not sent yet, and returns its number; false if there is none. A replica sends
+// them in order, so that those it has sent come first.
+func (m *mirror) take(slot int, same []uint64) (seq uint64, ok bool) {
 	bit := uint64(1) << slot
 	n := sort.Search(len(same), func(i int) bool { return m.window[same[i]%mirrorWindow].seen&bit == 0 })
 	if n == len(same) {
-		return false
+		return 0, false
 	}
-	m.window[same[n]%mirrorWindow].seen |= bit
-	m.slots[slot].next = max(m.slots[slot].next, same[n]+1)
-	return true
+	seq = same[n]
+	m.window[seq%mirrorWindow].seen |= bit
+	m.slots[slot].next = max(m.slots[slot].next, seq+1)
+	return seq, true
 }
 
 func (m *mirror) push(o occurrence) {

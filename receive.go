@@ -127,8 +127,8 @@ func (in *intake) closed(r *runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.mirror != nil {
-		if l := &r.leading; in.mirror.asLate(r.slot, l) {
-			in.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
+		if l := &r.leading; l.line != nil && len(l.line.runs) == 1 {
+			in.dropLateLocked(r, l.line.runs[0])
 		}
 		in.mirror.close(r.slot)
 	}
@@ -163,7 +163,16 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 	l.last = now
 	verdict, through := l.line.next(p)
 	if verdict == verdictReaches && in.mirror != nil && in.mirror.alsoSince(r.slot, &l.held, p) {
-		verdict = verdictNew
+		verdict, l.line.broken = verdictNew, stretch{}
+	}
+	if verdict == verdictNew && in.mirror != nil && in.mirror.lags(r.slot) && in.dropLateLocked(r, l.line.broken) {
+		// It goes on with what was there, but others have missed something of it,
+		// or had it in another order.
+		if l.lagsUntil.IsZero() {
+			l.lagsUntil = now.Add(l.patience)
+		}
+		l.line.again()
+		verdict, through = l.line.next(p)
 	}
 	switch verdict {
 	case verdictFollows:
@@ -185,10 +194,26 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 		in.dropLocked(r, 1, through)
 		return
 	case verdictNew:
+		if len(l.held.events) == 0 && now.Before(l.lagsUntil) {
+			in.passLocked(r, p, ev, now)
+			l.line.again()
+			return
+		}
 	}
 	in.releaseLocked(r)
 	l.end()
 	in.passLocked(r, p, ev, now)
+}
+
+// dropLateLocked drops what is held of a replica if it came as late as its
+// events do; run is where it lies.
+func (in *intake) dropLateLocked(r *runner, run stretch) bool {
+	l := &r.leading
+	if !in.mirror.asLate(r.slot, l, run) {
+		return false
+	}
+	in.dropLocked(r, len(l.held.take().events), int(run.next))
+	return true
 }
 
 // dropLocked counts events that are repeats; through tells the last of them.
