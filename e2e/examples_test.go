@@ -15,8 +15,7 @@ type example struct {
 	text     string
 }
 
-// examples returns the blocks of a page in docs, apart from Caddyfiles, which
-// are validated in the root module, and those marked as text.
+// examples returns the blocks of a page in docs.
 func examples(t *testing.T, page string) []example {
 	t.Helper()
 	content, err := os.ReadFile("../docs/" + page)

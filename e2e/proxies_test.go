@@ -261,9 +261,19 @@ func (p proxied) passesEvents(t *testing.T) {
 	})
 }
 
-func fetch(url string) (status int, body string, err error) {
+// fetch gets a response that ends.
+func fetch(url string) (status int, body string, err error) { return fetchWith(url, nil) }
+
+func fetchWith(url string, header http.Header) (status int, body string, err error) {
 	client := &http.Client{Timeout: step, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get(url)
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	for field, values := range header {
+		req.Header[field] = values
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
