@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -270,9 +271,7 @@ func fetchWith(url string, header http.Header) (status int, body string, err err
 	if err != nil {
 		return 0, "", err
 	}
-	for field, values := range header {
-		req.Header[field] = values
-	}
+	maps.Copy(req.Header, header)
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err
