@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -119,10 +120,16 @@ type server struct {
 	stop  func()
 }
 
-// newServer starts Caddy with a site.
+// newServer starts Caddy with a site, for the browser.
 func newServer(t *testing.T, w wire, site string) *server {
 	t.Helper()
 	needBrowser(t)
+	return newPlainServer(t, w, site)
+}
+
+// newPlainServer starts Caddy with a site, for clients other than the browser.
+func newPlainServer(t *testing.T, w wire, site string) *server {
+	t.Helper()
 	s := &server{t: t, wire: w, dir: t.TempDir(), addr: freeAddr(t)}
 	s.admin = &http.Client{Timeout: step, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -179,6 +186,27 @@ func (s *server) url(path string) string { return s.wire.scheme + "://" + s.addr
 func (s *server) reload(site string) {
 	s.t.Helper()
 	s.post("/load", "text/caddyfile", s.caddyfile(site))
+}
+
+// waitClients waits until a stream has n clients.
+func (s *server) waitClients(stream string, n int) {
+	s.t.Helper()
+	eventually(s.t, step, fmt.Sprintf("%d clients of %s", n, stream), func() bool {
+		resp, err := s.admin.Get("http://caddy/sse_fanin/streams/" + stream)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var status struct {
+			Clients struct {
+				Connected int `json:"connected"`
+			} `json:"clients"`
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+			s.t.Fatal(err)
+		}
+		return status.Clients.Connected == n
+	})
 }
 
 func (s *server) post(path, contentType, body string) {

@@ -4,6 +4,10 @@
 // control. axe-core looks at the pages, in both colours and on a small screen,
 // and they may not keep a processor busy.
 //
+// It also runs what the pages in docs have for clients and proxies: each example of
+// docs/clients.md in the browser or as a program, and Caddy behind each of the
+// proxies of docs/deploying.md. Those whose program is missing are skipped.
+//
 // Without a chromium in the PATH the tests are skipped, or fail where CI is
 // true. Screenshots go to artifacts. With -pictures a test makes those of the
 // README.
