@@ -52,6 +52,10 @@ type Store interface {
 	// (Unix ms) or later; the last offset + 1 if there is none.
 	Since(ctx context.Context, t int64) (uint64, error)
 
+	// Back returns the offset from which on the retained records take about size
+	// bytes as stored, the newest at least; the last offset + 1 of an empty log.
+	Back(ctx context.Context, size int64) (uint64, error)
+
 	// Campaign waits until this node is the writer and returns its term. The
 	// error is ErrClosed or ctx's.
 	Campaign(ctx context.Context) (Term, error)
@@ -102,7 +106,9 @@ type Term interface {
 }
 
 // Bounds say what is retained. Whichever is reached first evicts the oldest
-// records, perhaps some more of them than necessary; the newest always stays.
+// records. A store evicts when it suits it: it may keep some records that Events
+// and Age no longer allow, but not for long more than Bytes. The newest record always
+// stays.
 type Bounds struct {
 	Events uint64        // 0 is no bound
 	Bytes  int64         // as stored, with all that the store adds; 0 is no bound
