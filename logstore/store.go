@@ -12,8 +12,11 @@ var (
 	// record was not taken; wait for room and append it again.
 	ErrNoRoom = errors.New("logstore: no room in the buffer")
 
+	// ErrTooLarge is Append's: the store takes no record of this size, ever.
+	ErrTooLarge = errors.New("logstore: the record is too large for the store")
+
 	// ErrOver is Append's and Wait's: the term is over. What was appended and has
-	// not been applied since will never be.
+	// not been applied by the time that the next Campaign returns will never be.
 	ErrOver = errors.New("logstore: the term is over")
 
 	// ErrClosed is that of every method once the store has been closed.
@@ -86,7 +89,7 @@ type Term interface {
 	// Append hands a record over, which Follow returns once it is committed. It
 	// takes a copy of its bytes, sets its Term, and ignores its Offset. A Time
 	// before that of the record before counts as the same time. Append does not
-	// wait for the store. The error is ErrNoRoom or ErrOver.
+	// wait for the store. The error is ErrNoRoom, ErrTooLarge or ErrOver.
 	Append(r *Record) error
 
 	// Wait waits until there is room. The error is ErrOver or ctx's.

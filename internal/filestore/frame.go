@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -16,7 +15,7 @@ import (
 //
 //	magic    8 bytes, "SSEFANIN"
 //	version  uint32
-//	crc      uint32, of what follows
+//	crc      uint32, of all but itself
 //	first    uint64, offset of the first record
 //
 // after which each record has a frame:
@@ -29,13 +28,16 @@ import (
 // Numbers are little-endian, checksums CRC-32C. The offset stands in each frame
 // and under its checksum, so that no record can be taken for another one.
 const (
+	// formatVersion is that of every file. It rises with that of logstore's
+	// records, too: a program that meets a newer one refuses the log whole, and
+	// cuts nothing off. The first 16 bytes of a header stay as they are.
 	formatVersion = 1
 	headerSize    = 8 + 4 + 4 + 8
 	frameSize     = 4 + 4 + 8
 
-	// maxRecord bounds what the length of a frame is believed, in bytes. Events
-	// are at most some MiB, by max_event_size.
-	maxRecord = 1 << 30
+	// maxRecord bounds a record, in bytes: what Append takes, and what the length
+	// of a frame is believed. Events are at most some MiB, by max_event_size.
+	maxRecord = 256 << 20
 )
 
 var (
@@ -44,19 +46,26 @@ var (
 )
 
 // errTorn is that of a frame which is not whole. errDamaged is that of bytes
-// that nothing of ours has written.
+// that nothing of ours has written. errVersion is that of what a newer program
+// has written.
 var (
 	errTorn    = errors.New("the record is cut off")
 	errDamaged = errors.New("the checksum does not match")
+	errVersion = fmt.Errorf("its format is not version %d, which this program knows", formatVersion)
 )
 
 func appendHeader(dst []byte, first uint64) []byte {
-	var tail [8]byte
-	binary.LittleEndian.PutUint64(tail[:], first)
+	at := len(dst)
 	dst = append(dst, magic[:]...)
 	dst = binary.LittleEndian.AppendUint32(dst, formatVersion)
-	dst = binary.LittleEndian.AppendUint32(dst, crc32.Checksum(tail[:], castagnoli))
-	return append(dst, tail[:]...)
+	dst = append(dst, 0, 0, 0, 0)
+	dst = binary.LittleEndian.AppendUint64(dst, first)
+	binary.LittleEndian.PutUint32(dst[at+12:], headerChecksum(dst[at:]))
+	return dst
+}
+
+func headerChecksum(p []byte) uint32 {
+	return crc32.Update(crc32.Checksum(p[:12], castagnoli), castagnoli, p[16:headerSize])
 }
 
 // checkHeader checks the header of the segment that begins with first.
@@ -64,14 +73,12 @@ func checkHeader(p []byte, first uint64) error {
 	switch {
 	case len(p) < headerSize:
 		return errTorn
-	case [8]byte(p[:8]) != magic:
-		return errors.New("it is not a segment of a log")
-	case binary.LittleEndian.Uint32(p[8:]) != formatVersion:
-		return fmt.Errorf("it has format version %d, this program knows %d", binary.LittleEndian.Uint32(p[8:]), formatVersion)
-	case crc32.Checksum(p[16:24], castagnoli) != binary.LittleEndian.Uint32(p[12:]):
+	case [8]byte(p[:8]) != magic || headerChecksum(p) != binary.LittleEndian.Uint32(p[12:]):
 		return errDamaged
+	case binary.LittleEndian.Uint32(p[8:]) != formatVersion:
+		return errVersion
 	case binary.LittleEndian.Uint64(p[16:]) != first:
-		return fmt.Errorf("it begins with offset %d, its name says %d", binary.LittleEndian.Uint64(p[16:]), first)
+		return fmt.Errorf("it begins with offset %d, its name means %d", binary.LittleEndian.Uint64(p[16:]), first)
 	}
 	return nil
 }
@@ -107,25 +114,37 @@ func parseFrame(p []byte, offset uint64) (r logstore.Record, size int, err error
 		return r, size, errDamaged
 	}
 	if r, err = logstore.DecodeRecord(frame[frameSize:]); err != nil {
-		return r, size, err
+		return r, size, fmt.Errorf("%w: %w", errVersion, err) // as it was written
 	}
 	r.Offset = offset
 	return r, size, nil
 }
 
 // laterFrame reports whether there is a whole frame of a record after offset
-// anywhere in p: what is broken before it is no torn end.
+// anywhere in p: what is broken before it is no torn end. It also reports true
+// where that would take too long to find out.
 func laterFrame(p []byte, offset uint64) bool {
+	// Bytes that were never a frame look like the head of one now and then, and a
+	// checksum of all that follows at each of them would take hours.
+	budget := 4 * int64(len(p))
 	for ; len(p) >= frameSize; p = p[1:] {
 		length, at := binary.LittleEndian.Uint32(p), binary.LittleEndian.Uint64(p[8:])
-		// offsets close by first: a checksum at every byte would take long
-		if at > offset && at-offset <= uint64(len(p)) && int64(length) <= int64(len(p)-frameSize) &&
-			crc32.Checksum(p[8:frameSize+int(length)], castagnoli) == binary.LittleEndian.Uint32(p[4:]) {
+		if at <= offset || at-offset > maxBehind || int64(length) > int64(len(p)-frameSize) {
+			continue
+		}
+		if budget -= 8 + int64(length); budget < 0 {
+			return true
+		}
+		if crc32.Checksum(p[8:frameSize+int(length)], castagnoli) == binary.LittleEndian.Uint32(p[4:]) {
 			return true
 		}
 	}
 	return false
 }
+
+// maxBehind is how much higher the offset of a frame behind a broken one can
+// be. A segment has fewer records.
+const maxBehind = 1 << 32
 
 // damage is an error that names where in which file.
 type damage struct {
@@ -140,21 +159,26 @@ func (d *damage) Error() string {
 
 func (d *damage) Unwrap() error { return d.err }
 
+// broken reports whether an error is that of the bytes, and not that of reading
+// them.
+func broken(err error) bool {
+	return errors.Is(err, errTorn) || errors.Is(err, errDamaged) || errors.Is(err, errVersion)
+}
+
 // frames reads the frames of a segment one after the other.
 type frames struct {
-	file   *os.File
+	file   io.ReaderAt
 	at     int64  // of the frame that is next
 	end    int64  // up to where to read
 	offset uint64 // of the record that is next
 	buf    []byte // bytes of the file from at on
-	window []byte // what buf is a part of
 }
 
 // readAhead is how much is read from a file at once, in bytes.
 const readAhead = 256 << 10
 
-// next returns the next record. Its bytes are valid until the call after it.
-// The error is io.EOF at the end, errTorn, or another one of parseFrame.
+// next returns the next record, whose bytes are the caller's. The error is
+// io.EOF at the end, one of parseFrame, or that of reading.
 func (f *frames) next() (r logstore.Record, size int, err error) {
 	if f.at >= f.end {
 		return r, 0, io.EOF
@@ -196,6 +220,6 @@ func (f *frames) fill(need int) error {
 		}
 		return err
 	}
-	f.window, f.buf = window, window[:n+m]
+	f.buf = window[:n+m]
 	return nil
 }

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 )
 
+// cannotSyncDirs: a directory cannot be flushed like a file here.
+const cannotSyncDirs = true
+
 // lockDir keeps other processes from using a directory by accident. Where there
 // are no locks that end with the process, that is left to the operator.
 func lockDir(dir string) (*os.File, error) {

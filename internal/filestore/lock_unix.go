@@ -13,6 +13,9 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
+// cannotSyncDirs: every Unix can flush a directory.
+const cannotSyncDirs = false
+
 // lockDir keeps other processes from using a directory until the file is
 // closed. The kernel does so too when the process dies.
 func lockDir(dir string) (*os.File, error) {
@@ -26,8 +29,12 @@ func lockDir(dir string) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("locking %s: %w", name, err)
 		}
-		holder, _ := os.ReadFile(name)
-		return nil, fmt.Errorf("%w: %s is held by process %s", logstore.ErrInUse, dir, strings.TrimSpace(string(holder)))
+		body, _ := os.ReadFile(filepath.Clean(name))
+		holder := strings.TrimSpace(string(body))
+		if holder == "" {
+			holder = "that has just begun"
+		}
+		return nil, fmt.Errorf("%w: %s is held by process %s", logstore.ErrInUse, dir, holder)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintln(f, os.Getpid()) // for people

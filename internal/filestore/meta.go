@@ -1,23 +1,18 @@
 package filestore
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
-const (
-	metaName = "log.json"
-	lockName = "lock"
-	headName = "head"
-)
+const metaName = "log.json"
 
 // meta is what is known of a log besides its records. It is replaced as a
 // whole.
@@ -26,57 +21,81 @@ type meta struct {
 	Epochs  []logstore.Epoch `json:"epochs"`
 	Term    uint64           `json:"term"` // the newest
 
-	// Boot is the boot of the machine in which the log was opened last, and
-	// Orderly whether it has been closed since, with everything on disk.
+	// Boot is the boot of the machine in which the log was opened last, Synced
+	// whether every commit since has waited for the disk, and Orderly whether the
+	// log has been closed since, with everything on disk.
 	Boot    string `json:"boot"`
+	Synced  bool   `json:"synced"`
 	Orderly bool   `json:"orderly"`
 }
 
-func readMeta(dir string) (*meta, error) {
+// sealed is the file's form: a meta and its CRC-32C in hex, without which a
+// flipped bit could move an epoch's beginning.
+type sealed struct {
+	Checksum string          `json:"checksum"`
+	Log      json.RawMessage `json:"log"`
+}
+
+func checksumText(p []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(p, castagnoli)) }
+
+// errMeta is that of a file that this program has not written like this.
+var errMeta = errors.New("the checksum does not match")
+
+// readMeta reads the file; nil if there is none. The error wraps errMeta if
+// the file is damaged.
+func readMeta(d disk, dir string) (*meta, error) {
 	name := filepath.Join(dir, metaName)
-	body, err := os.ReadFile(name)
+	body, err := readFile(d, name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	m := new(meta)
-	if err := json.Unmarshal(body, m); err != nil {
+	m, err := parseMeta(body)
+	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
-	}
-	if m.Version != formatVersion {
-		return nil, fmt.Errorf("%s has format version %d, this program knows %d", name, m.Version, formatVersion)
-	}
-	if len(m.Epochs) == 0 {
-		return nil, fmt.Errorf("%s has no epoch", name)
 	}
 	return m, nil
 }
 
-func (m *meta) write(dir string) error {
-	m.Version = formatVersion
-	body, err := json.MarshalIndent(m, "", "\t")
-	if err != nil {
-		return err
+func parseMeta(body []byte) (*meta, error) {
+	var file sealed
+	if json.Unmarshal(body, &file) != nil || file.Checksum != checksumText(file.Log) {
+		return nil, errMeta
 	}
-	if err := replaceFile(filepath.Join(dir, metaName), append(body, '\n')); err != nil {
-		return err
+	m := new(meta)
+	if err := json.Unmarshal(file.Log, m); err != nil {
+		return nil, err
 	}
-	return syncDir(dir)
+	if m.Version != formatVersion {
+		return nil, fmt.Errorf("it has format version %d, this program knows %d", m.Version, formatVersion)
+	}
+	if len(m.Epochs) == 0 {
+		return nil, errMeta
+	}
+	return m, nil
 }
 
-// syncDir makes the names of files in a directory outlive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+func (m *meta) encode() ([]byte, error) {
+	m.Version = formatVersion
+	log, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(sealed{checksumText(log), log})
+	if err != nil {
+		return nil, err
+	}
+	return append(body, '\n'), nil
+}
+
+func (m *meta) write(d disk, dir string) error {
+	body, err := m.encode()
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // not every system can
-		return err
-	}
-	return nil
+	return replaceFile(d, filepath.Join(dir, metaName), body)
 }
 
 // bootID returns an id of the machine's present boot; empty where there is
@@ -87,28 +106,4 @@ func bootID() string {
 		return ""
 	}
 	return strings.TrimSpace(string(body))
-}
-
-// headFile holds the offset of the newest committed record. It is written with
-// every commit and never synced: it survives the process, and says whether
-// records have gone since.
-type headFile struct{ f *os.File }
-
-func openHead(dir string) (h headFile, last uint64, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, headName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return h, 0, err
-	}
-	var body [8]byte
-	if n, _ := f.ReadAt(body[:], 0); n == len(body) {
-		last = binary.LittleEndian.Uint64(body[:])
-	}
-	return headFile{f}, last, nil
-}
-
-func (h headFile) write(last uint64) error {
-	var body [8]byte
-	binary.LittleEndian.PutUint64(body[:], last)
-	_, err := h.f.WriteAt(body[:], 0)
-	return err
 }

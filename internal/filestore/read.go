@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sort"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -20,57 +21,117 @@ type follower struct {
 	next   uint64 // with this offset
 	busy   bool   // the committer is in apply
 	closed bool
-	err    error
 }
-
-func (f *follower) end(err error) { f.closed, f.err = true, err }
 
 // followBatch is about how many bytes Follow reads from files at once.
 const followBatch = 1 << 20
 
-// Follow implements logstore.Store.
+// maxReadTries is how often Follow tries to read what the disk fails to return,
+// before it regards that as damaged.
+const maxReadTries = 5
+
+var errFollowed = errors.New("filestore: Follow is running already")
+
+// begin keeps Close waiting until end.
+func (s *Store) begin(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return logstore.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.reading++
+	return nil
+}
+
+func (s *Store) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reading--
+	s.cond.Broadcast()
+}
+
+// Follow implements logstore.Store. apply must not close the store.
 func (s *Store) Follow(ctx context.Context, from uint64, apply func([]logstore.Record)) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
 	f := &follower{apply: apply}
 	s.mu.Lock()
-	if s.closing {
+	if s.follower != nil {
 		s.mu.Unlock()
-		return logstore.ErrClosed
+		return errFollowed
 	}
 	s.follower = f
 	s.mu.Unlock()
-	stop := context.AfterFunc(ctx, s.cond.Broadcast)
-	defer stop()
 	defer s.leave(f)
-	for {
-		s.mu.Lock()
-		if from >= s.nextLocked() {
-			f.live, f.next = true, from
-			s.cond.Broadcast()
-			for ctx.Err() == nil && !f.closed {
-				s.cond.Wait()
-			}
-			err := f.err
-			s.mu.Unlock()
-			if err == nil {
-				err = ctx.Err()
-			}
+	stop := context.AfterFunc(ctx, s.broadcast)
+	defer stop()
+	for tries := 0; ; {
+		from, err := s.goLive(ctx, f, from)
+		if err != nil {
 			return err
 		}
-		from = max(from, s.firstLocked())
-		s.mu.Unlock()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		records, err := s.Read(ctx, from, followBatch)
+		records, err := s.read(ctx, from, followBatch)
 		switch {
-		case errors.Is(err, logstore.ErrEvicted):
-			continue // what is there now
-		case err != nil:
-			return err
 		case len(records) > 0:
 			apply(records)
-			from = records[len(records)-1].Offset + 1
+			f.next = records[len(records)-1].Offset + 1
+			tries = 0
+		case err == nil, errors.Is(err, logstore.ErrEvicted): // goLive knows where to go on
+		case ctx.Err() != nil, errors.Is(err, logstore.ErrClosed):
+			return err
+		default:
+			tries++
+			s.unreadable(ctx, from, tries, err)
 		}
+	}
+}
+
+// goLive waits until the store is closed or ctx ends, if the follower has
+// everything, and returns why. Otherwise it returns where to read on.
+func (s *Store) goLive(ctx context.Context, f *follower, from uint64) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.next = max(f.next, from, s.firstLocked())
+	if f.next < s.offset && !s.closing && ctx.Err() == nil {
+		return f.next, nil
+	}
+	f.live = f.next >= s.offset
+	s.cond.Broadcast()
+	for ctx.Err() == nil && !f.closed {
+		s.cond.Wait()
+	}
+	if f.closed {
+		return 0, logstore.ErrClosed
+	}
+	return 0, ctx.Err()
+}
+
+// unreadable deals with an error of the disk, which says nothing of what is on
+// it. It may pass; otherwise the follower has to go on behind.
+func (s *Store) unreadable(ctx context.Context, from uint64, tries int, err error) {
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
+	if tries == 1 {
+		s.o.Logger.Error("the log cannot be read", zap.Uint64("offset", from), zap.Error(err))
+	}
+	if tries >= maxReadTries {
+		if seg, _ := s.find(from); seg != nil {
+			s.dropDamaged(&damage{seg.name, seg.before(from).position, err}, seg.first)
+		}
+		return
+	}
+	timer := time.NewTimer(s.o.retry)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-s.quit:
 	}
 }
 
@@ -82,14 +143,21 @@ func (s *Store) leave(f *follower) {
 	for f.busy {
 		s.cond.Wait()
 	}
-	if s.follower == f {
-		s.follower = nil
-	}
+	s.follower = nil
+	s.cond.Broadcast()
 }
 
 // Read implements logstore.Store. A segment that is found damaged is dropped
 // with all that is older, so that nobody comes past it again.
 func (s *Store) Read(ctx context.Context, from uint64, size int) ([]logstore.Record, error) {
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer s.end()
+	return s.read(ctx, from, size)
+}
+
+func (s *Store) read(ctx context.Context, from uint64, size int) ([]logstore.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -97,18 +165,25 @@ func (s *Store) Read(ctx context.Context, from uint64, size int) ([]logstore.Rec
 	if seg == nil {
 		return nil, err
 	}
-	records, err := seg.read(from, size)
-	if bad, ok := errors.AsType[*damage](err); ok {
-		if len(records) > 0 {
-			return records, nil // the next one fails at once
-		}
-		s.dropDamaged(bad, seg.first)
-		return nil, fmt.Errorf("%w: %w", logstore.ErrEvicted, bad)
+	records, err := seg.read(s.o.disk, from, size)
+	if len(records) > 0 {
+		return records, nil // the next one fails at once
 	}
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, logstore.ErrEvicted // since it was found
+	return nil, s.judge(seg, err)
+}
+
+// judge drops a segment if an error in reading it is damage, and returns
+// ErrEvicted then, and where it has been dropped since it was found.
+func (s *Store) judge(seg *segment, err error) error {
+	bad, ok := errors.AsType[*damage](err)
+	if !ok && errors.Is(err, os.ErrNotExist) {
+		bad, ok = &damage{seg.name, 0, err}, true // unless it was evicted
 	}
-	return records, err
+	if !ok {
+		return err
+	}
+	s.dropDamaged(bad, seg.first)
+	return fmt.Errorf("%w: %w", logstore.ErrEvicted, bad)
 }
 
 // find returns a copy of what is known of the segment with an offset; nil where
@@ -117,56 +192,37 @@ func (s *Store) find(offset uint64) (*segment, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.state == logstore.Closed:
+	case s.closed:
 		return nil, logstore.ErrClosed
 	case offset < s.firstLocked():
 		return nil, logstore.ErrEvicted
-	case offset >= s.nextLocked():
+	case offset >= s.offset:
 		return nil, nil
 	}
 	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].first > offset })
 	seg := *s.segments[i-1]
+	if offset >= seg.next {
+		return nil, logstore.ErrEvicted // the newest segment has been dropped
+	}
 	return &seg, nil
 }
 
-// dropDamaged drops a segment that cannot be read, and what is older. The
-// newest segment is kept: new records are appended to it.
-func (s *Store) dropDamaged(bad *damage, first uint64) {
-	s.mu.Lock()
-	var dropped []*segment
-	for len(s.segments) > 1 && s.segments[0].first <= first {
-		dropped = append(dropped, s.segments[0])
-		s.segments = s.segments[1:]
+// frames opens a segment for reading from an entry of its index on.
+func (s *segment) frames(d disk, e indexEntry) (*frames, func() error, error) {
+	f, err := d.open(s.name, os.O_RDONLY)
+	if err != nil {
+		return nil, nil, err
 	}
-	if len(dropped) > 0 {
-		s.err = bad
-		s.forgetEpochsLocked()
-	}
-	s.mu.Unlock()
-	for i, seg := range dropped {
-		if i == len(dropped)-1 {
-			if err := os.Rename(seg.name, seg.name+damagedSuffix); err == nil {
-				_ = os.Remove(seg.indexName())
-				continue
-			}
-		}
-		s.removeFiles(seg)
-	}
-	if len(dropped) > 0 {
-		s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
-			zap.String("file", bad.file), zap.Int64("byte", bad.at), zap.Error(bad.err))
-	}
+	return &frames{file: f, at: e.position, end: s.size, offset: e.offset}, f.Close, nil
 }
 
 // read returns the records from an offset on, about size bytes of bodies.
-func (s *segment) read(from uint64, size int) ([]logstore.Record, error) {
-	f, err := os.Open(s.name)
+func (s *segment) read(d disk, from uint64, size int) ([]logstore.Record, error) {
+	frames, closeFile, err := s.frames(d, s.before(from))
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	e := s.before(from)
-	frames := frames{file: f, at: e.position, end: s.size, offset: e.offset}
+	defer func() { _ = closeFile() }()
 	var records []logstore.Record
 	for bytes := 0; bytes < size || len(records) == 0; {
 		at := frames.at
@@ -174,11 +230,10 @@ func (s *segment) read(from uint64, size int) ([]logstore.Record, error) {
 		switch {
 		case errors.Is(err, io.EOF):
 			return records, nil
-		case err != nil:
-			if _, ok := errors.AsType[*os.PathError](err); ok {
-				return records, err
-			}
+		case broken(err):
 			return records, &damage{s.name, at, err}
+		case err != nil:
+			return records, err
 		case r.Offset >= from:
 			records = append(records, r)
 			bytes += len(r.Body)
@@ -189,36 +244,47 @@ func (s *segment) read(from uint64, size int) ([]logstore.Record, error) {
 
 // Since implements logstore.Store.
 func (s *Store) Since(ctx context.Context, t int64) (uint64, error) {
-	if err := ctx.Err(); err != nil {
+	if err := s.begin(ctx); err != nil {
 		return 0, err
 	}
-	s.mu.Lock()
-	next := s.nextLocked()
-	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].lastTime >= t })
-	if i == len(s.segments) {
+	defer s.end()
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].lastTime >= t })
+		if i == len(s.segments) {
+			defer s.mu.Unlock()
+			return s.offset, nil
+		}
+		seg := *s.segments[i]
 		s.mu.Unlock()
-		return next, nil
+		offset, err := seg.since(s.o.disk, t)
+		if err == nil {
+			return offset, nil
+		}
+		if err = s.judge(&seg, err); !errors.Is(err, logstore.ErrEvicted) {
+			return 0, err
+		}
 	}
-	seg := *s.segments[i]
-	s.mu.Unlock()
-	f, err := os.Open(seg.name)
-	if errors.Is(err, os.ErrNotExist) {
-		return s.Since(ctx, t) // it was evicted since
-	}
+	return 0, ctx.Err()
+}
+
+// since returns the offset of the first record that arrived at t or later.
+func (s *segment) since(d disk, t int64) (uint64, error) {
+	frames, closeFile, err := s.frames(d, s.beforeTime(t))
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
-	e := seg.beforeTime(t)
-	frames := frames{file: f, at: e.position, end: seg.size, offset: e.offset}
+	defer func() { _ = closeFile() }()
 	for {
 		at := frames.at
 		r, _, err := frames.next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return seg.next, nil
+			return s.next, nil
+		case broken(err):
+			return 0, &damage{s.name, at, err}
 		case err != nil:
-			return 0, &damage{seg.name, at, err}
+			return 0, err
 		case r.Time >= t:
 			return r.Offset, nil
 		}
@@ -227,9 +293,10 @@ func (s *Store) Since(ctx context.Context, t int64) (uint64, error) {
 
 // Back implements logstore.Store, to the precision of the index.
 func (s *Store) Back(ctx context.Context, size int64) (uint64, error) {
-	if err := ctx.Err(); err != nil {
+	if err := s.begin(ctx); err != nil {
 		return 0, err
 	}
+	defer s.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.segments) - 1; i >= 0; i-- {

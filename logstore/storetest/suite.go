@@ -461,6 +461,7 @@ func evictsTheOldest(t *testing.T, o Opener) {
 	if _, err := store.Read(within(t), 1, 1); !errors.Is(err, logstore.ErrEvicted) {
 		t.Errorf("reading what was evicted: %v", err)
 	}
+	_ = n.stop() // one at a time
 	late := follow(t, store, 1)
 	if got := late.await(last); got[0].Offset < st.First {
 		t.Errorf("following begins at %d, the oldest is %d", got[0].Offset, st.First)
