@@ -23,6 +23,9 @@ const (
 
 // segmentSizeLocked is the size from which on a segment is full.
 func (s *Store) segmentSizeLocked() int64 {
+	if s.o.segment > 0 {
+		return s.o.segment
+	}
 	if s.bounds.Bytes == 0 {
 		return maxSegment
 	}

@@ -76,9 +76,10 @@ type Options struct {
 	Logger *zap.Logger
 
 	// For tests.
-	disk  disk          // default: the real one
-	boot  string        // default: that of the machine
-	retry time.Duration // default: defaultRetry
+	disk    disk          // default: the real one
+	boot    string        // default: that of the machine
+	retry   time.Duration // default: defaultRetry
+	segment int64         // bytes of a segment; default: from Bounds
 }
 
 // Store is a logstore.Store in files.
