@@ -89,6 +89,7 @@ func goesOn(t testing.TB, s *Store) {
 }
 
 func TestTornEndIsCutAtEveryByte(t *testing.T) {
+	t.Parallel()
 	const n = 12
 	o := small(t.TempDir())
 	o.segment = 1 << 20
@@ -159,8 +160,10 @@ func epochOf(t testing.TB, body []byte) string {
 // Whatever byte of whichever file is another one: no record that was not
 // written, and no other record where one was.
 func TestFlippedByteAnywhereIsNoOtherEvent(t *testing.T) {
-	const n = 16
+	t.Parallel()
+	const n = 10
 	o := small(t.TempDir())
+	o.segment = 400
 	fill(t, o, n)
 	names := append(files(t, o.Dir, "*.log"), files(t, o.Dir, "*.index")...)
 	if len(names) < 3 {
@@ -276,6 +279,7 @@ func TestDamageInTheNewestSegmentBeginsAnEpoch(t *testing.T) {
 }
 
 func TestDamageInAnOlderSegmentIsFoundByReading(t *testing.T) {
+	t.Parallel()
 	const n = 60
 	for name, read := range map[string]func(t *testing.T, s *Store, last uint64) error{
 		"Read": func(t *testing.T, s *Store, last uint64) error {
@@ -369,6 +373,7 @@ func TestDamageInTheOpenSegmentIsFoundByReading(t *testing.T) {
 }
 
 func TestMissingFiles(t *testing.T) {
+	t.Parallel()
 	const n = 60
 	for name, test := range map[string]struct {
 		lose       func(dir string, segments []string) []string
@@ -392,6 +397,7 @@ func TestMissingFiles(t *testing.T) {
 		}, func(left int) bool { return left == n }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			o := small(t.TempDir())
 			fill(t, o, n)
 			epoch := epochOf(t, load(t, filepath.Join(o.Dir, metaName)))

@@ -20,7 +20,8 @@ import (
 // of room: everything that was appended is handed over once, in order, and is
 // there afterwards.
 func TestGoesOnAfterEachFailure(t *testing.T) {
-	const n = 40
+	t.Parallel()
+	const n = 14
 	run := func(t *testing.T, o Options, disk *badDisk) {
 		s, err := Open(o)
 		for tries := 0; err != nil; tries++ {
@@ -62,16 +63,13 @@ func TestGoesOnAfterEachFailure(t *testing.T) {
 	}
 	for name, every := range map[string]time.Duration{"always": SyncAlways, "interval": time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			measure := &badDisk{noSync: true}
 			o := quick(t.TempDir(), every)
-			o.disk, o.segment, o.boot = measure, 1200, "boot"
+			o.disk, o.segment, o.boot = measure, 400, "boot"
 			run(t, o, measure)
 			calls := measure.calls.Load()
-			step := int64(1)
-			if testing.Short() {
-				step = 7
-			}
-			for at := int64(1); at <= calls; at += step {
+			for at := int64(1); at <= calls; at++ {
 				disk := &badDisk{noSync: true}
 				disk.failAt.Store(at)
 				disk.failN.Store(1 + at%3)
@@ -180,6 +178,7 @@ func TestFullDiskIsReadFrom(t *testing.T) {
 
 // What was appended but cannot be committed does not keep Close.
 func TestClosingWhileTheDiskIsFull(t *testing.T) {
+	t.Parallel()
 	disk := new(badDisk)
 	o := quick(t.TempDir(), SyncOff)
 	o.disk = disk
@@ -212,6 +211,7 @@ func TestClosingWhileTheDiskIsFull(t *testing.T) {
 // An fsync that fails shows nothing, and one that takes its time keeps nobody
 // from asking.
 func TestFsync(t *testing.T) {
+	t.Parallel()
 	t.Run("fails", func(t *testing.T) {
 		disk := new(badDisk)
 		var failing atomic.Bool
@@ -291,6 +291,7 @@ func TestFsync(t *testing.T) {
 
 // What the disk fails to return may come yet. What never comes is given up.
 func TestReadingFails(t *testing.T) {
+	t.Parallel()
 	o := small(t.TempDir())
 	fill(t, o, 60)
 	segments := files(t, o.Dir, "*.log")
@@ -361,7 +362,8 @@ func goesOnWith(t *testing.T, s *Store, term logstore.Term) {
 
 // Terms, readers, followers and the end come in any order.
 func TestEverythingAtOnce(t *testing.T) {
-	for round := range 20 {
+	t.Parallel()
+	for round := range 6 {
 		o := small(t.TempDir())
 		o.Bounds.Bytes = 20_000
 		s := open(t, o)

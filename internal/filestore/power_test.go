@@ -2,9 +2,11 @@ package filestore
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -153,8 +155,10 @@ func (f *powerFile) Sync() error {
 // every record that was handed over is there, and otherwise no cursor of one
 // that is lost is good.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	for name, every := range map[string]time.Duration{"always": SyncAlways, "interval": time.Millisecond, "off": SyncOff} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			random := rand.New(rand.NewPCG(1, 2))
 			for round := range 12 {
 				disk := newPowerDisk()
@@ -210,8 +214,10 @@ func TestPowerCut(t *testing.T) {
 // that does not begin an epoch, even if an fsync has failed meanwhile, or an earlier
 // process was killed.
 func TestPowerCutAfterAnOrderlyEnd(t *testing.T) {
+	t.Parallel()
 	for name, every := range map[string]time.Duration{"always": SyncAlways, "interval": 5 * time.Millisecond, "off": SyncOff} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			disk := newPowerDisk()
 			o := quick(t.TempDir(), every)
 			o.disk, o.segment, o.boot = disk, 2000, "before"
@@ -244,9 +250,63 @@ func TestPowerCutAfterAnOrderlyEnd(t *testing.T) {
 	}
 }
 
+// adopt is a disk that a directory was just written to, by a process that was
+// killed.
+func adopt(t *testing.T, dir string) *powerDisk {
+	t.Helper()
+	d := newPowerDisk()
+	for _, name := range files(t, dir, "*") {
+		p := &platter{now: load(t, name)}
+		if !strings.HasSuffix(name, segmentSuffix) {
+			p.durable = p.now
+		} else {
+			p.dirty = [][2]int64{{0, int64(len(p.now))}}
+		}
+		d.disk[name], d.names[name] = p, p
+	}
+	return d
+}
+
+// A log that was written without fsync, by a process that was killed, is on disk
+// before a power cut is believed to cost nothing, and before it is regarded as
+// closed in order.
+func TestPowerCutAfterAKilledProcess(t *testing.T) {
+	t.Parallel()
+	for name, orderly := range map[string]bool{"open": false, "closed": true} {
+		for _, every := range []time.Duration{SyncAlways, time.Hour, SyncOff} {
+			t.Run(fmt.Sprint(name, every), func(t *testing.T) {
+				o := quick(t.TempDir(), SyncOff)
+				o.boot = "before"
+				s := open(t, o)
+				add(t, campaign(t, s), 1, 50)
+				await(t, s, 50)
+				epoch := s.Epochs()[0].ID
+
+				o = quick(copyDir(t, o.Dir), every)
+				disk := adopt(t, o.Dir)
+				o.disk, o.boot = disk, "before"
+				s = open(t, o)
+				campaign(t, s) // so that it is ready
+				if orderly {
+					shut(t, s)
+				}
+				// nothing gets to disk by itself
+				after := quick(disk.cut(t, rand.New(rand.NewPCG(5, 6))), SyncOff)
+				after.boot = "after"
+				s = open(t, after)
+				left := len(honest(t, s, epoch, 50))
+				if (orderly || every == SyncAlways) && (left != 50 || len(s.Epochs()) != 1) {
+					t.Errorf("%d records of the epochs %v", left, s.Epochs())
+				}
+			})
+		}
+	}
+}
+
 // Whether a new epoch begins depends on how the log was written, not on how it
 // is opened.
 func TestEpochAfterTheMachineWentDown(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		sync    time.Duration
 		orderly bool
@@ -261,6 +321,7 @@ func TestEpochAfterTheMachineWentDown(t *testing.T) {
 		"always, closed, and a new boot": {SyncAlways, true, "after", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			o := quick(t.TempDir(), test.sync)
 			o.boot = "before"
 			s := open(t, o)

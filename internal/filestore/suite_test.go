@@ -9,6 +9,7 @@ import (
 )
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	for name, sync := range map[string]Options{
 		"always":   {Sync: SyncAlways},
 		"interval": {Sync: 10 * time.Millisecond}, // so that it comes
