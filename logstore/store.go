@@ -76,7 +76,9 @@ type Store interface {
 
 	// Close ends Follow, Campaign and the term, and waits until nothing of the
 	// store runs or is held open. What was appended is committed first, if that
-	// takes no longer than a moment. Closing twice is no error.
+	// takes no longer than a moment. Closing twice is no error. It waits for
+	// apply, so it is not to be called from there, nor with a lock that apply
+	// takes.
 	Close() error
 }
 

@@ -433,6 +433,31 @@ func TestMissingFiles(t *testing.T) {
 	}
 }
 
+// What only a process that died can have left is removed, and nothing else.
+func TestLeftovers(t *testing.T) {
+	o := small(t.TempDir())
+	fill(t, o, 20)
+	gone := []string{"log.json.new", "00000000000000000001.index.new", "00000000000000000777.index"}
+	kept := []string{"notes.new", "notes.index", "777.index", "777.log", "00000000000000000001.log.damaged", "log.json.bak"}
+	for _, name := range append(gone, kept...) {
+		store(t, filepath.Join(o.Dir, name), []byte("x"))
+	}
+	s := open(t, o)
+	if left := readAll(t, s); len(left) != 20 {
+		t.Errorf("%d records are left", len(left))
+	}
+	for _, name := range gone {
+		if len(files(t, o.Dir, name)) > 0 {
+			t.Errorf("%s is left", name)
+		}
+	}
+	for _, name := range kept {
+		if len(files(t, o.Dir, name)) == 0 {
+			t.Errorf("%s is gone", name)
+		}
+	}
+}
+
 func TestCorruptIndexIsMadeAgain(t *testing.T) {
 	const n = 60
 	o := small(t.TempDir())

@@ -172,10 +172,34 @@ type frames struct {
 	end    int64  // up to where to read
 	offset uint64 // of the record that is next
 	buf    []byte // bytes of the file from at on
+	ahead  int    // how much is read from the file at once, in bytes; 0 is readAhead
 }
 
-// readAhead is how much is read from a file at once, in bytes.
+// readAhead is how much is read from a file at once by default, in bytes.
 const readAhead = 256 << 10
+
+// skip goes on to the record at an offset without a look at those before it,
+// but for their place. The errors are those of next.
+func (f *frames) skip(to uint64) error {
+	for f.offset < to {
+		if f.at+frameSize > f.end {
+			return errTorn
+		}
+		if len(f.buf) < frameSize {
+			if err := f.fill(frameSize); err != nil {
+				return err
+			}
+		}
+		size := frameSize + int64(binary.LittleEndian.Uint32(f.buf))
+		if f.at+size > f.end || binary.LittleEndian.Uint64(f.buf[8:]) != f.offset {
+			return errDamaged
+		}
+		f.buf = f.buf[min(size, int64(len(f.buf))):]
+		f.at += size
+		f.offset++
+	}
+	return nil
+}
 
 // next returns the next record, whose bytes are the caller's. The error is
 // io.EOF at the end, one of parseFrame, or that of reading.
@@ -210,7 +234,11 @@ func (f *frames) next() (r logstore.Record, size int, err error) {
 
 // fill reads at least need bytes from at on.
 func (f *frames) fill(need int) error {
-	want := min(int64(max(need, readAhead)), f.end-f.at)
+	ahead := f.ahead
+	if ahead == 0 {
+		ahead = readAhead
+	}
+	want := min(int64(max(need, ahead)), f.end-f.at)
 	window := make([]byte, want) // records that were returned are parts of the one before
 	n := copy(window, f.buf)
 	m, err := f.file.ReadAt(window[n:], f.at+int64(n))

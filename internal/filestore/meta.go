@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -96,14 +95,4 @@ func (m *meta) write(d disk, dir string) error {
 		return err
 	}
 	return replaceFile(d, filepath.Join(dir, metaName), body)
-}
-
-// bootID returns an id of the machine's present boot; empty where there is
-// none, which is regarded as another boot each time.
-func bootID() string {
-	body, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(body))
 }

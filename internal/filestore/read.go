@@ -223,6 +223,14 @@ func (s *segment) read(d disk, from uint64, size int) ([]logstore.Record, error)
 		return nil, err
 	}
 	defer func() { _ = closeFile() }()
+	// enough for what is skipped, and most of what is wanted
+	frames.ahead = min(indexStep+max(size, 0), readAhead)
+	if err := frames.skip(from); err != nil {
+		if broken(err) {
+			err = &damage{s.name, frames.at, err}
+		}
+		return nil, err
+	}
 	var records []logstore.Record
 	for bytes := 0; bytes < size || len(records) == 0; {
 		at := frames.at
@@ -234,10 +242,9 @@ func (s *segment) read(d disk, from uint64, size int) ([]logstore.Record, error)
 			return records, &damage{s.name, at, err}
 		case err != nil:
 			return records, err
-		case r.Offset >= from:
-			records = append(records, r)
-			bytes += len(r.Body)
 		}
+		records = append(records, r)
+		bytes += len(r.Body)
 	}
 	return records, nil
 }

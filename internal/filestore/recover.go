@@ -156,13 +156,11 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 	}
 	slices.Sort(firsts)
 	for _, e := range entries {
-		stem, isIndex := strings.CutSuffix(e.Name(), indexSuffix)
-		if isIndex {
-			first, ok := firstOf(stem + segmentSuffix)
-			_, used := slices.BinarySearch(firsts, first)
-			isIndex = ok && !used
-		}
-		if isIndex || strings.HasSuffix(e.Name(), newSuffix) {
+		name, unfinished := strings.CutSuffix(e.Name(), newSuffix)
+		stem, _ := strings.CutSuffix(name, indexSuffix)
+		first, isIndex := firstOf(stem + segmentSuffix)
+		_, used := slices.BinarySearch(firsts, first)
+		if isIndex && name != stem && (unfinished || !used) || unfinished && name == metaName {
 			_ = s.o.disk.remove(filepath.Join(s.o.Dir, e.Name()))
 		}
 	}
