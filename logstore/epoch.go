@@ -1,5 +1,7 @@
 package logstore
 
+import "slices"
+
 // Epoch is one incarnation of a log: within it, an offset names one record.
 type Epoch struct {
 	ID    string // random, [a-z0-9]+
@@ -9,9 +11,9 @@ type Epoch struct {
 // EpochAt returns the epoch that an offset is of: the newest that begins at it
 // or before. False if there is none. epochs are those of a store, oldest first.
 func EpochAt(epochs []Epoch, offset uint64) (Epoch, bool) {
-	for i := len(epochs) - 1; i >= 0; i-- {
-		if epochs[i].First <= offset {
-			return epochs[i], true
+	for _, e := range slices.Backward(epochs) {
+		if e.First <= offset {
+			return e, true
 		}
 	}
 	return Epoch{}, false

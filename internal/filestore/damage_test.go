@@ -308,6 +308,7 @@ func TestDamageInAnOlderSegmentIsFoundByReading(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			o := small(t.TempDir())
 			fill(t, o, n)
 			segments := files(t, o.Dir, "*.log")
@@ -375,6 +376,9 @@ func TestDamageInTheOpenSegmentIsFoundByReading(t *testing.T) {
 func TestMissingFiles(t *testing.T) {
 	t.Parallel()
 	const n = 60
+	all := func(left int) bool { return left == n }
+	some := func(left int) bool { return left > 0 && left < n }
+	none := func(left int) bool { return left == 0 }
 	for name, test := range map[string]struct {
 		lose       func(dir string, segments []string) []string
 		left       func(n int) bool
@@ -382,19 +386,15 @@ func TestMissingFiles(t *testing.T) {
 	}{
 		"an index": {func(_ string, seg []string) []string {
 			return []string{strings.TrimSuffix(seg[1], ".log") + ".index"}
-		}, func(left int) bool { return left == n }, true},
-		"a segment in the middle": {func(_ string, seg []string) []string { return seg[2:3] },
-			func(left int) bool { return left > 0 && left < n }, true},
-		"the newest segment": {func(_ string, seg []string) []string { return seg[len(seg)-1:] },
-			func(left int) bool { return left > 0 && left < n }, false},
-		"every segment": {func(_ string, seg []string) []string { return seg }, func(left int) bool { return left == 0 }, false},
-		metaName: {func(dir string, _ []string) []string { return []string{filepath.Join(dir, metaName)} },
-			func(left int) bool { return left == n }, false},
-		headName: {func(dir string, _ []string) []string { return []string{filepath.Join(dir, headName)} },
-			func(left int) bool { return left == n }, false},
+		}, all, true},
+		"a segment in the middle": {func(_ string, seg []string) []string { return seg[2:3] }, some, true},
+		"the newest segment":      {func(_ string, seg []string) []string { return seg[len(seg)-1:] }, some, false},
+		"every segment":           {func(_ string, seg []string) []string { return seg }, none, false},
+		metaName:                  {func(dir string, _ []string) []string { return []string{filepath.Join(dir, metaName)} }, all, false},
+		headName:                  {func(dir string, _ []string) []string { return []string{filepath.Join(dir, headName)} }, all, false},
 		"both": {func(dir string, _ []string) []string {
 			return []string{filepath.Join(dir, headName), filepath.Join(dir, metaName)}
-		}, func(left int) bool { return left == n }, false},
+		}, all, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -443,6 +443,7 @@ func TestLeftovers(t *testing.T) {
 		store(t, filepath.Join(o.Dir, name), []byte("x"))
 	}
 	s := open(t, o)
+	campaign(t, s) // so that nothing is being written
 	if left := readAll(t, s); len(left) != 20 {
 		t.Errorf("%d records are left", len(left))
 	}

@@ -3,6 +3,7 @@ package filestore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -72,9 +73,7 @@ func (d *powerDisk) syncDir(dir string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.names)
-	for name, p := range d.disk {
-		d.names[name] = p
-	}
+	maps.Copy(d.names, d.disk)
 	return d.realDisk.syncDir(dir)
 }
 
@@ -160,7 +159,7 @@ func TestPowerCut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(1, 2))
-			for round := range 12 {
+			for round := range 8 {
 				disk := newPowerDisk()
 				o := quick(t.TempDir(), every)
 				o.disk, o.segment, o.boot = disk, 2000, "before"
@@ -275,6 +274,7 @@ func TestPowerCutAfterAKilledProcess(t *testing.T) {
 	for name, orderly := range map[string]bool{"open": false, "closed": true} {
 		for _, every := range []time.Duration{SyncAlways, time.Hour, SyncOff} {
 			t.Run(fmt.Sprint(name, every), func(t *testing.T) {
+				t.Parallel()
 				o := quick(t.TempDir(), SyncOff)
 				o.boot = "before"
 				s := open(t, o)

@@ -91,7 +91,7 @@ func TestKilled(t *testing.T) {
 			dir := t.TempDir()
 			var epoch string
 			var last uint64
-			for round := range 5 {
+			for round := range 3 {
 				out, kill := start(t, dir, every)
 				for lines := 0; out.Scan() && lines < 20+round*10; lines++ {
 					if n, err := strconv.ParseUint(out.Text(), 10, 64); err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"time"
 
@@ -306,8 +307,7 @@ func (s *Store) Back(ctx context.Context, size int64) (uint64, error) {
 	defer s.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := len(s.segments) - 1; i >= 0; i-- {
-		seg := s.segments[i]
+	for i, seg := range slices.Backward(s.segments) {
 		if whole := seg.size - headerSize; whole < size {
 			size -= whole
 			continue

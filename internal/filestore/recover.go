@@ -129,8 +129,8 @@ func (s *Store) loadSegments() (end ending, err error) {
 		if n := len(s.segments); n > 0 && s.segments[n-1].next != first {
 			// What was before the hole cannot be reached from behind it. The end is as
 			// it was, so that no offset is given twice.
-			bad := &damage{s.segments[n-1].name, s.segments[n-1].size,
-				fmt.Errorf("offsets %d to %d are missing behind it", s.segments[n-1].next, first-1)}
+			before := s.segments[n-1]
+			bad := &damage{before.name, before.size, fmt.Errorf("offsets %d to %d are missing behind it", before.next, first-1)}
 			s.err = bad
 			s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
 				zap.String("file", bad.file), zap.Int64("byte", bad.at), zap.Error(bad.err))

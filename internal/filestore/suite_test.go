@@ -16,6 +16,7 @@ func TestSuite(t *testing.T) {
 		"off":      {Sync: SyncOff},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Opener {
 				o := sync
 				o.Dir, o.Buffer, o.retry = t.TempDir(), 1<<20, time.Millisecond

@@ -137,6 +137,7 @@ func TestBroken(t *testing.T) {
 
 // A suite that finds nothing wrong with a broken store is worth nothing.
 func TestSuiteFindsWhatIsBroken(t *testing.T) {
+	t.Parallel()
 	for what, test := range brokenIn {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
