@@ -31,6 +31,7 @@ func FuzzSegment(f *testing.F) {
 	f.Add(whole, uint16(10))
 	f.Fuzz(func(t *testing.T, changes []byte, cut uint16) {
 		body := bytes.Clone(whole)
+		changes = changes[:min(len(changes), 4*100)] // more take long, and find nothing else
 		for ; len(changes) >= 4; changes = changes[4:] {
 			at := int(binary.BigEndian.Uint16(changes)) % len(body)
 			switch n := int(changes[3]); changes[2] % 5 {
@@ -45,7 +46,7 @@ func FuzzSegment(f *testing.F) {
 			case 4: // older bytes
 				copy(body[at:], whole[n%len(whole):min(n%len(whole)+64, len(whole))])
 			}
-			if len(body) == 0 || len(body) > 1<<20 {
+			if len(body) == 0 {
 				return
 			}
 		}

@@ -55,9 +55,9 @@ func copyDir(t testing.TB, dir string) string {
 	return to
 }
 
-// quick returns options for tests of a log in dir.
+// quick returns options for tests of a log in dir, which syncs nothing really.
 func quick(dir string, sync time.Duration) Options {
-	return Options{Dir: dir, Sync: sync, retry: time.Millisecond}
+	return Options{Dir: dir, Sync: sync, retry: time.Millisecond, disk: &badDisk{noSync: true}}
 }
 
 // logged returns a logger and what it has logged.

@@ -20,7 +20,7 @@ func TestSuite(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Opener {
 				o := sync
 				o.Dir, o.Buffer, o.retry = t.TempDir(), 1<<20, time.Millisecond
-				disk := new(badDisk)
+				disk := &badDisk{noSync: o.Sync != SyncAlways}
 				o.disk = disk
 				return storetest.Opener{
 					Open: func(t *testing.T) logstore.Store { return open(t, o) },
