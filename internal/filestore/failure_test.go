@@ -303,10 +303,11 @@ func TestReadingFails(t *testing.T) {
 	fill(t, o, 60)
 	segments := files(t, o.Dir, "*.log")
 	disk := &badDisk{noSync: true}
-	var fails atomic.Int64
+	var fails, errno atomic.Int64
+	errno.Store(int64(syscall.EIO))
 	disk.onRead = func(name string) error {
 		if name == segments[1] && fails.Add(-1) >= 0 {
-			return &os.PathError{Op: "read", Path: name, Err: syscall.EIO}
+			return &os.PathError{Op: "read", Path: name, Err: syscall.Errno(errno.Load())}
 		}
 		return nil
 	}
@@ -317,6 +318,15 @@ func TestReadingFails(t *testing.T) {
 	eventually(t, s, "all was followed", func(logstore.Status) bool { return len(n.all()) == 60 })
 	shut(t, s)
 
+	// too many open files say nothing of what is in them
+	errno.Store(int64(syscall.EMFILE))
+	s = open(t, o)
+	fails.Store(3 * maxReadTries)
+	n = follow(t, s, 1)
+	eventually(t, s, "all was followed", func(logstore.Status) bool { return len(n.all()) == 60 })
+	shut(t, s)
+
+	errno.Store(int64(syscall.EIO))
 	s = open(t, o)
 	fails.Store(1 << 40)
 	next, _ := firstOf(filepath.Base(segments[2]))

@@ -26,6 +26,7 @@ type output struct {
 	flushTo  int64      // what that fsync will have synced
 	flushOff uint64
 
+	unread  int  // how often that could not be read which has to be written again
 	suspect bool // an fsync has failed; see head
 	orderly bool // how the log was closed before it was opened
 }
@@ -331,7 +332,10 @@ func (s *Store) repair() error {
 	var again []byte
 	for at := frames.at; ; {
 		r, _, err := frames.next()
-		if broken(err) {
+		if unreturned(err) {
+			s.unread++
+		}
+		if broken(err) || unreturned(err) && s.unread >= maxReadTries {
 			s.abandon()
 			s.dropDamaged(&damage{last.name, frames.at, err}, last.first)
 			s.suspect = false
@@ -355,7 +359,7 @@ func (s *Store) repair() error {
 	if err := s.sync(last); err != nil {
 		return err
 	}
-	s.suspect = false
+	s.suspect, s.unread = false, 0
 	return s.writeHead()
 }
 

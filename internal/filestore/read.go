@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,9 +28,15 @@ type follower struct {
 // followBatch is about how many bytes Follow reads from files at once.
 const followBatch = 1 << 20
 
-// maxReadTries is how often Follow tries to read what the disk fails to return,
-// before it regards that as damaged.
+// maxReadTries is how often the store tries to read what the disk fails to
+// return, before it regards that as damaged.
 const maxReadTries = 5
+
+// unreturned reports whether an error is that of a disk which has not got what
+// it was given, and not one that passes, such as too many open files.
+func unreturned(err error) bool {
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EBADMSG)
+}
 
 var errFollowed = errors.New("filestore: Follow is running already")
 
@@ -121,7 +128,7 @@ func (s *Store) unreadable(ctx context.Context, from uint64, tries int, err erro
 	if tries == 1 {
 		s.o.Logger.Error("the log cannot be read", zap.Uint64("offset", from), zap.Error(err))
 	}
-	if tries >= maxReadTries {
+	if tries >= maxReadTries && unreturned(err) {
 		if seg, _ := s.find(from); seg != nil {
 			s.dropDamaged(&damage{seg.name, seg.before(from).position, err}, seg.first)
 		}
