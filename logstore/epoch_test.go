@@ -23,11 +23,24 @@ func TestEpochs(t *testing.T) {
 		offset uint64
 		good   bool
 	}{
-		{"a", 0, true}, {"a", 1, true}, {"a", 99, true}, {"a", 100, false}, {"a", 5000, false},
-		{"b", 98, false}, {"b", 99, true}, {"b", 100, false}, // nothing was ever of it
-		{"c", 99, true}, {"c", 100, true}, {"c", 299, true}, {"c", 300, false},
-		{"d", 298, false}, {"d", 299, true}, {"d", 1 << 50, true}, {"d", math.MaxUint64, false},
-		{"e", 100, false}, {"", 1, false},
+		{"a", 0, true},
+		{"a", 1, true},
+		{"a", 99, true},
+		{"a", 100, false},
+		{"a", 5000, false},
+		{"b", 98, false},
+		{"b", 99, true},
+		{"b", 100, false}, // nothing was ever of it
+		{"c", 99, true},
+		{"c", 100, true},
+		{"c", 299, true},
+		{"c", 300, false},
+		{"d", 298, false},
+		{"d", 299, true},
+		{"d", 1 << 50, true},
+		{"d", math.MaxUint64, false},
+		{"e", 100, false},
+		{"", 1, false},
 	} {
 		if good := Good(epochs, test.id, test.offset); good != test.good {
 			t.Errorf("a cursor of %s and %d is good: %v, want %v", test.id, test.offset, good, test.good)
