@@ -2,7 +2,6 @@ package ssefanin
 
 import (
 	"context"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -69,9 +68,7 @@ func (a *App) observe(server *caddyhttp.Server) {
 		return
 	}
 	a.servers = append(a.servers, server)
-	server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
-		return context.WithValue(ctx, connectionKey{}, &clientConnection{conn: conn})
-	})
+	new(acceptedConnections).observe(server)
 	// Streams ended in an app's Stop or in Cleanup are ended too late: before
 	// that, the server waits for its requests, for ever.
 	server.RegisterOnShutdown(func() {
