@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -18,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -256,8 +258,11 @@ func (p *process) exit(signal bool, atMost time.Duration) (time.Duration, error)
 	case <-p.done:
 		return time.Since(begin), p.err
 	case <-timer.C:
-		took := time.Since(begin)
-		return took, fmt.Errorf("it has not exited after %s:\n%s", atMost, p.stacks())
+		took, stacks := time.Since(begin), p.stacks()
+		if heldElsewhere(stacks) {
+			return took, fmt.Errorf("it has not exited after %s, %w:\n%s", atMost, errHeldElsewhere, stacks)
+		}
+		return took, fmt.Errorf("it has not exited after %s:\n%s", atMost, stacks)
 	}
 }
 
@@ -273,6 +278,24 @@ func (p *process) stacks() string {
 		p.kill()
 	}
 	return conns + p.log.String()[from:]
+}
+
+// errHeldElsewhere is the end of a process that is held up by the servers of the
+// running configuration only.
+var errHeldElsewhere = errors.New("a server of the running configuration holds it up")
+
+var (
+	exiting  = regexp.MustCompile(`(?m)^goroutine (\d+) [^\n]*\n(?:[^\n]+\n)*?github\.com/caddyserver/caddy/v2\.exitProcess\(`)
+	shutdown = regexp.MustCompile(`(?m)^net/http\.\(\*Server\)\.Shutdown\((?:[^\n]+\n)*?created by [^\n]*\(\*App\)\.stop in goroutine (\d+)`)
+)
+
+// heldElsewhere reports whether the exit waits for servers of the running
+// configuration, and for no others.
+func heldElsewhere(stacks string) bool {
+	exit := exiting.FindStringSubmatch(stacks)
+	waiting := shutdown.FindAllStringSubmatch(stacks, -1)
+	return exit != nil && len(waiting) > 0 &&
+		!slices.ContainsFunc(waiting, func(m []string) bool { return m[1] != exit[1] })
 }
 
 // connections lists the process's own TCP connections: state, what is queued
