@@ -58,3 +58,10 @@ func qualityOf(params string) float64 {
 	}
 	return 1
 }
+
+// Media types.
+const (
+	typeJSON   = "application/json"
+	typeHTML   = "text/html"
+	typeEvents = "text/event-stream"
+)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"go.uber.org/zap"
 
@@ -31,9 +30,9 @@ type App struct {
 
 	ctx         caddy.Context
 	logger      *zap.Logger
+	builder     *builder
 	definitions []*definition
-	byKey       map[string]*definition  // by stream key
-	envs        map[string]*environment // by source key
+	byKey       map[string]*definition // by stream key
 	handlers    []*Handler
 	servers     []*caddyhttp.Server // that tell of the exit; see observe
 	watching    bool                // they count with the exit's watch
@@ -56,7 +55,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
 	a.byKey = make(map[string]*definition)
-	a.envs = make(map[string]*environment)
+	a.builder = newBuilder(ctx)
 	if err := registerMetrics(ctx); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
@@ -84,7 +83,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 // before this one is still in use, and this one may fail to start.
 func (a *App) Start() error {
 	for _, h := range a.handlers {
-		if h.def == nil {
+		if h.service.def == nil {
 			return errUndefined(h.Name)
 		}
 	}
@@ -97,6 +96,9 @@ func (a *App) Start() error {
 	for _, def := range a.definitions {
 		def.target().attach(def)
 		a.attached = append(a.attached, def)
+	}
+	if len(a.attached) > 0 {
+		streamSampler.wake()
 	}
 	return nil
 }
@@ -111,8 +113,8 @@ func (a *App) Stop() error {
 	}
 	a.detach()
 	for _, h := range a.handlers {
-		if h.settings.onReload == reloadDrain {
-			h.def.target().drain(servedBy(h), endReload)
+		if h.service.settings.onReload == reloadDrain {
+			h.service.def.target().drain(servedBy(&h.service), endReload)
 		}
 	}
 	return nil
@@ -145,6 +147,24 @@ func (a *App) detach() {
 		releaseAnnouncements()
 		a.started = false
 	}
+}
+
+// observe has the configuration hear of a server's exit and know its
+// connections. It is called while the configuration is provisioned, once or
+// more for each server.
+func (a *App) observe(server *caddyhttp.Server) {
+	if server == nil || slices.Contains(a.servers, server) {
+		return
+	}
+	a.servers = append(a.servers, server)
+	new(acceptedConnections).observe(server)
+	// Streams ended in an app's Stop or in Cleanup are ended too late: before
+	// that, the server waits for its requests, for ever.
+	server.RegisterOnShutdown(func() {
+		if caddy.Exiting() {
+			endAllClients()
+		}
+	})
 }
 
 // add takes a handler in: it defines a stream, or names one.
@@ -181,7 +201,7 @@ func (a *App) add(h *Handler, owner any) error {
 // bindWaiting gives a definition to the handlers that named it before.
 func (a *App) bindWaiting(def *definition) {
 	for _, h := range a.handlers {
-		if h.def == nil && h.Name == def.name {
+		if h.service.def == nil && h.Name == def.name {
 			h.bind(def)
 		}
 	}
@@ -229,15 +249,9 @@ func hasDefinition(node any, name string) bool {
 	return false
 }
 
-func namedKey(name string) string { return namedPrefix + name }
-
-func isNamedKey(key string) bool { return strings.HasPrefix(key, namedPrefix) }
-
-const namedPrefix = "name:"
-
 // define judges a stream and acquires its hub. Equal unnamed streams are one.
 func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {
-	def, err := a.build(name, stream)
+	def, err := a.builder.build(name, stream)
 	if err != nil {
 		if name != "" {
 			return nil, fmt.Errorf("stream '%s': %w", name, err)

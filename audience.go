@@ -131,8 +131,8 @@ func (a *audience) drainLocked(chosen func(*subscriber) bool, why endReason) {
 func everybody(*subscriber) bool { return true }
 
 // servedBy chooses the clients that a handler serves.
-func servedBy(handler *Handler) func(*subscriber) bool {
-	return func(sub *subscriber) bool { return sub.handler == handler }
+func servedBy(svc *service) func(*subscriber) bool {
+	return func(sub *subscriber) bool { return sub.service == svc }
 }
 
 // list returns the clients as they are now.

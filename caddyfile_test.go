@@ -116,59 +116,25 @@ func setFeedEnv(t *testing.T) {
 	}
 }
 
-// The syntax is told in three places, which are the same text: the comment of
-// UnmarshalCaddyfile, the README, and (tested above) a golden file.
-func TestSyntaxIsToldTheSameEverywhere(t *testing.T) {
-	source, err := os.ReadFile("caddyfile.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, after, _ := strings.Cut(string(source), "\n//\tsse_fanin [<matcher>]")
-	comment, _, ok := strings.Cut("//\tsse_fanin [<matcher>]"+after, "\nfunc ")
-	if !ok {
-		t.Fatal("caddyfile.go has no syntax comment")
-	}
-	var syntax strings.Builder
-	for line := range strings.Lines(comment + "\n") {
-		line = strings.TrimPrefix(line, "//")
-		syntax.WriteString(strings.TrimPrefix(line, "\t"))
-	}
-	for _, block := range readmeBlocks(t) {
-		if strings.HasPrefix(block.text, "sse_fanin [<matcher>]") {
-			if block.text != syntax.String() {
-				t.Errorf("README.md:%d has\n%s\nbut the comment of UnmarshalCaddyfile has\n%s", block.line, block.text, syntax.String())
-			}
-			return
-		}
-	}
-	t.Error("README.md has no block that begins with 'sse_fanin [<matcher>]'")
-}
-
 // Every subdirective of the syntax comment stands in the golden file that has
 // them all, and the other way round.
 func TestGoldenHasEverySubdirective(t *testing.T) {
 	words := func(text string) map[string]bool {
 		found := make(map[string]bool)
 		for line := range strings.Lines(text) {
-			fields := strings.Fields(strings.TrimPrefix(line, "//"))
+			fields := strings.Fields(line)
 			if len(fields) > 0 && regexp.MustCompile(`^[a-z_]+$`).MatchString(fields[0]) {
 				found[fields[0]] = true
 			}
 		}
 		return found
 	}
-	source, err := os.ReadFile("caddyfile.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, after, _ := strings.Cut(string(source), "\n//\tsse_fanin [<matcher>]")
-	comment, _, _ := strings.Cut(after, "\nfunc ")
 	golden, err := os.ReadFile("testdata/adapt/every_subdirective.caddyfiletest")
 	if err != nil {
 		t.Fatal(err)
 	}
 	text, _, _ := strings.Cut(string(golden), "\n----------\n")
-	told, used := words(comment), words(text)
+	told, used := words(syntaxComment(t)), words(text)
 	for word := range told {
 		if !used[word] {
 			t.Errorf("%s is in the syntax comment, but not in the golden file", word)
@@ -180,58 +146,6 @@ func TestGoldenHasEverySubdirective(t *testing.T) {
 		default:
 			t.Errorf("%s is in the golden file, but not in the syntax comment", word)
 		}
-	}
-}
-
-// fencedBlock is a block of code in a Markdown file.
-type fencedBlock struct {
-	language string
-	line     int // of its first line of text
-	text     string
-}
-
-func readmeBlocks(t *testing.T) []fencedBlock {
-	t.Helper()
-	content, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var blocks []fencedBlock
-	var open *fencedBlock
-	var indent string
-	number := 0
-	for line := range strings.Lines(string(content)) {
-		number++
-		trimmed := strings.TrimLeft(line, " ")
-		fence, isFence := strings.CutPrefix(trimmed, "```")
-		switch {
-		case isFence && open == nil:
-			indent = line[:len(line)-len(trimmed)]
-			open = &fencedBlock{language: strings.TrimSpace(fence), line: number + 1}
-		case isFence:
-			blocks = append(blocks, *open)
-			open = nil
-		case open != nil:
-			open.text += strings.TrimPrefix(line, indent)
-		}
-	}
-	if open != nil {
-		t.Fatalf("README.md:%d: the block is not closed", open.line)
-	}
-	return blocks
-}
-
-func TestReadmeCaddyfilesAreValid(t *testing.T) {
-	n := 0
-	for _, block := range readmeBlocks(t) {
-		if block.language != "caddyfile" || strings.HasPrefix(block.text, "sse_fanin [<matcher>]") {
-			continue
-		}
-		n++
-		checkExample(t, "README.md", block.line, block.text)
-	}
-	if n == 0 {
-		t.Error("README.md has no caddyfile blocks")
 	}
 }
 

@@ -59,11 +59,11 @@ type client struct {
 // serveStream answers a request with the stream until the client, the stream
 // or the process ends. The header is written in any case: from there on,
 // nothing may be reported but by the stream itself.
-func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error {
-	settings := handler.settings
-	h, err := handler.def.stream(r)
+func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
+	settings := svc.settings
+	h, err := svc.def.stream(r)
 	if err != nil {
-		return refuse(w, http.NewResponseController(w), handler, err)
+		return refuse(w, http.NewResponseController(w), svc, err)
 	}
 	var wanted *filter
 	if settings.filters {
@@ -72,14 +72,14 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 			return caddyhttp.Error(http.StatusBadRequest, err)
 		}
 	}
-	c := newClient(h, handler, w, r)
+	c := newClient(h, svc, w, r)
 	c.filter, c.body = wanted, bodyOf(w, r)
 	if err := h.audience.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
-			return serveStream(w, r, handler) // it ended just now; the key gets another
+			return serveStream(w, r, svc) // it ended just now; the key gets another
 		}
 		h.endUnused()
-		return refuse(w, http.NewResponseController(w), handler, err)
+		return refuse(w, http.NewResponseController(w), svc, err)
 	}
 	defer h.unsubscribe(&c.sub)
 	stop := context.AfterFunc(r.Context(), c.sub.lost)
@@ -93,9 +93,9 @@ func serveStream(w http.ResponseWriter, r *http.Request, handler *Handler) error
 	return nil
 }
 
-func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request) *client {
-	c := &client{hub: h, settings: handler.settings, primed: handler.settings.primes(r)}
-	c.sub.init(c, handler, w, r)
+func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *client {
+	c := &client{hub: h, settings: svc.settings, primed: svc.settings.primes(r)}
+	c.sub.init(c, svc, w, r)
 	if w == http.ResponseWriter(c.sub.deadline.idle) {
 		w = c.sub.deadline.idle.ResponseWriter // deadlines are all that it is for
 	}
@@ -104,9 +104,9 @@ func newClient(h *hub, handler *Handler, w http.ResponseWriter, r *http.Request)
 }
 
 // refuse answers a client that gets no stream.
-func refuse(w http.ResponseWriter, rc *http.ResponseController, handler *Handler, err error) error {
-	handler.def.refused(err)
-	settings := handler.settings
+func refuse(w http.ResponseWriter, rc *http.ResponseController, svc *service, err error) error {
+	svc.def.refused(err)
+	settings := svc.settings
 	wait := rand.N(fullWaitMax-fullWaitMin+1) + fullWaitMin
 	var bad *keyError
 	switch {
@@ -114,7 +114,7 @@ func refuse(w http.ResponseWriter, rc *http.ResponseController, handler *Handler
 		return caddyhttp.Error(http.StatusBadRequest, err)
 	case errors.Is(err, errTooManyStreams), errors.Is(err, errFull) && settings.whenFull == fullReject:
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
-		return handler.unavailable(w, err)
+		return svc.unavailable(w, err)
 	}
 	// EventSource never comes back from any other status
 	writeHeader(w)
@@ -328,7 +328,7 @@ func (c *client) finish(r *http.Request) {
 // and for who debugs.
 func (c *client) logEnd(r *http.Request) {
 	c.logSent(r)
-	if entry := c.sub.handler.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
+	if entry := c.sub.service.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
 		entry.Write(zap.String("stream", c.hub.label), zap.String("reason", string(c.ended)))
 	}
 }
@@ -340,6 +340,6 @@ func (c *client) caught(value any) {
 	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http
 		return
 	}
-	c.sub.handler.logger.Error("writing to a client panicked",
+	c.sub.service.logger.Error("writing to a client panicked",
 		zap.String("stream", c.hub.label), zap.Any("panic", value), zap.Stack("stack"))
 }

@@ -51,14 +51,14 @@ type clockClient struct {
 // connect serves a client of the hub until it is ended or its cancel is called.
 func (c *clockClient) connect(h *hub, settings ClientSettings) {
 	resolved := settings.resolve()
-	handler := &Handler{def: &definition{hub: h}, settings: &resolved, logger: zap.NewNop()}
+	handler := &service{def: &definition{hub: h}, settings: &resolved, logger: zap.NewNop()}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.out, c.cancel, c.begun = httptest.NewRecorder(), cancel, time.Now()
 	go c.serve(handler, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 }
 
 // serve runs the handler. It ends with the client's stream.
-func (c *clockClient) serve(handler *Handler, r *http.Request) {
+func (c *clockClient) serve(handler *service, r *http.Request) {
 	_ = serveStream(c.out, r, handler)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -279,7 +279,7 @@ func TestClientThatIsEndedAtOnceGetsTheHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := clockHub()
 		settings := ClientSettings{}.resolve()
-		handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
+		handler := &service{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
 		w := httptest.NewRecorder()
 		c := newClient(h, handler, w, httptest.NewRequest(http.MethodGet, "/", nil))
 		if err := h.audience.subscribe(&c.sub); err != nil {
@@ -318,7 +318,7 @@ func TestIDsChangeTwiceWhileAClientIsBlocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := clockHub()
 		settings := ClientSettings{}.resolve()
-		handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
+		handler := &service{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
 		ctx, cancel := context.WithCancel(t.Context())
 		w := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), stuck: make(chan struct{}), release: make(chan struct{})}
 		go func() { _ = serveStream(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil), handler) }()

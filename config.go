@@ -19,7 +19,7 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
-// Defaults of the configuration, as the README lists them.
+// Defaults of the configuration, as docs/configuration.md lists them.
 const (
 	defaultBackoffBase  = time.Second
 	defaultBackoffMax   = time.Minute
@@ -524,27 +524,6 @@ func (s *Stream) keyed() string {
 		return "{" + names[0] + "}"
 	}
 	return ""
-}
-
-// judgeWhole judges what only the stream as a whole shows.
-func (s *Stream) judgeWhole() error {
-	keyed := s.keyed()
-	switch {
-	case keyed != "" && s.Connect != nil && s.Connect.Mode == connectEager:
-		return fmt.Errorf("connect: the placeholder %s makes the stream a keyed one, which is connected on demand", keyed)
-	case keyed == "" && s.MaxStreams != 0:
-		return fmt.Errorf("max_streams: it bounds the keys of a keyed stream, but no upstream has a placeholder of the request")
-	}
-	if s.IDs != idsUpstream {
-		return nil
-	}
-	if len(s.Upstreams) > 1 {
-		return fmt.Errorf("ids: '%s' passes on the ids of one upstream, but there are %d; replicas of one source are several URLs of one upstream", idsUpstream, len(s.Upstreams))
-	}
-	if u := s.Upstreams[0]; u != nil && u.policy() == policyMerge {
-		return fmt.Errorf("ids: '%s' passes on the ids of one upstream, but policy '%s' makes several of it", idsUpstream, policyMerge)
-	}
-	return nil
 }
 
 // policy returns the upstream's policy, or its default.

@@ -75,7 +75,7 @@ func TestDefaultUpstreamNames(t *testing.T) {
 				upstreams = append(upstreams, fmt.Sprintf(`{"urls":[%q]}`, u))
 			}
 			var got []string
-			for _, u := range provision(t, "", asUpstream(strings.Join(upstreams, ",")))[0].def.upstreams {
+			for _, u := range provision(t, "", asUpstream(strings.Join(upstreams, ",")))[0].service.def.upstreams {
 				got = append(got, u.name)
 				if err := checkName("upstream", u.name); err != nil {
 					t.Error(err)
@@ -150,7 +150,7 @@ func TestNamesOfMergedURLs(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var names, upstreams []string
-			for _, u := range provision(t, "", asUpstream(test.upstreams))[0].def.upstreams {
+			for _, u := range provision(t, "", asUpstream(test.upstreams))[0].service.def.upstreams {
 				names, upstreams = append(names, u.name), append(upstreams, u.upstream)
 			}
 			if !slices.Equal(names, test.want) || !slices.Equal(upstreams, test.upstream) {
@@ -162,7 +162,7 @@ func TestNamesOfMergedURLs(t *testing.T) {
 
 // So is each discovered address.
 func TestNamesOfDiscoveredAddresses(t *testing.T) {
-	u := provision(t, "", asUpstream(`{"name":"a","urls":["https://x.example.com/e"],"dynamic":{"source":"a","name":"x"}}`))[0].def.upstreams[0]
+	u := provision(t, "", asUpstream(`{"name":"a","urls":["https://x.example.com/e"],"dynamic":{"source":"a","name":"x"}}`))[0].service.def.upstreams[0]
 	if !u.expands {
 		t.Fatal("the addresses are no sources of their own")
 	}
@@ -191,7 +191,7 @@ func TestNamesOfDiscoveredAddresses(t *testing.T) {
 
 // A given name is never taken away by a default one that comes first.
 func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
-	def := provision(t, "", asUpstream(`{"urls":["https://a.example.com/e"]},{"name":"a.example.com-e","urls":["https://b.example.com"]}`))[0].def
+	def := provision(t, "", asUpstream(`{"urls":["https://a.example.com/e"]},{"name":"a.example.com-e","urls":["https://b.example.com"]}`))[0].service.def
 	if got := []string{def.upstreams[0].name, def.upstreams[1].name}; !slices.Equal(got, []string{"a.example.com-e-2", "a.example.com-e"}) {
 		t.Errorf("got %q", got)
 	}
@@ -235,8 +235,8 @@ func TestClientSettingsAreLayered(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, app, `{"stream":"prices"`+test.more+`}`)[0]
-			if !reflect.DeepEqual(*h.settings, test.want) {
-				t.Errorf("got %+v, want %+v", *h.settings, test.want)
+			if !reflect.DeepEqual(*h.service.settings, test.want) {
+				t.Errorf("got %+v, want %+v", *h.service.settings, test.want)
 			}
 		})
 	}
@@ -246,17 +246,17 @@ func TestClientSettingsAreLayered(t *testing.T) {
 // that names the stream has the defaults.
 func TestClientSettingsOfADefiningHandlerAreItsOwn(t *testing.T) {
 	handlers := provision(t, "", withUpstream(`"stream":"prices","heartbeat":"1s"`), `{"stream":"prices"}`)
-	if got := handlers[0].settings.heartbeat; got != time.Second {
+	if got := handlers[0].service.settings.heartbeat; got != time.Second {
 		t.Errorf("its heartbeat is %s", got)
 	}
-	if got := handlers[1].settings.heartbeat; got != defaultHeartbeat {
+	if got := handlers[1].service.settings.heartbeat; got != defaultHeartbeat {
 		t.Errorf("the other's heartbeat is %s", got)
 	}
 }
 
 // A longer minimum moves the default maximum.
 func TestRetryMinimumAboveTheDefaultMaximum(t *testing.T) {
-	s := provision(t, "", withUpstream(`"retry":{"min":"1m"}`))[0].settings
+	s := provision(t, "", withUpstream(`"retry":{"min":"1m"}`))[0].service.settings
 	if s.retryMin != time.Minute || s.retryMax != time.Minute {
 		t.Errorf("got %s to %s", s.retryMin, s.retryMax)
 	}
@@ -264,7 +264,7 @@ func TestRetryMinimumAboveTheDefaultMaximum(t *testing.T) {
 
 // A longer base moves the default maximum.
 func TestBackoffBaseAboveTheDefaultMaximum(t *testing.T) {
-	spec := provision(t, "", withUpstream(`"backoff":{"base":"5m"}`))[0].def.upstreams[0].spec
+	spec := provision(t, "", withUpstream(`"backoff":{"base":"5m"}`))[0].service.def.upstreams[0].spec
 	if spec.BackoffBase != 5*time.Minute || spec.BackoffMax != 5*time.Minute {
 		t.Errorf("got %s to %s", spec.BackoffBase, spec.BackoffMax)
 	}
@@ -278,7 +278,7 @@ func TestUpstreamOptionsAreLayered(t *testing.T) {
 		{"name":"own","urls":["https://b.example.com"],"header_up":{"set":{"B":["b"]}},"transport":{"protocol":"http","dial_timeout":"2s"},
 			"resume":"on","backoff":{"base":"4s"},"idle_timeout":0,"max_event_size":2000}],
 		"header_up":{"set":{"A":["a"]}},"transport":{"protocol":"http","dial_timeout":"1s"},
-		"resume":"off","backoff":{"base":"3s","max":"9s"},"idle_timeout":"1m","max_event_size":1000}`)[0].def
+		"resume":"off","backoff":{"base":"3s","max":"9s"},"idle_timeout":"1m","max_event_size":1000}`)[0].service.def
 	plain, own := def.upstreams[0], def.upstreams[1]
 	if s := plain.spec; s.Resume != resumeOff || s.BackoffBase != 3*time.Second || s.BackoffMax != 9*time.Second ||
 		s.IdleTimeout != time.Minute || s.MaxEventSize != 1000 || len(s.headerOps) != 1 {
@@ -356,7 +356,7 @@ func TestMaxEventSizeByDefault(t *testing.T) {
 		{"keyed, and given", keyed, `,"max_event_size":1048576`, 1 << 20},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			def := provision(t, "", `{"upstreams":[`+test.upstream+`]`+test.more+`}`)[0].def
+			def := provision(t, "", `{"upstreams":[`+test.upstream+`]`+test.more+`}`)[0].service.def
 			if got := def.upstreams[0].spec.MaxEventSize; got != test.want {
 				t.Errorf("got %d, want %d", got, test.want)
 			}

@@ -5,19 +5,11 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // What happens is counted where it happens, in plain atomics on the objects
 // that outlive configurations: a source counts what it receives, a stream
 // what it delivers. Metrics, admin API and status page read them.
-
-// reasons are all there are, in the order of their counters.
-var reasons = []reason{
-	reasonEOF, reasonError, reasonHeadTimeout, reasonIdle, reasonStatus, reasonType, reasonFinished,
-	reasonRedirect, reasonRequest, reasonRefusedID, reasonClosed, reasonRemoved,
-	reasonCertificate, reasonTLS, reasonUnknownHost,
-}
 
 // endReasons are all there are, in the order of their counters.
 var endReasons = []endReason{
@@ -28,92 +20,12 @@ var endReasons = []endReason{
 var gapReasons = []string{gapExpired, gapUnknown}
 
 const (
-	maxReasons    = 16 // room for reasons; a test keeps it
 	maxEndReasons = 16 // room for endReasons
 
 	// shownID is how much of an upstream's last event id is shown, in bytes:
 	// it is as long as the upstream likes.
 	shownID = 256
 )
-
-// sourceCounts is what a source has counted, over all its replicas.
-//
-// Safe for concurrent use.
-type sourceCounts struct {
-	connects    atomic.Uint64 // answers that were a stream
-	disconnects atomic.Uint64 // ends of those
-	ends        [maxReasons]atomic.Uint64
-	events      atomic.Uint64 // received, duplicates included
-	bytes       atomic.Uint64 // received, comments included
-	tooLarge    atomic.Uint64 // events skipped by max_event_size
-	duplicates  atomic.Uint64 // sent again, or had from another replica
-
-	lastEvent atomic.Int64 // arrival, Unix ms; 0: never
-	lastEnd   atomic.Pointer[lastEnd]
-}
-
-// lastEnd is how the last attempt or connection ended.
-type lastEnd struct {
-	reason reason
-	text   string // more about it, or empty
-	at     time.Time
-}
-
-// ended counts an attempt that has ended.
-func (c *sourceCounts) ended(end ending) {
-	if end.wasUp {
-		c.disconnects.Add(1)
-	}
-	if i := slices.Index(reasons, end.reason); i >= 0 {
-		c.ends[i].Add(1)
-	}
-	if end.reason == reasonClosed {
-		return // by us; tells nothing about the upstream
-	}
-	c.lastEnd.Store(&lastEnd{reason: end.reason, text: end.detail(), at: time.Now()})
-}
-
-// load returns the counts. Those that are raised together may differ by what
-// is counted at the moment.
-func (c *sourceCounts) load() upstreamCounts {
-	n := upstreamCounts{
-		connects:    c.connects.Load(),
-		disconnects: c.disconnects.Load(),
-		events:      c.events.Load(),
-		bytes:       c.bytes.Load(),
-		tooLarge:    c.tooLarge.Load(),
-		duplicates:  c.duplicates.Load(),
-	}
-	for i := range n.ends {
-		n.ends[i] = c.ends[i].Load()
-	}
-	return n
-}
-
-// upstreamCounts are the counts of an upstream of one stream.
-type upstreamCounts struct {
-	connects, disconnects, events, bytes uint64
-	tooLarge, unwanted, duplicates       uint64
-	ends                                 [maxReasons]uint64 // by number of the reason
-}
-
-// combine applies f to each pair of counts.
-func (n *upstreamCounts) combine(other upstreamCounts, f func(a, b uint64) uint64) {
-	n.connects = f(n.connects, other.connects)
-	n.disconnects = f(n.disconnects, other.disconnects)
-	n.events = f(n.events, other.events)
-	n.bytes = f(n.bytes, other.bytes)
-	n.tooLarge = f(n.tooLarge, other.tooLarge)
-	n.unwanted = f(n.unwanted, other.unwanted)
-	n.duplicates = f(n.duplicates, other.duplicates)
-	for i := range n.ends {
-		n.ends[i] = f(n.ends[i], other.ends[i])
-	}
-}
-
-func plus(a, b uint64) uint64  { return a + b }
-func minus(a, b uint64) uint64 { return a - b }
-func most(a, b uint64) uint64  { return max(a, b) }
 
 // streamCounts is what a stream has counted; the keys of a keyed stream share
 // one.

@@ -8,6 +8,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
@@ -26,7 +28,7 @@ type definition struct {
 	ids       string
 	shape     streamShape
 	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
-	handlers  []*Handler      // that serve it; complete before it is attached
+	services  []*service      // that serve it; complete before it is attached
 
 	hub *hub // nil for a keyed stream
 
@@ -70,6 +72,15 @@ func (u *upstreamDef) member(address string) *upstreamDef {
 // memberName is the name of a source that is one of several of an upstream.
 func memberName(upstream, address string) string {
 	return nameFrom(upstream + "-" + address)
+}
+
+// firstOf returns the configuration that counts of those in use, nil if there is
+// none.
+func firstOf(uses []*definition) *definition {
+	if len(uses) == 0 {
+		return nil
+	}
+	return uses[0]
 }
 
 // stream is a definition's hub, or what has the hubs of its keys.
@@ -119,8 +130,19 @@ func shapeOf(s *Stream) streamShape {
 	return h
 }
 
+// builder makes the definitions of one configuration.
+type builder struct {
+	ctx    caddy.Context
+	logger *zap.Logger
+	envs   map[string]*environment // by source key
+}
+
+func newBuilder(ctx caddy.Context) *builder {
+	return &builder{ctx: ctx, logger: ctx.Logger(), envs: make(map[string]*environment)}
+}
+
 // build resolves a stream's configuration.
-func (a *App) build(name string, stream *Stream) (*definition, error) {
+func (b *builder) build(name string, stream *Stream) (*definition, error) {
 	if err := stream.validate(); err != nil {
 		return nil, err
 	}
@@ -155,7 +177,7 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 	}
 	var sources [][3]string // name, key and shape
 	for i, u := range stream.Upstreams {
-		uds, err := a.buildUpstream(i, u, stream, def.retain, taken)
+		uds, err := b.buildUpstream(i, u, stream, def.retain, taken)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +188,7 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 			def.placeholders = append(def.placeholders, ud.headerPlaceholders...)
 		}
 	}
-	a.warnOfTwins(name, def.upstreams)
+	b.warnOfTwins(name, def.upstreams)
 	slices.Sort(def.placeholders)
 	def.placeholders = slices.Compact(def.placeholders)
 	// the order of upstreams means nothing
@@ -183,12 +205,12 @@ func (a *App) build(name string, stream *Stream) (*definition, error) {
 }
 
 // warnOfTwins tells of upstreams that are the same source, shaped the same way.
-func (a *App) warnOfTwins(stream string, upstreams []*upstreamDef) {
+func (b *builder) warnOfTwins(stream string, upstreams []*upstreamDef) {
 	names := make(map[string]string)
 	for _, u := range upstreams {
 		same := u.key + "\n" + u.shape.text()
 		if first, ok := names[same]; ok {
-			a.logger.Warn("two upstreams of a stream are the same source; each of its events comes twice",
+			b.logger.Warn("two upstreams of a stream are the same source; each of its events comes twice",
 				zap.String("stream", stream), zap.Strings("upstreams", []string{first, u.name}))
 		}
 		names[same] = u.name
@@ -197,7 +219,7 @@ func (a *App) warnOfTwins(stream string, upstreams []*upstreamDef) {
 
 // buildUpstream resolves an upstream: one source, or several where each URL
 // is one.
-func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
+func (b *builder) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
 	spec, err := stream.judge(i, u)
 	if err != nil {
 		return nil, err
@@ -208,7 +230,7 @@ func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.
 	one := upstreamDef{shape: u.shape(&stream.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}
 	if u.policy() != policyMerge || spec.dynamicRaw != nil {
 		one.expands = u.policy() == policyMerge
-		if err := a.resolve(&one, spec); err != nil {
+		if err := b.resolve(&one, spec); err != nil {
 			return nil, u.wrap(i, err)
 		}
 		if spec.dynamicRaw != nil && one.env.endpoints[0].socket != "" {
@@ -225,7 +247,7 @@ func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.
 	for _, text := range spec.URLs {
 		member, own := one, *spec
 		own.URLs, own.Policy = []string{text}, ""
-		if err := a.resolve(&member, &own); err != nil {
+		if err := b.resolve(&member, &own); err != nil {
 			return nil, u.wrap(i, err)
 		}
 		ep := member.env.endpoints[0]
@@ -241,15 +263,15 @@ func (a *App) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.
 
 // resolve gives an upstream its spec and an environment. Upstreams of one
 // configuration that are the same source share both.
-func (a *App) resolve(ud *upstreamDef, spec *sourceSpec) error {
+func (b *builder) resolve(ud *upstreamDef, spec *sourceSpec) error {
 	ud.spec, ud.key = spec, spec.key()
-	ud.env = a.envs[ud.key]
+	ud.env = b.envs[ud.key]
 	if ud.env == nil {
-		env, err := newEnvironment(a.ctx, spec)
+		env, err := newEnvironment(b.ctx, spec)
 		if err != nil {
 			return err
 		}
-		ud.env, a.envs[ud.key] = env, env
+		ud.env, b.envs[ud.key] = env, env
 	}
 	return nil
 }
@@ -263,3 +285,9 @@ func unique(name string, taken map[string]bool) string {
 	taken[candidate] = true
 	return candidate
 }
+
+func namedKey(name string) string { return namedPrefix + name }
+
+const namedPrefix = "name:"
+
+func isNamedKey(key string) bool { return strings.HasPrefix(key, namedPrefix) }

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -34,7 +35,9 @@ const (
 // loadAddresses loads the module that gives the addresses.
 func (e *environment) loadAddresses(ctx caddy.Context, spec *sourceSpec) error {
 	// loading clears the raw text
-	u := Upstream{DynamicRaw: slices.Clone(spec.dynamicRaw)}
+	u := struct {
+		DynamicRaw json.RawMessage `caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
+	}{slices.Clone(spec.dynamicRaw)}
 	mod, err := ctx.LoadModule(&u, "DynamicRaw")
 	if err != nil {
 		return fmt.Errorf("dynamic: %w", err)

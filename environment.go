@@ -81,7 +81,9 @@ func loadTransport(ctx caddy.Context, spec *sourceSpec, eps []endpoint) (*revers
 	if raw == nil {
 		raw = json.RawMessage(`{"protocol":"http"}`)
 	}
-	mod, err := ctx.LoadModule(&UpstreamOptions{TransportRaw: raw}, "TransportRaw")
+	mod, err := ctx.LoadModule(&struct {
+		TransportRaw json.RawMessage `caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
+	}{raw}, "TransportRaw")
 	if err != nil {
 		return nil, fmt.Errorf("transport: %w", err)
 	}

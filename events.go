@@ -3,7 +3,6 @@ package ssefanin
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,152 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
-// The events that are told to a configuration's event handlers.
-const (
-	eventUp   = "upstream_up"
-	eventDown = "upstream_down"
-	eventGap  = "gap"
-)
-
-const (
-	// maxAnnouncements is how many events wait for the handlers of earlier
-	// ones; some 200 bytes each. Beyond that they are dropped: a handler that
-	// takes a second each would be hours behind anyway.
-	maxAnnouncements = 1024
-
-	// lastWord is how long a configuration that stops waits for the handlers
-	// of one event.
-	lastWord = time.Second
-)
-
-// announcement is an event for the event handlers.
-type announcement struct {
-	name   string
-	stream string
-	// of upstream_up and upstream_down
-	upstream     string
-	reason, text string
-	// of gap: several of a stream are told as one
-	count, missed uint64
-}
-
-// announcements are what happened and was not told yet, in order. What
-// happens must not wait for event handlers, which may run commands; those run
-// one after the other in the goroutine of an App.
-var announcements struct {
-	mu      sync.Mutex // protects what follows
-	waiting []*announcement
-	gaps    map[[2]string]*announcement // of waiting, by stream and reason
-	dropped int                         // since the last one that was told
-	holders int                         // Apps that have streams attached
-
-	// signal says that something waits; capacity 1, since once is enough.
-	signal chan struct{}
-	// teller holds a token while an App tells; capacity 1. So the oldest
-	// configuration tells, until it stops.
-	teller chan struct{}
-}
-
-func init() {
-	announcements.signal = make(chan struct{}, 1)
-	announcements.teller = make(chan struct{}, 1)
-	announcements.gaps = make(map[[2]string]*announcement)
-}
-
-// announce notes an event, if there is a configuration whose handlers could be
-// told. It never waits, but for mu.
-func announce(a *announcement) {
-	q := &announcements
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.holders == 0 {
-		return
-	}
-	gap := [2]string{a.stream, a.reason}
-	if a.name == eventGap {
-		if same := q.gaps[gap]; same != nil {
-			same.count += a.count
-			same.missed += a.missed
-			return
-		}
-	}
-	if len(q.waiting) >= maxAnnouncements {
-		q.dropped++
-		return
-	}
-	q.waiting = append(q.waiting, a)
-	if a.name == eventGap {
-		q.gaps[gap] = a
-	}
-	select {
-	case q.signal <- struct{}{}:
-	default:
-	}
-}
-
-// holdAnnouncements says that a configuration is there whose handlers are to be
-// told, until releaseAnnouncements.
-func holdAnnouncements() {
-	q := &announcements
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.holders++
-}
-
-// releaseAnnouncements drops what waits when no configuration is left: it is
-// nothing to the handlers of one that comes later.
-func releaseAnnouncements() {
-	q := &announcements
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.holders--; q.holders == 0 {
-		q.waiting, q.dropped = nil, 0
-		clear(q.gaps)
-	}
-}
-
-// announceState queues that an upstream of a stream has gone up or down.
-func announceState(stream, upstream string, up bool, why reason, text string) {
-	a := announcement{name: eventUp, stream: stream, upstream: upstream}
-	if !up {
-		a.name, a.reason, a.text = eventDown, string(why), text
-	}
-	announce(&a)
-}
-
-func announceGap(stream, why string, missed uint64) {
-	announce(&announcement{name: eventGap, stream: stream, reason: why, count: 1, missed: missed})
-}
-
-// nextAnnouncement returns the first that waits, or nil.
-func nextAnnouncement() (a *announcement, dropped int) {
-	q := &announcements
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.waiting) == 0 {
-		q.waiting = nil
-		return nil, 0
-	}
-	a = q.waiting[0]
-	q.waiting[0] = nil
-	q.waiting = q.waiting[1:]
-	if a.name == eventGap {
-		delete(q.gaps, [2]string{a.stream, a.reason})
-	}
-	dropped, q.dropped = q.dropped, 0
-	return a, dropped
-}
-
-// data is the event's data as handlers get it.
-func (a *announcement) data() map[string]any {
-	switch a.name {
-	case eventUp:
-		return map[string]any{"stream": a.stream, "upstream": a.upstream}
-	case eventDown:
-		return map[string]any{"stream": a.stream, "upstream": a.upstream, "reason": a.reason, "error": a.text}
-	}
-	return map[string]any{"stream": a.stream, "reason": a.reason, "clients": a.count, "missed": a.missed}
-}
+// lastWord is how long a configuration that stops waits for the handlers of one
+// event.
+const lastWord = time.Second
 
 // teller tells one configuration's event handlers what happens. The App
 // starts and stops it.

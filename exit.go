@@ -2,13 +2,11 @@ package ssefanin
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // exitPoll is how often the exit is looked for where nothing announces it.
@@ -58,24 +56,6 @@ func cutAllClients(deadline time.Time) {
 		}
 		<-again.C
 	}
-}
-
-// observe has the configuration hear of a server's exit and know its
-// connections. It is called while the configuration is provisioned, once or
-// more for each server.
-func (a *App) observe(server *caddyhttp.Server) {
-	if server == nil || slices.Contains(a.servers, server) {
-		return
-	}
-	a.servers = append(a.servers, server)
-	new(acceptedConnections).observe(server)
-	// Streams ended in an app's Stop or in Cleanup are ended too late: before
-	// that, the server waits for its requests, for ever.
-	server.RegisterOnShutdown(func() {
-		if caddy.Exiting() {
-			endAllClients()
-		}
-	})
 }
 
 // exits looks for the exit on behalf of clients that are served by older

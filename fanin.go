@@ -128,10 +128,7 @@ func newHub(def *definition, keyed *keyedStream) *hub {
 }
 
 // attach adds a configuration that uses the stream; see inputs.attach.
-func (h *hub) attach(def *definition) {
-	h.inputs.attach(def)
-	streamSampler.wake()
-}
+func (h *hub) attach(def *definition) { h.inputs.attach(def) }
 
 // detach removes a configuration; see inputs.detach.
 func (h *hub) detach(def *definition) { h.inputs.detach(def) }

@@ -139,7 +139,7 @@ func (l *countedListener) Accept() (net.Conn, error) {
 func TestEachDeliveryIsOneWrite(t *testing.T) {
 	h := clockHub()
 	settings := ClientSettings{Heartbeat: new(caddy.Duration(0))}.resolve()
-	handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
+	handler := &Handler{service: service{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	l := &countedListener{tcp, make(chan *countedConn, 1)}

@@ -282,59 +282,24 @@ func TestAlertsHaveCases(t *testing.T) {
 // Whoever is woken by an alert finds it explained.
 func TestAlertsLeadToTheirRunbook(t *testing.T) {
 	rules, _ := readAlerts(t)
-	anchors := readmeAnchors(t)
-	const page = "https://github.com/sse-fanin/caddy-sse-fanin#"
+	const runbook = "docs/operating.md"
+	explained := make(map[string]string) // by anchor
+	for _, h := range page(t, runbook).headings {
+		explained[h.anchor] = h.title
+	}
 	leads := make(map[string]bool)
 	for _, group := range rules.Groups {
 		for _, rule := range group.Rules {
-			anchor, ok := strings.CutPrefix(rule.Annotations["runbook_url"], page)
-			if !ok || anchors[anchor] != rule.Alert {
+			anchor, ok := strings.CutPrefix(rule.Annotations["runbook_url"], onGitHub+runbook+"#")
+			if !ok || explained[anchor] != rule.Alert {
 				t.Errorf("%s: its runbook is %q", rule.Alert, rule.Annotations["runbook_url"])
 			}
 			leads[anchor] = true
 		}
 	}
-	for anchor, title := range anchors {
+	for anchor, title := range explained {
 		if strings.HasPrefix(title, "SSEFanin") && !leads[anchor] {
-			t.Errorf("README.md explains %s, which is no alert", title)
-		}
-	}
-}
-
-// readmeAnchors returns the titles of the README by the anchors GitHub gives
-// them.
-func readmeAnchors(t *testing.T) map[string]string {
-	t.Helper()
-	anchors := make(map[string]string)
-	dropped := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
-	code := false
-	for line := range strings.Lines(readFile(t, "README.md")) {
-		if strings.HasPrefix(line, "```") {
-			code = !code
-		}
-		hashes, title, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if code || !ok || strings.Trim(hashes, "#") != "" || hashes == "" {
-			continue
-		}
-		anchor := strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(title), ""), " ", "-")
-		for n := 1; anchors[anchor] != ""; n++ {
-			anchor = strings.TrimSuffix(anchor, fmt.Sprintf("-%d", n-1)) + fmt.Sprintf("-%d", n)
-		}
-		anchors[anchor] = title
-	}
-	return anchors
-}
-
-// Links within the README lead somewhere.
-func TestReadmeLinksToItself(t *testing.T) {
-	anchors := readmeAnchors(t)
-	links := regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(readFile(t, "README.md"), -1)
-	if len(links) == 0 {
-		t.Error("there are no links")
-	}
-	for _, m := range links {
-		if anchors[m[1]] == "" {
-			t.Errorf("there is no #%s", m[1])
+			t.Errorf("%s explains %s, which is no alert", runbook, title)
 		}
 	}
 }

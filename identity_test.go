@@ -81,7 +81,7 @@ func TestIdentity(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			handlers := provision(t, "", withUpstream(""), withUpstream(test.more))
-			base, changed := handlers[0].def, handlers[1].def
+			base, changed := handlers[0].service.def, handlers[1].service.def
 			if same := base.key == changed.key; same != test.sameStream {
 				t.Errorf("the same stream: %v", same)
 			}
@@ -157,7 +157,7 @@ func TestSourceIdentity(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			handlers := provision(t, "", asUpstream(test.a), asUpstream(test.b))
-			a, b := sourceKeys(handlers[0].def), sourceKeys(handlers[1].def)
+			a, b := sourceKeys(handlers[0].service.def), sourceKeys(handlers[1].service.def)
 			if same := slices.Equal(a, b); same != test.same {
 				t.Errorf("the same source: %v", same)
 			}
@@ -173,7 +173,7 @@ func TestSourceIdentityOutlivesChangesOfTheEnvironment(t *testing.T) {
 	t.Setenv("FEED_HOST", "b.example.com")
 	t.Setenv("FEED_TOKEN", "b")
 	after := provision(t, "", config)[0]
-	if !slices.Equal(sourceKeys(before.def), sourceKeys(after.def)) {
+	if !slices.Equal(sourceKeys(before.service.def), sourceKeys(after.service.def)) {
 		t.Error("it is another source")
 	}
 }
@@ -182,7 +182,7 @@ func TestSourceIdentityOutlivesChangesOfTheEnvironment(t *testing.T) {
 func TestSourceIdentityDoesNotDependOnWhereOptionsStand(t *testing.T) {
 	const options = `"header_up":{"set":{"A":["b"]}},"transport":{"protocol":"http","dial_timeout":"1s"},"resume":"off","backoff":{"base":"2s"},"idle_timeout":"1m","max_event_size":1000`
 	handlers := provision(t, "", withUpstream(options), asUpstream(`{"urls":["https://a.example.com/events"],`+options+`}`))
-	if handlers[0].def.key != handlers[1].def.key {
+	if handlers[0].service.def.key != handlers[1].service.def.key {
 		t.Error("they are two streams")
 	}
 }
@@ -230,7 +230,7 @@ func TestStreamIdentity(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			handlers := provision(t, "", test.a, test.b)
-			if same := handlers[0].def.key == handlers[1].def.key; same != test.same {
+			if same := handlers[0].service.def.key == handlers[1].service.def.key; same != test.same {
 				t.Errorf("the same stream: %v", same)
 			}
 		})
@@ -240,16 +240,16 @@ func TestStreamIdentity(t *testing.T) {
 func TestNamedStreamIsItsName(t *testing.T) {
 	before := provision(t, "", withUpstream(`"stream":"prices"`))[0]
 	after := provision(t, "", `{"handler":"sse_fanin","stream":"prices","ids":"none","upstreams":[{"urls":["https://other.example.com"]}]}`)[0]
-	if before.def.key != after.def.key || before.def.hub != after.def.hub {
+	if before.service.def.key != after.service.def.key || before.service.def.hub != after.service.def.hub {
 		t.Error("another configuration made it another stream")
 	}
-	if before.def.label != "prices" {
-		t.Errorf("it is labelled %q", before.def.label)
+	if before.service.def.label != "prices" {
+		t.Errorf("it is labelled %q", before.service.def.label)
 	}
 }
 
 func TestUnnamedStreamIsLabelledByItsIdentity(t *testing.T) {
-	def := provision(t, "", withUpstream(""))[0].def
+	def := provision(t, "", withUpstream(""))[0].service.def
 	if len(def.label) != 8 || !strings.HasPrefix(def.digest, def.label) {
 		t.Errorf("label %q of %s", def.label, def.digest)
 	}
@@ -279,7 +279,7 @@ func TestKeysAreSourcesOfTheirOwn(t *testing.T) {
 		{"in a replica", asUpstream(`{"policy":"mirror","urls":["https://a.example.com/","https://b.example.com/{http.request.uri.query.user}"]}`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			def := provision(t, "", test.config)[0].def
+			def := provision(t, "", test.config)[0].service.def
 			if def.keyed == nil || !def.shape.onDemand || !slices.Equal(def.placeholders, []string{userKey}) {
 				t.Fatalf("it is no keyed stream: %+v", def)
 			}
@@ -306,7 +306,7 @@ func ask(def *definition, target string) (*hub, error) {
 }
 
 func TestRequestsThatResolveToTheSameValuesShareAStream(t *testing.T) {
-	def := provision(t, "", asUpstream(`{"urls":["https://a.example.com/{http.request.uri.query.user}/{http.request.uri.path.0}"]}`))[0].def
+	def := provision(t, "", asUpstream(`{"urls":["https://a.example.com/{http.request.uri.query.user}/{http.request.uri.path.0}"]}`))[0].service.def
 	def.keyed.attach(def)
 	t.Cleanup(func() { def.keyed.detach(def) })
 	seen := make(map[*hub]string)
@@ -361,9 +361,9 @@ func TestKeyedSourceIdentityOutlivesChangesOfTheEnvironment(t *testing.T) {
 	config := asUpstream(`{"urls":["https://{env.FEED_HOST}/{http.request.uri.query.user}"]}`)
 	values := map[string]string{userKey: "a"}
 	t.Setenv("FEED_HOST", "a.example.com")
-	before := instantiate(t, provision(t, "", config)[0].def, values).upstreams[0]
+	before := instantiate(t, provision(t, "", config)[0].service.def, values).upstreams[0]
 	t.Setenv("FEED_HOST", "b.example.com")
-	after := instantiate(t, provision(t, "", config)[0].def, values).upstreams[0]
+	after := instantiate(t, provision(t, "", config)[0].service.def, values).upstreams[0]
 	if before.key != after.key {
 		t.Error("it is another source")
 	}
@@ -375,7 +375,7 @@ func TestKeyedSourceIdentityOutlivesChangesOfTheEnvironment(t *testing.T) {
 func TestKeyedSourcesAreCanonical(t *testing.T) {
 	handlers := provision(t, "", asUpstream(`{"urls":["https://a.example.com/{http.request.uri.query.user}"]}`), asUpstream(`{"urls":["HTTPS://A.example.com:443/{http.request.uri.query.user}"]}`))
 	values := map[string]string{userKey: "a"}
-	if a, b := instantiate(t, handlers[0].def, values).upstreams[0], instantiate(t, handlers[1].def, values).upstreams[0]; a.key != b.key {
+	if a, b := instantiate(t, handlers[0].service.def, values).upstreams[0], instantiate(t, handlers[1].service.def, values).upstreams[0]; a.key != b.key {
 		t.Error("they are two sources")
 	}
 }

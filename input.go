@@ -41,7 +41,7 @@ func (in *input) deliver(ev *sse.Event, hadID bool, enc *encoder, now time.Time)
 		in.unwanted.Add(1)
 		return
 	}
-	typ := enc.finalType(s, ev.Type)
+	typ := s.finalType(enc, ev.Type)
 	in.hub.publish(in, ev, typ, hadID, enc, now)
 }
 

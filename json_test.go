@@ -300,14 +300,14 @@ func TestJSONDefaults(t *testing.T) {
 				drain:        5 * time.Second,
 				onReload:     reloadKeep,
 			}
-			if *h.settings != want {
-				t.Errorf("client settings: got %+v, want %+v", *h.settings, want)
+			if *h.service.settings != want {
+				t.Errorf("client settings: got %+v, want %+v", *h.service.settings, want)
 			}
-			retain := h.def.retain
+			retain := h.service.def.retain
 			if retain.MaxEvents != 10_000 || retain.MaxBytes != 64<<20 || retain.MaxAge != 0 || !retain.IDs {
 				t.Errorf("retain: got %+v", retain)
 			}
-			spec := h.def.upstreams[0].spec
+			spec := h.service.def.upstreams[0].spec
 			if spec.Resume != resumeOn || spec.BackoffBase != time.Second || spec.BackoffMax != time.Minute ||
 				spec.IdleTimeout != 0 || spec.MaxEventSize != 1<<20 || len(spec.headerOps) != 0 {
 				t.Errorf("upstream: got %+v", spec)
@@ -315,10 +315,10 @@ func TestJSONDefaults(t *testing.T) {
 			if spec.Policy != "" || spec.Dynamic != nil {
 				t.Errorf("upstream: got policy %q and addresses of %v", spec.Policy, spec.Dynamic)
 			}
-			if want := (streamShape{linger: 30 * time.Second}); h.def.shape != want {
-				t.Errorf("shape: got %+v, want %+v", h.def.shape, want)
+			if want := (streamShape{linger: 30 * time.Second}); h.service.def.shape != want {
+				t.Errorf("shape: got %+v, want %+v", h.service.def.shape, want)
 			}
-			if shape := h.def.upstreams[0].shape; shape.events != nil || shape.prefix != "" {
+			if shape := h.service.def.upstreams[0].shape; shape.events != nil || shape.prefix != "" {
 				t.Errorf("shape of the upstream: got %+v", shape)
 			}
 		})

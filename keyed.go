@@ -75,7 +75,6 @@ func (k *keyedStream) attach(def *definition) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.uses = append(k.uses, def)
-	streamSampler.wake()
 	for _, kh := range k.hubs {
 		if own, err := def.instantiate(kh.values); err == nil {
 			kh.defs[def] = own

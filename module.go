@@ -9,8 +9,7 @@ package ssefanin
 import (
 	"fmt"
 	"net/http"
-
-	"go.uber.org/zap"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -27,7 +26,8 @@ func init() {
 // With `upstreams` it defines a stream; with only the name of one in `stream`,
 // it serves a stream that the `sse_fanin` app or another handler defines.
 //
-// Only what is written is defined by the format (WHATWG HTML, section 9.2).
+// What clients receive is text/event-stream as WHATWG HTML, section 9.2, defines it.
+// How upstreams are followed and positions are kept is this module's own.
 type Handler struct {
 	// The name of the stream. A named stream keeps its clients and its
 	// position over reloads that change its upstreams or settings; without a
@@ -36,11 +36,7 @@ type Handler struct {
 
 	Stream
 
-	def      *definition
-	settings *clientSettings
-	logger   *zap.Logger
-
-	errorRoutes bool // what it returns as an error gets a page of the configuration's
+	service service
 }
 
 // CaddyModule returns the Caddy module information.
@@ -54,8 +50,8 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // Provision judges the configuration and hands the stream to the app, which
 // owns it from there on: the handler itself has nothing to clean up.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
-	h.errorRoutes = handlesErrors(ctx)
+	h.service.logger = ctx.Logger()
+	h.service.errorRoutes = handlesErrors(ctx)
 	if h.Name != "" {
 		if err := checkName("stream", h.Name); err != nil {
 			return err
@@ -79,24 +75,23 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // bind gives the handler the stream it serves.
 func (h *Handler) bind(def *definition) {
-	h.def = def
-	def.handlers = append(def.handlers, h)
 	settings := h.ClientSettings.over(def.clients).resolve()
-	h.settings = &settings
+	h.service.def, h.service.settings = def, &settings
+	def.services = append(def.services, &h.service)
 }
 
 // ServeHTTP serves the stream. It does not call the next handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	if h.def == nil { // a configuration that is about to fail to start
+	if h.service.def == nil { // a configuration that is about to fail to start
 		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name))
 	}
 	ignoreBody(w, r)
 	leaveServer(w, r)
 	switch r.Method {
 	case http.MethodGet:
-		return serveStream(w, r, h)
+		return serveStream(w, r, &h.service)
 	case http.MethodHead:
-		if _, err := h.def.keyOf(r); err != nil {
+		if _, err := h.service.def.keyOf(r); err != nil {
 			return caddyhttp.Error(http.StatusBadRequest, err)
 		}
 		writeHeader(w)
@@ -108,6 +103,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		w.Header().Set("Allow", allowedMethods)
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed on an event stream", r.Method))
 	}
+}
+
+// handlesErrors reports whether an error that a handler returns gets a page
+// that the configuration makes.
+func handlesErrors(ctx caddy.Context) bool {
+	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil &&
+		server.Errors != nil && len(server.Errors.Routes) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(ctx.Modules(), func(module caddy.Module) bool {
+		subroute, ok := module.(*caddyhttp.Subroute)
+		return ok && subroute.Errors != nil && len(subroute.Errors.Routes) > 0
+	})
 }
 
 // allowedMethods are those of the stream and of its status.

@@ -2,7 +2,6 @@ package ssefanin
 
 import (
 	"errors"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,9 +9,6 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // refusal is why a client gets no stream.
@@ -125,10 +121,10 @@ func (d *definition) refused(err error) {
 // that refused may be gone.
 func logRefused(target stream, level zapcore.Level, why refusal, err error, count uint64) {
 	def := target.inUse()
-	if def == nil || len(def.handlers) == 0 {
+	if def == nil || len(def.services) == 0 {
 		return
 	}
-	if entry := def.handlers[0].logger.Check(level, "clients refused"); entry != nil {
+	if entry := def.services[0].logger.Check(level, "clients refused"); entry != nil {
 		entry.Write(zap.String("stream", def.label), zap.String("reason", string(why)), zap.Uint64("count", count), zap.Error(err))
 	}
 }
@@ -136,11 +132,11 @@ func logRefused(target stream, level zapcore.Level, why refusal, err error, coun
 // maxClients is the limit of the clients of a stream, 0 if there is none. It
 // is each handler's own; the lowest is where the refusals begin.
 func (d *definition) maxClients() int {
-	if len(d.handlers) == 0 && d.clients != nil {
+	if len(d.services) == 0 && d.clients != nil {
 		return d.clients.resolve().maxClients
 	}
 	lowest := 0
-	for _, h := range d.handlers {
+	for _, h := range d.services {
 		lowest = lowerLimit(lowest, h.settings.maxClients)
 	}
 	return lowest
@@ -154,36 +150,5 @@ func lowerLimit(a, b int) int {
 	return a
 }
 
-func firstOf(uses []*definition) *definition {
-	if len(uses) == 0 {
-		return nil
-	}
-	return uses[0]
-}
-
 func (h *hub) counted() *streamCounts         { return h.counts }
 func (k *keyedStream) counted() *streamCounts { return k.counts }
-
-// handlesErrors reports whether an error that a handler returns gets a page
-// that the configuration makes.
-func handlesErrors(ctx caddy.Context) bool {
-	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil &&
-		server.Errors != nil && len(server.Errors.Routes) > 0 {
-		return true
-	}
-	return slices.ContainsFunc(ctx.Modules(), func(module caddy.Module) bool {
-		subroute, ok := module.(*caddyhttp.Subroute)
-		return ok && subroute.Errors != nil && len(subroute.Errors.Routes) > 0
-	})
-}
-
-// unavailable answers 503. Without a route that handles errors, returning one
-// would have no effect beyond the status but a line at level ERROR in the
-// server's log, for every client that finds the stream full.
-func (h *Handler) unavailable(w http.ResponseWriter, err error) error {
-	if h.errorRoutes {
-		return caddyhttp.Error(http.StatusServiceUnavailable, err)
-	}
-	w.WriteHeader(http.StatusServiceUnavailable)
-	return nil
-}

@@ -197,7 +197,7 @@ func TestEncoderGivesBackLargeBuffers(t *testing.T) {
 	large := &sse.Event{Data: bytes.Repeat([]byte("x"), 4*keepScratch)}
 	for _, envelope := range []bool{false, true} {
 		e.begin()
-		e.encode(large, e.finalType(s, nil), "a", envelope, false, false, time.Now())
+		e.encode(large, s.finalType(&e, nil), "a", envelope, false, false, time.Now())
 	}
 	e.begin()
 	if n := cap(e.plain) + cap(e.shaped) + e.wrapped.Cap(); n > 3*keepScratch {

@@ -7,18 +7,15 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
@@ -42,191 +39,6 @@ type sourceSpec struct {
 	headerOps    []*headers.HeaderOps // what HeaderUp is the text of
 	transportRaw json.RawMessage      // what Transport is the canonical form of
 	dynamicRaw   json.RawMessage      // what Dynamic is the canonical form of
-}
-
-// spec merges the upstream's options with the stream's.
-func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
-	s := &sourceSpec{
-		Resume:       wordOr(u.Resume, wordOr(stream.Resume, resumeOn)),
-		BackoffBase:  defaultBackoffBase,
-		BackoffMax:   defaultBackoffMax,
-		IdleTimeout:  durationOr(u.IdleTimeout, durationOr(stream.IdleTimeout, 0)),
-		MaxEventSize: maxEventSize,
-	}
-	if len(u.URLs) > 1 || given(u.DynamicRaw) {
-		s.Policy = u.policy()
-	}
-	if given(u.DynamicRaw) {
-		s.dynamicRaw = u.DynamicRaw
-		if err := json.Unmarshal(u.DynamicRaw, &s.Dynamic); err != nil {
-			return nil, fmt.Errorf("dynamic: %w", err)
-		}
-	}
-	for _, text := range u.URLs {
-		s.URLs = append(s.URLs, canonicalURL(text))
-	}
-	for _, ops := range []*headers.HeaderOps{stream.HeaderUp, u.HeaderUp} {
-		if ops == nil || len(ops.Add)+len(ops.Set)+len(ops.Delete)+len(ops.Replace) == 0 {
-			continue
-		}
-		text, err := json.Marshal(canonicalOps(ops))
-		if err != nil {
-			return nil, fmt.Errorf("encoding header_up: %w", err)
-		}
-		s.HeaderUp = append(s.HeaderUp, text)
-		s.headerOps = append(s.headerOps, ops)
-	}
-	backoff := u.Backoff
-	if backoff == nil {
-		backoff = stream.Backoff
-	}
-	if backoff != nil {
-		if backoff.Base != 0 {
-			s.BackoffBase = time.Duration(backoff.Base)
-		}
-		s.BackoffMax = max(s.BackoffMax, s.BackoffBase)
-		if backoff.Max != 0 {
-			s.BackoffMax = time.Duration(backoff.Max)
-		}
-	}
-	if u.MaxEventSize != 0 {
-		s.MaxEventSize = u.MaxEventSize
-	} else if stream.MaxEventSize != 0 {
-		s.MaxEventSize = stream.MaxEventSize
-	}
-	if given(u.TransportRaw) {
-		s.transportRaw = u.TransportRaw
-	} else if given(stream.TransportRaw) {
-		s.transportRaw = stream.TransportRaw
-	}
-	var err error
-	s.Transport, err = canonicalTransport(s.transportRaw)
-	return s, err
-}
-
-// canonicalTransport gives configurations of the transport that mean the same
-// the same form.
-func canonicalTransport(raw json.RawMessage) (any, error) {
-	if !given(raw) {
-		return new(reverseproxy.HTTPTransport), nil
-	}
-	var module struct {
-		Protocol string `json:"protocol"`
-	}
-	if err := json.Unmarshal(raw, &module); err != nil {
-		return nil, fmt.Errorf("transport: %w", err)
-	}
-	if module.Protocol != "http" {
-		return raw, nil // it is refused when it is loaded
-	}
-	transport := new(reverseproxy.HTTPTransport)
-	if err := json.Unmarshal(raw, transport); err != nil {
-		return nil, fmt.Errorf("transport: %w", err)
-	}
-	return transport, nil
-}
-
-// judge says whether an upstream makes sense within the stream, and merges its
-// options with the stream's. i counts the stream's upstreams.
-func (s *Stream) judge(i int, u *Upstream) (*sourceSpec, error) {
-	if u == nil {
-		return nil, fmt.Errorf("upstream %d is null", i+1)
-	}
-	maxEventSize := int64(defaultMaxEventSize)
-	if s.keyed() != "" {
-		maxEventSize = defaultKeyedMaxEventSize
-	}
-	// a small log needs no word about events that were never expected
-	maxEventSize = min(maxEventSize, s.retainOptions().MaxBytes)
-	spec, err := u.judge(&s.UpstreamOptions, maxEventSize)
-	if err != nil {
-		return nil, u.wrap(i, err)
-	}
-	return spec, nil
-}
-
-func (u *Upstream) judge(stream *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
-	if err := u.judgePlaces(); err != nil {
-		return nil, err
-	}
-	if err := u.UpstreamOptions.validate(); err != nil {
-		return nil, err
-	}
-	spec, err := u.spec(stream, maxEventSize)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range append(placeholdersIn(spec.URLs...), headerPlaceholders(spec.headerOps...)...) {
-		if strings.HasPrefix(name, "http.request.body") {
-			return nil, fmt.Errorf("the placeholder {%s} would have each client's body read, however long it is and takes; take the value from the path, the query or a header", name)
-		}
-	}
-	transport, ok := spec.Transport.(*reverseproxy.HTTPTransport)
-	if p := findRequestPlaceholder(string(spec.transportRaw)); p != "" {
-		return nil, fmt.Errorf("transport: the placeholder %s belongs to a client's request; placeholders may stand in the path and the query of a URL and in header_up", p)
-	}
-	if ok && spec.dynamicRaw != nil && slices.Equal(transport.Versions, []string{"3"}) {
-		return nil, errors.New("dynamic: HTTP/3 connections are kept by name, so they cannot be made to discovered addresses; use other versions in transport")
-	}
-	for _, text := range u.URLs {
-		text, known := tryText(text)
-		if ep, err := parseEndpoint(text); ok && err == nil && known {
-			if err := checkTransport(transport, ep); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return spec, nil
-}
-
-var errDynamicSocket = errors.New("dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://")
-
-// judgePlaces judges the URLs, and what is to be done with several.
-func (u *Upstream) judgePlaces() error {
-	if len(u.URLs) == 0 {
-		return errors.New("it has no URL")
-	}
-	if err := checkWord("policy", u.Policy, policyFailover, policyMirror, policyBalance, policyMerge); err != nil {
-		return err
-	}
-	dynamic := given(u.DynamicRaw)
-	switch {
-	case dynamic && len(u.URLs) > 1:
-		return fmt.Errorf("dynamic: it gives the addresses for one URL, but there are %d", len(u.URLs))
-	case dynamic && strings.HasPrefix(u.URLs[0], unixPrefix):
-		return errDynamicSocket
-	case dynamic && findRequestPlaceholder(string(u.DynamicRaw)) != "":
-		return fmt.Errorf("dynamic: the placeholder %s belongs to a client's request, which cannot decide which server is asked", findRequestPlaceholder(string(u.DynamicRaw)))
-	case !dynamic && len(u.URLs) == 1 && (u.Policy == policyMirror || u.Policy == policyBalance):
-		return fmt.Errorf("policy: '%s' needs several URLs, or dynamic addresses", u.Policy)
-	case u.policy() == policyMirror && len(u.URLs) > maxMirrors:
-		return fmt.Errorf("policy: '%s' takes at most %d URLs, but there are %d", policyMirror, maxMirrors, len(u.URLs))
-	}
-	seen := make(map[string]bool)
-	for _, text := range u.URLs {
-		if err := checkURL(text); err != nil {
-			return err
-		}
-		if text = canonicalURL(text); seen[text] {
-			return fmt.Errorf("the URL '%s' is given twice", redactText(text))
-		}
-		seen[text] = true
-	}
-	return nil
-}
-
-// wrap tells which upstream an error is about.
-func (u *Upstream) wrap(i int, err error) error {
-	switch {
-	case u.Name != "":
-		return fmt.Errorf("upstream '%s': %w", u.Name, err)
-	case errors.As(err, new(*urlError)): // it says so
-		return err
-	case len(u.URLs) > 0:
-		return fmt.Errorf("upstream '%s': %w", redactText(u.URLs[0]), err)
-	default:
-		return fmt.Errorf("upstream %d: %w", i+1, err)
-	}
 }
 
 // checkFits says whether the largest event fits into what is retained.

@@ -100,16 +100,6 @@ type gapsStatus struct {
 	Unknown uint64 `json:"unknown"`
 }
 
-// snapshotStreams returns the status of every stream of the process, by name.
-func snapshotStreams() []streamStatus {
-	views := viewStreams()
-	all := make([]streamStatus, len(views))
-	for i, v := range views {
-		all[i] = v.streamStatus
-	}
-	return all
-}
-
 // merge adds another source of the same name.
 func (u *upstreamStatus) merge(other upstreamStatus) {
 	if u.URLs == nil {

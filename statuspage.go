@@ -166,13 +166,6 @@ func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyht
 	}
 }
 
-// The representations of the status.
-const (
-	typeJSON   = "application/json"
-	typeHTML   = "text/html"
-	typeEvents = "text/event-stream"
-)
-
 // statusSnapshot is the status at one time.
 type statusSnapshot struct {
 	Time    int64         `json:"time"` // Unix milliseconds

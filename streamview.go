@@ -300,3 +300,13 @@ func (v *streamView) trim() {
 		}
 	}
 }
+
+// snapshotStreams returns the status of every stream of the process, by name.
+func snapshotStreams() []streamStatus {
+	views := viewStreams()
+	all := make([]streamStatus, len(views))
+	for i, v := range views {
+		all[i] = v.streamStatus
+	}
+	return all
+}

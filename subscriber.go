@@ -45,7 +45,7 @@ type subscriber struct {
 	endAt       atomic.Int64 // when the client is to be ended, monotonic ns
 	deadline    writeDeadline
 
-	handler *Handler
+	service *service
 	asked   string        // the position that the client came with
 	since   int64         // when it came, Unix ms
 	came    int64         // the same, monotonic ns
@@ -66,9 +66,9 @@ const (
 )
 
 // init makes the subscriber of a request.
-func (s *subscriber) init(c *client, handler *Handler, w http.ResponseWriter, r *http.Request) {
-	settings := handler.settings
-	s.client, s.handler = c, handler
+func (s *subscriber) init(c *client, svc *service, w http.ResponseWriter, r *http.Request) {
+	settings := svc.settings
+	s.client, s.service = c, svc
 	s.left = make(chan struct{})
 	s.asked = requestedPosition(r)
 	now := time.Now()

@@ -43,7 +43,7 @@ func BenchmarkWake(b *testing.B) {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			h := clockHub()
 			settings := ClientSettings{}.resolve()
-			handler := &Handler{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
+			handler := &service{def: &definition{hub: h}, settings: &settings, logger: zap.NewNop()}
 			ctx, cancel := context.WithCancel(b.Context())
 			var (
 				left atomic.Int64

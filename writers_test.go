@@ -106,7 +106,7 @@ type served struct {
 // serveInMemory connects clients with the responses.
 func serveInMemory(h *hub, settings ClientSettings, responses ...*response) []*served {
 	resolved := settings.resolve()
-	handler := &Handler{def: &definition{hub: h}, settings: &resolved, logger: zap.NewNop()}
+	handler := &service{def: &definition{hub: h}, settings: &resolved, logger: zap.NewNop()}
 	clients := make([]*served, len(responses))
 	for i, out := range responses {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -122,7 +122,7 @@ func serveInMemory(h *hub, settings ClientSettings, responses ...*response) []*s
 }
 
 // run is the goroutine of the request. It ends with the stream.
-func (s *served) run(handler *Handler, r *http.Request) {
+func (s *served) run(handler *service, r *http.Request) {
 	defer close(s.ended)
 	defer func() { s.panicked = recover() }()
 	_ = serveStream(s.response, r, handler)
@@ -370,7 +370,7 @@ func TestTurnsAreShort(t *testing.T) {
 		h := clockHub()
 		out := newResponse()
 		settings := ClientSettings{}.resolve()
-		handler := &Handler{settings: &settings, logger: zap.NewNop()}
+		handler := &service{settings: &settings, logger: zap.NewNop()}
 		c := newClient(h, handler, out, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 		if _, more, last := c.turn(time.Now()); more || last {
 			t.Fatalf("after the head: more %t, last %t", more, last)
@@ -476,7 +476,7 @@ func TestPanicInAWriteEndsOneClient(t *testing.T) {
 func TestWhatWasDueIsLookedAtAgain(t *testing.T) {
 	h := clockHub()
 	settings := ClientSettings{}.resolve()
-	handler := &Handler{settings: &settings, logger: zap.NewNop()}
+	handler := &service{settings: &settings, logger: zap.NewNop()}
 	c := newClient(h, handler, newResponse(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 	c.sub.window = &window{clients: 1, ends: never}
 	h.audience.subscribers = []*subscriber{&c.sub}

@@ -149,8 +149,9 @@ func TestDemoIsAccessible(t *testing.T) {
 // Nothing moves for who does not want it.
 func TestDemoStandsStill(t *testing.T) {
 	t.Parallel()
+	url := startDemo(t, wires[0]) // outlives the tab, whose console would show its end
 	b := newTab(t)
-	b.open(startDemo(t, wires[0]))
+	b.open(url)
 	const dots = `[...document.querySelectorAll("[data-busy]")].filter((e) => getComputedStyle(e).display !== "none").length`
 	b.wait(dots + " > 1")
 	b.prefer("reduced-motion", "reduce")

@@ -10,25 +10,25 @@ import (
 	"testing"
 )
 
-// recipe returns the site of the README's Caddyfile that follows a text, without
-// its address.
+// recipe returns the site of the Caddyfile that follows a text in docs/clients.md,
+// without its address.
 func recipe(t *testing.T, after string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../docs/clients.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, found := strings.Cut(string(readme), after)
+	_, rest, found := strings.Cut(string(page), after)
 	_, rest, begun := strings.Cut(rest, "```caddyfile\nevents.example.com {\n")
 	site, _, ended := strings.Cut(rest, "\n}\n```")
 	if !found || !begun || !ended {
-		t.Fatalf("there is no Caddyfile after %q in the README", after)
+		t.Fatalf("there is no Caddyfile after %q in docs/clients.md", after)
 	}
 	return site
 }
 
-// TestPageOfAnotherOriginResumes has a page use the stream of another origin, by
-// the README's words, with the two clients that pages use. EventSource needs no
+// TestPageOfAnotherOriginResumes has a page use the stream of another origin, as
+// docs/clients.md says, with the two clients that pages use. EventSource needs no
 // preflight to resume, fetch does.
 func TestPageOfAnotherOriginResumes(t *testing.T) {
 	t.Parallel()

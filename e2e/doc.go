@@ -5,5 +5,6 @@
 // and they may not keep a processor busy.
 //
 // Without a chromium in the PATH the tests are skipped, or fail where CI is
-// true. Screenshots go to artifacts.
+// true. Screenshots go to artifacts. With -pictures a test makes those of the
+// README.
 package e2e
