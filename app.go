@@ -1,11 +1,9 @@
 package ssefanin
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 
 	"go.uber.org/zap"
@@ -159,9 +157,7 @@ func (a *App) observe(server *caddyhttp.Server) {
 		return
 	}
 	a.servers = append(a.servers, server)
-	server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
-		return context.WithValue(ctx, connectionKey{}, &clientConnection{conn: conn})
-	})
+	new(acceptedConnections).observe(server)
 	// Streams ended in an app's Stop or in Cleanup are ended too late: before
 	// that, the server waits for its requests, for ever.
 	server.RegisterOnShutdown(func() {

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,7 +25,12 @@ const closeGrace = 500 * time.Millisecond
 // streams do not block each other, and in servers that are not Caddy's.
 type clientConnection struct {
 	conn   net.Conn
+	server *acceptedConnections
 	closed atomic.Bool // by cut
+
+	mu        sync.Mutex  // protects what follows
+	idleSince time.Time   // zero: there are requests
+	late      *time.Timer // see acceptedConnections; nil before it is needed
 }
 
 // connectionKey is the key of a request's context for its *clientConnection.

@@ -86,6 +86,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name))
 	}
 	ignoreBody(w, r)
+	leaveServer(w, r)
 	switch r.Method {
 	case http.MethodGet:
 		return serveStream(w, r, &h.service)

@@ -128,6 +128,7 @@ func (p *StatusPage) Cleanup() error {
 // ServeHTTP serves the status. It does not call the next handler.
 func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	ignoreBody(w, r)
+	leaveServer(w, r)
 	header := w.Header()
 	header.Add("Vary", "Accept")
 	header.Set("Cache-Control", "no-store")

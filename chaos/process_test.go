@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -18,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,7 +106,7 @@ func startProcess(binary, dir string) (*process, error) {
 	}
 	p.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
+	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir, "GOTRACEBACK=all")
 	if ssetest.SteppedClocks() {
 		var err error
 		if p.clock, err = ssetest.NewSteppedClock(dir); err != nil {
@@ -248,7 +250,7 @@ func (p *process) exit(signal bool, atMost time.Duration) (time.Duration, error)
 			return 0, err
 		}
 	} else {
-		_, _ = p.call(http.MethodPost, "/stop")
+		go func() { _, _ = p.call(http.MethodPost, "/stop") }() // it is answered when all has stopped
 	}
 	timer := time.NewTimer(atMost)
 	defer timer.Stop()
@@ -256,9 +258,77 @@ func (p *process) exit(signal bool, atMost time.Duration) (time.Duration, error)
 	case <-p.done:
 		return time.Since(begin), p.err
 	case <-timer.C:
-		stacks, _ := p.call(http.MethodGet, "/debug/pprof/goroutine?debug=1")
-		return time.Since(begin), fmt.Errorf("it has not exited after %s: %s", atMost, stacks)
+		took, stacks := time.Since(begin), p.stacks()
+		if heldElsewhere(stacks) {
+			return took, fmt.Errorf("it has not exited after %s, %w:\n%s", atMost, errHeldElsewhere, stacks)
+		}
+		return took, fmt.Errorf("it has not exited after %s:\n%s", atMost, stacks)
 	}
+}
+
+// stacks ends the process and returns its connections and the stacks of all its
+// goroutines. It asks nothing of the process, whose admin endpoint may be gone.
+func (p *process) stacks() string {
+	conns := p.connections()
+	from := len(p.log.String())
+	_ = p.cmd.Process.Signal(syscall.SIGABRT)
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.kill()
+	}
+	return conns + p.log.String()[from:]
+}
+
+// errHeldElsewhere is the end of a process that is held up by the servers of the
+// running configuration only.
+var errHeldElsewhere = errors.New("a server of the running configuration holds it up")
+
+var (
+	exiting  = regexp.MustCompile(`(?m)^goroutine (\d+) [^\n]*\n(?:[^\n]+\n)*?github\.com/caddyserver/caddy/v2\.exitProcess\(`)
+	shutdown = regexp.MustCompile(`(?m)^net/http\.\(\*Server\)\.Shutdown\((?:[^\n]+\n)*?created by [^\n]*\(\*App\)\.stop in goroutine (\d+)`)
+)
+
+// heldElsewhere reports whether the exit waits for servers of the running
+// configuration, and for no others.
+func heldElsewhere(stacks string) bool {
+	exit := exiting.FindStringSubmatch(stacks)
+	waiting := shutdown.FindAllStringSubmatch(stacks, -1)
+	return exit != nil && len(waiting) > 0 &&
+		!slices.ContainsFunc(waiting, func(m []string) bool { return m[1] != exit[1] })
+}
+
+// connections lists the process's own TCP connections: state, what is queued
+// to be sent and was not read (tx:rx), and addresses, as /proc has them.
+func (p *process) connections() string {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return "" // no /proc
+	}
+	inodes := make(map[string]bool)
+	fds := fmt.Sprintf("/proc/%d/fd/", p.cmd.Process.Pid)
+	files, _ := os.ReadDir(fds)
+	for _, f := range files {
+		target, _ := os.Readlink(fds + f.Name())
+		if inode, ok := strings.CutPrefix(target, "socket:["); ok {
+			inodes[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) > 9 && inodes[f[9]] {
+			fmt.Fprintf(&b, "socket %s: %s -> %s, state %s, queues %s\n", f[9], tcpAddress(f[1]), tcpAddress(f[2]), f[3], f[4])
+		}
+	}
+	return b.String()
+}
+
+// tcpAddress is an address of /proc/net/tcp with its port as it is written
+// elsewhere.
+func tcpAddress(s string) string {
+	ip, port, _ := strings.Cut(s, ":")
+	n, _ := strconv.ParseUint(port, 16, 16)
+	return fmt.Sprintf("%s:%d", ip, n)
 }
 
 // troubles are the lines of a log that must not be there.
