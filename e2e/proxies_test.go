@@ -150,7 +150,16 @@ func (p proxied) start(t *testing.T, s *server, params []string, oldnew ...strin
 			t.Logf("%s wrote:\n%s", p.program, output)
 		}
 	})
-	listening(t, addr)
+	// it may listen before it is ready, and answer for Caddy until then
+	probe := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	eventually(t, step, p.name+" answers", func() bool {
+		resp, err := probe.Head("http://" + addr + "/events")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK && strings.Contains(resp.Header.Get("Cache-Control"), "no-store")
+	})
 	return "http://" + addr
 }
 
@@ -163,6 +172,7 @@ func behind(t *testing.T) (*ssetest.Origin, *server) {
 @beats query beats=*
 sse_fanin @beats s {
 	heartbeat %s
+	start oldest
 }
 sse_fanin /events %s {
 	stream s
@@ -352,8 +362,10 @@ func cutsStreams(t *testing.T, p proxied) {
 	verifier := ssetest.NewVerifier()
 	c := startClient(t, ssetest.ClientConfig{URL: url + "/events?beats=1", Track: verifier.Track("c")})
 	s.waitClients("s", 1)
+	oneByOne(t, o, c, 1)
 	o.SetRate(20)
-	within(t, func(ctx context.Context) error { return c.WaitOpen(ctx, 3) })
+	ended := len(c.Connections())
+	within(t, func(ctx context.Context) error { return c.WaitOpen(ctx, ended+2) })
 	o.SetRate(0)
 	within(t, func(ctx context.Context) error { return verifier.WaitSeen(ctx, "a", o.Last()) })
 	c.Close()
