@@ -504,9 +504,11 @@ func (s *source) addresses() []string {
 
 // logger is that of a configuration in use, with the upstream's name.
 func (s *source) logger() *zap.Logger {
-	logger := caddy.Log().Named("sse_fanin")
+	var logger *zap.Logger
 	if env, _ := s.wanted(); env != nil {
 		logger = env.logger
+	} else {
+		logger = activeLogger()
 	}
 	var name string
 	subs := s.intake.list()
