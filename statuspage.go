@@ -86,7 +86,7 @@ func (p *StatusPage) Provision(ctx caddy.Context) error {
 	app := val.(*App)
 	for _, name := range p.Streams {
 		if app.byKey[namedKey(name)] == nil && !app.definedLater(name) {
-			return errUndefined(name)
+			return errUndefined(name, app.streamNames())
 		}
 	}
 	if p.Quorum == 0 {
@@ -226,10 +226,19 @@ func (p *StatusPage) undefined() error {
 	all := p.streams()
 	for _, name := range p.Streams {
 		if !slices.ContainsFunc(all, func(st streamStatus) bool { return st.Name == name }) {
-			return errUndefined(name)
+			return errUndefined(name, labelsOf(snapshotStreams()))
 		}
 	}
 	return nil
+}
+
+// labelsOf are the names of streams, each once.
+func labelsOf(all []streamStatus) []string {
+	var names []string
+	for _, st := range all {
+		names = append(names, st.Name)
+	}
+	return slices.Compact(names) // they are sorted
 }
 
 // recentOf returns the newest events of a stream, newest first.
@@ -324,7 +333,7 @@ func (p *StatusPage) missing(all []streamStatus) []missingInput {
 	}
 	for _, name := range p.Streams {
 		if !seen[name] {
-			missing = append(missing, missingInput{Stream: name, Quorum: p.Quorum, Down: []string{}, Error: errUndefined(name).Error()})
+			missing = append(missing, missingInput{Stream: name, Quorum: p.Quorum, Down: []string{}, Error: errUndefined(name, nil).Error()})
 		}
 	}
 	return missing
