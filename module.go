@@ -91,7 +91,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return serveStream(w, r, &h.service)
 	case http.MethodHead:
 		if _, err := h.service.def.keyOf(r); err != nil {
-			return caddyhttp.Error(http.StatusBadRequest, err)
+			return h.service.badRequest(w, r, err)
 		}
 		writeHeader(w)
 		return nil
