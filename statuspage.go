@@ -172,7 +172,7 @@ type statusSnapshot struct {
 	Streams []shownStream `json:"streams"`
 	// What is wrong, the worst first.
 	Troubles []trouble `json:"troubles"`
-	// The beginning of a command for the admin API.
+	// The beginning of a command for the admin API; empty while that is off.
 	Admin string `json:"admin"`
 }
 
@@ -196,7 +196,10 @@ type recentEvent struct {
 }
 
 func (p *StatusPage) snapshot() statusSnapshot {
-	s := statusSnapshot{Node: p.node, Streams: []shownStream{}, Admin: adminCommand("")}
+	s := statusSnapshot{Node: p.node, Streams: []shownStream{}}
+	if adminOn.Load() > 0 {
+		s.Admin = adminCommand("")
+	}
 	all := p.streams()
 	for _, st := range all {
 		shown := shownStream{streamStatus: st}
