@@ -1,12 +1,14 @@
 package ssefanin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -20,6 +22,17 @@ func init() {
 // them. Caddy makes it before the apps, so it reads what the process has, not
 // what a configuration says.
 type adminAPI struct{}
+
+// adminOn is how many configurations there are whose admin API is on: none, or
+// one, or two in a reload. Caddy makes the module for those only.
+var adminOn atomic.Int32
+
+// Provision notes that the admin API is on, until the configuration has gone.
+func (adminAPI) Provision(ctx caddy.Context) error {
+	adminOn.Add(1)
+	context.AfterFunc(ctx.Context, func() { adminOn.Add(-1) })
+	return nil
+}
 
 // CaddyModule returns the Caddy module information.
 func (adminAPI) CaddyModule() caddy.ModuleInfo {
@@ -171,4 +184,7 @@ func reconnectUpstream(stream, upstream string) error {
 }
 
 // Interface guards
-var _ caddy.AdminRouter = (*adminAPI)(nil)
+var (
+	_ caddy.AdminRouter = (*adminAPI)(nil)
+	_ caddy.Provisioner = (*adminAPI)(nil)
+)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -84,7 +85,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 func (a *App) Start() error {
 	for _, h := range a.handlers {
 		if h.service.def == nil {
-			return errUndefined(h.Name)
+			return errUndefined(h.Name, a.streamNames())
 		}
 	}
 	holdAnnouncements()
@@ -193,7 +194,7 @@ func (a *App) add(h *Handler, owner any) error {
 		return nil
 	}
 	if !a.definedLater(h.Name) {
-		return errUndefined(h.Name)
+		return errUndefined(h.Name, a.streamNames())
 	}
 	return nil
 }
@@ -207,8 +208,26 @@ func (a *App) bindWaiting(def *definition) {
 	}
 }
 
-func errUndefined(name string) error {
-	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'%s", name, name, orURL(name))
+// errUndefined is the error about a name that no stream has. names are those
+// there are, as far as they are known.
+func errUndefined(name string, names []string) error {
+	there := ""
+	if len(names) > 0 {
+		there = " (there are: " + strings.Join(names, ", ") + ")"
+	}
+	return fmt.Errorf("stream '%s' is not defined%s: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'%s", name, there, name, orURL(name))
+}
+
+// streamNames are the names of the streams that are defined so far.
+func (a *App) streamNames() []string {
+	var names []string
+	for _, def := range a.definitions {
+		if def.name != "" {
+			names = append(names, def.name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // definedLater says whether a handler that is not provisioned yet defines the

@@ -277,6 +277,9 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 			return d.WrapErr(err)
 		}
 		if u.Name != "" || len(u.URLs) > 0 {
+			if strings.Contains(arg, ".") || arg == "localhost" {
+				return d.Errf("upstream: '%s' is not a URL: missing http:// or https://", arg)
+			}
 			return d.Errf("upstream: unexpected '%s', expected upstream [<name>] <url>...", arg)
 		}
 		for i, other := range b.Upstreams {

@@ -309,6 +309,8 @@ func TestCaddyfileRefusesURLs(t *testing.T) {
 		{"no scheme but a path and a query", "sse_fanin a.example.com/events?token=s3cret", "'a.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
 		{"no scheme but a user", "sse_fanin me:s3cret@a.example.com", "'a.example.com' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
 		{"no scheme, in upstream", "sse_fanin https://a.example.com/events {\n\tupstream b b.example.com/events\n}", "'b.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:3"},
+		{"no scheme after a name", "sse_fanin {\n\tupstream prices a.example.com\n}", "upstream: 'a.example.com' is not a URL: missing http:// or https://, at Caddyfile:3"},
+		{"no scheme after a URL", "sse_fanin {\n\tupstream https://a.example.com b.example.com\n}", "upstream: 'b.example.com' is not a URL: missing http:// or https://, at Caddyfile:3"},
 		{"one slash", "sse_fanin https:/a.example.com/events", "'https:/a.example.com/events' is neither a name nor a URL: missing http:// or https://, at Caddyfile:2"},
 		{"ftp", "sse_fanin ftp://a.example.com/events", "upstream URL 'ftp://a.example.com/events': the scheme 'ftp' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
 		{"ws", "sse_fanin ws://a.example.com/events", "upstream URL 'ws://a.example.com/events': the scheme 'ws' is not supported, use http, https or unix//path/to.sock, at Caddyfile:2"},
@@ -364,7 +366,7 @@ func TestCaddyfileRefusesReferences(t *testing.T) {
 	refuseAll(t, []mistake{
 		{"undefined", "sse_fanin /events prices", "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
 		{"undefined, by subdirective", "sse_fanin {\n\tstream prices\n}", "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
-		{"undefined, with a global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n}\n\n:8080 {\n\tsse_fanin prices\n}\n", "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
+		{"undefined, with a global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events\n\t}\n}\n\n:8080 {\n\tsse_fanin prices\n}\n", "stream 'prices' is not defined (there are: a): define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
 		{"with a URL before", "sse_fanin https://a.example.com/events prices", "'prices' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream prices', to match a path, begin it with '/', at Caddyfile:2"},
 		{"with a URL after", "sse_fanin prices https://a.example.com/events", "'prices' names a stream that is defined elsewhere, so no URLs can stand beside it; to name this stream, use the subdirective 'stream prices', to match a path, begin it with '/', at Caddyfile:2"},
 		{"with an upstream", "sse_fanin prices {\n\tupstream https://a.example.com/events\n}", "upstream belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},

@@ -12,7 +12,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
@@ -63,13 +62,13 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	settings := svc.settings
 	h, err := svc.def.stream(r)
 	if err != nil {
-		return refuse(w, http.NewResponseController(w), svc, err)
+		return refuse(w, r, svc, err)
 	}
 	var wanted *filter
 	if settings.filters {
 		if wanted, err = h.filterOf(r); err != nil {
 			h.endUnused()
-			return caddyhttp.Error(http.StatusBadRequest, err)
+			return svc.badRequest(w, r, err)
 		}
 	}
 	c := newClient(h, svc, w, r)
@@ -79,7 +78,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 			return serveStream(w, r, svc) // it ended just now; the key gets another
 		}
 		h.endUnused()
-		return refuse(w, http.NewResponseController(w), svc, err)
+		return refuse(w, r, svc, err)
 	}
 	defer h.unsubscribe(&c.sub)
 	stop := context.AfterFunc(r.Context(), c.sub.lost)
@@ -104,14 +103,14 @@ func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *cl
 }
 
 // refuse answers a client that gets no stream.
-func refuse(w http.ResponseWriter, rc *http.ResponseController, svc *service, err error) error {
+func refuse(w http.ResponseWriter, r *http.Request, svc *service, err error) error {
 	svc.def.refused(err)
 	settings := svc.settings
 	wait := rand.N(fullWaitMax-fullWaitMin+1) + fullWaitMin
 	var bad *keyError
 	switch {
 	case errors.As(err, &bad):
-		return caddyhttp.Error(http.StatusBadRequest, err)
+		return svc.badRequest(w, r, err)
 	case errors.Is(err, errTooManyStreams), errors.Is(err, errFull) && settings.whenFull == fullReject:
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
 		return svc.unavailable(w, err)
@@ -122,7 +121,7 @@ func refuse(w http.ResponseWriter, rc *http.ResponseController, svc *service, er
 		wait = settings.drawRetry()
 	}
 	_, _ = w.Write(sse.AppendRetry(nil, wait)) // without a blank line it is no message
-	_ = rc.Flush()
+	_ = http.NewResponseController(w).Flush()
 	return nil
 }
 

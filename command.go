@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -266,9 +268,13 @@ func parseListen(text string) (commandSite, error) {
 }
 
 // reserve fills in the port, and finds out whether it is taken.
-func (s *commandSite) reserve() (err error) {
-	s.listen, err = demo.FreeAddress(s.listen)
-	return err
+func (s *commandSite) reserve() error {
+	free, err := demo.FreeAddress(s.listen)
+	if err != nil {
+		return fmt.Errorf("%w (choose another address with --listen, such as --listen 127.0.0.1:0)", err)
+	}
+	s.listen = free
+	return nil
 }
 
 // url is the address of the site, without a path.
@@ -367,6 +373,27 @@ func (c *command) route(on string, handler json.RawMessage) caddyhttp.Route {
 	return route
 }
 
+// exampleQuery is the query that a request needs for the streams to be made of
+// it, with "…" for each value; empty if it needs none.
+func (c *command) exampleQuery() string {
+	var fields []string
+	for _, u := range c.upstreams {
+		for _, name := range placeholdersIn(u.URLs...) {
+			field, ok := strings.CutPrefix(name, "http.request.uri.query.")
+			if ok && !slices.Contains(fields, field) {
+				fields = append(fields, field)
+			}
+		}
+	}
+	for i, field := range fields {
+		fields[i] = url.QueryEscape(field) + "=…"
+	}
+	if len(fields) == 0 {
+		return ""
+	}
+	return "?" + strings.Join(fields, "&")
+}
+
 // announce says where to look, addresses for a browser first.
 func (c *command) announce(w io.Writer) {
 	at := c.site.url()
@@ -377,6 +404,6 @@ func (c *command) announce(w io.Writer) {
 	if c.status != "" {
 		fmt.Fprintf(w, "  the status   %s%s\n", at, c.status)
 	}
-	fmt.Fprintf(w, "  the stream   curl -N %s%s\n", at, c.path)
+	fmt.Fprintf(w, "  the stream   curl -N %s\n", shellWord(at+c.path+c.exampleQuery()))
 	fmt.Fprint(w, "\n  Ctrl-C ends it.\n\n")
 }

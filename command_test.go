@@ -271,3 +271,32 @@ func TestCommandUpstreamArgument(t *testing.T) {
 		}
 	}
 }
+
+func TestCommandAnnouncesARequestThatIsAnswered(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://a/events": "curl -N http://localhost:8080/events\n",
+		"http://a/{query.user}?room={query.room}&x=y":   "curl -N 'http://localhost:8080/events?room=…&user=…'\n",
+		"http://a/{http.request.uri.query.room}/events": "curl -N 'http://localhost:8080/events?room=…'\n",
+	} {
+		up, err := parseUpstreamArgument(text)
+		must(t, err)
+		site, err := parseListen(":8080")
+		must(t, err)
+		var out strings.Builder
+		(&command{site: site, path: "/events", upstreams: []*Upstream{up}}).announce(&out)
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: got %s, want %s", text, out.String(), want)
+		}
+	}
+}
+
+func TestCommandOnABusyPort(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	site, err := parseListen(ln.Addr().String())
+	must(t, err)
+	if err := site.reserve(); err == nil || !strings.Contains(err.Error(), "--listen") {
+		t.Errorf("got %v", err)
+	}
+}

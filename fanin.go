@@ -201,7 +201,7 @@ func warnOfEnded(key, label string, clients int) {
 	if clients == 0 || caddy.Exiting() || isNamedKey(key) {
 		return
 	}
-	caddy.Log().Named("sse_fanin").Warn("a reload changed or removed a stream that has no name; its clients are ended. With 'stream <name>', they stay while its upstreams and settings change",
+	activeLogger().Warn("a reload changed or removed a stream that has no name; its clients are ended. With 'stream <name>', they stay while its upstreams and settings change",
 		zap.String("stream", label), zap.Int("clients", clients))
 }
 

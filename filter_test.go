@@ -75,10 +75,15 @@ func TestFilterForAnUnknownSource(t *testing.T) {
 	in, _, _ := filtered(t, "")
 	resp, err := http.Get(in.url("/events?source=a,nobody")) //nolint:gosec // our own address
 	must(t, err)
+	body, err := io.ReadAll(resp.Body)
+	must(t, err)
 	resp.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
 	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("status %d, want 400", resp.StatusCode)
+	}
+	if want := "unknown source 'nobody', there are: a, b\n"; string(body) != want || resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("the body is %q of type %q, want %q", body, resp.Header.Get("Content-Type"), want)
 	}
 	hubs.Range(func(_, val any) bool {
 		_, err := val.(*hub).filterOf(httptest.NewRequest(http.MethodGet, "/?source=a,nobody", nil))

@@ -41,10 +41,14 @@ type historyCounts struct {
 type recentCounts struct {
 	expired, unknown     uint64
 	full, streams, other uint64 // refused clients, by reason
+	timeouts, overtaken  uint64 // clients that read too slowly
 }
 
 func recentCountsOf(st *streamStatus) recentCounts {
-	c := recentCounts{expired: st.Gaps.Expired, unknown: st.Gaps.Unknown}
+	c := recentCounts{
+		expired: st.Gaps.Expired, unknown: st.Gaps.Unknown,
+		timeouts: st.Clients.timeouts, overtaken: st.Clients.overtaken,
+	}
 	for why, n := range st.Clients.Refused {
 		switch why {
 		case "full":
@@ -64,6 +68,7 @@ func (c recentCounts) since(before recentCounts) recentCounts {
 	return recentCounts{
 		expired: grown(before.expired, c.expired), unknown: grown(before.unknown, c.unknown),
 		full: grown(before.full, c.full), streams: grown(before.streams, c.streams), other: grown(before.other, c.other),
+		timeouts: grown(before.timeouts, c.timeouts), overtaken: grown(before.overtaken, c.overtaken),
 	}
 }
 

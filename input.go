@@ -72,6 +72,12 @@ func (in *input) status() upstreamStatus {
 	}
 	if in.hub.keyed == nil { // the URLs of one key have its values filled in
 		us.URLs = shownURLs(s.spec, s.addresses())
+		us.replicas = s.replicas()
+		for _, rep := range us.replicas {
+			if rep.up {
+				us.Connected = append(us.Connected, rep.url)
+			}
+		}
 		us.partly = slices.ContainsFunc(s.spec.URLs, func(text string) bool { return redactText(text) != text })
 	}
 	if st.phase == phaseDown {
@@ -79,6 +85,7 @@ func (in *input) status() upstreamStatus {
 	}
 	if end := s.counts.lastEnd.Load(); end != nil {
 		us.Reason, us.Error, us.endedAt = end.reason, end.text, end.at
+		us.status, us.hint = end.status, end.hint
 	}
 	us.LastEventID = s.intake.lastID(in.sub, shownID)
 	return us

@@ -52,7 +52,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"unknown key of dynamic", "", asUpstream(`{"urls":["https://a.example.com"],"dynamic":{"source":"a","nam":"a"}}`), `json: unknown field "nam"`},
 		{"unknown key of the transport", "", withUpstream(`"transport":{"protocol":"http","tsl":{}}`), `json: unknown field "tsl"`},
 		{"undefined stream", "", reference, "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
-		{"undefined stream beside another", `{"streams":{"news":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, reference, "stream 'prices' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
+		{"undefined stream beside another", `{"streams":{"news":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, reference, "stream 'prices' is not defined (there are: news): define it with its upstreams in the global option sse_fanin, or in one handler with 'stream prices'"},
 		{"reference with retain", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","retain":{}}`, "retain: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"reference with a header", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","header_up":{}}`, "header_up: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"stream name", "", withUpstream(`"stream":"a b"`), "stream: the name 'a b' may only contain letters, digits and '_.-'"},

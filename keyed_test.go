@@ -485,3 +485,29 @@ func TestKeyedStreamsShareAnUpstreamWithoutPlaceholders(t *testing.T) {
 		t.Errorf("the upstream without placeholders was connected %d times, want once", n)
 	}
 }
+
+func TestKeyedBadRequestSaysWhy(t *testing.T) {
+	e := newEchoOrigin(t)
+	in := serve(t, "", keyedSite(e, "/{query.user}", ""))
+	answer := func(method string) (int, string) {
+		req, err := http.NewRequestWithContext(within(t, 10*time.Second), method, in.url("/events?user=.."), nil)
+		must(t, err)
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Do(req)
+		must(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		must(t, err)
+		return resp.StatusCode, string(body)
+	}
+	if status, body := answer(http.MethodGet); status != http.StatusBadRequest || body != "the value of {http.request.uri.query.user} is a relative path\n" {
+		t.Errorf("status %d, body %q", status, body)
+	}
+	if status, body := answer(http.MethodHead); status != http.StatusBadRequest || body != "" {
+		t.Errorf("to HEAD: status %d, body %q", status, body)
+	}
+	in.reload("", keyedSite(e, "/{query.user}", "")+"\nhandle_errors {\nrespond custom\n}")
+	if _, body := answer(http.MethodGet); body != "custom" {
+		t.Errorf("with a page of the configuration's: body %q", body)
+	}
+}

@@ -83,7 +83,7 @@ func (h *Handler) bind(def *definition) {
 // ServeHTTP serves the stream. It does not call the next handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if h.service.def == nil { // a configuration that is about to fail to start
-		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name))
+		return caddyhttp.Error(http.StatusServiceUnavailable, errUndefined(h.Name, nil))
 	}
 	ignoreBody(w, r)
 	leaveServer(w, r)
@@ -92,7 +92,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return serveStream(w, r, &h.service)
 	case http.MethodHead:
 		if _, err := h.service.def.keyOf(r); err != nil {
-			return caddyhttp.Error(http.StatusBadRequest, err)
+			return h.service.badRequest(w, r, err)
 		}
 		writeHeader(w)
 		return nil

@@ -287,8 +287,10 @@ func TestReloadThatEndsClientsOfAnUnnamedStreamIsLogged(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			o := newOrigin(t, ssetest.OriginConfig{})
 			log := newTestLog(t)
+			// as the docs have it to see those of the module only
+			global := strings.Replace(log.global(), "log {", "log sse {\ninclude sse_fanin http.handlers.sse_fanin", 1)
 			with := func(site string) string { return strings.ReplaceAll(site, "URL", "http://"+o.Addr()) }
-			in := serve(t, log.global(), with(test.before))
+			in := serve(t, global, with(test.before))
 			if test.path != "" {
 				for range 3 {
 					c := in.openClient(ssetest.ClientConfig{URL: test.path})
@@ -298,7 +300,7 @@ func TestReloadThatEndsClientsOfAnUnnamedStreamIsLogged(t *testing.T) {
 			if lines := log.lines(line); len(lines) > 0 {
 				t.Errorf("before the reload: %s", lines)
 			}
-			in.reload(log.global(), with(test.after))
+			in.reload(global, with(test.after))
 			lines := log.lines(line)
 			if len(lines) != test.want {
 				t.Fatalf("got %d lines, want %d: %s", len(lines), test.want, lines)

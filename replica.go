@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type replica struct {
 	backoff   backoff
 	notBefore time.Time // the next attempt
 	finished  bool      // answered 204
+	failed    string    // how it failed last, for people; empty: it has not since it was up. mu of the runner protects it
 	logged    string    // kind of the failure that was logged last
 	probed    time.Time // when it was looked whether it speaks TLS; see wantsTLS
 	speaksTLS bool      // what was found then
@@ -293,6 +295,7 @@ func (r *runner) try(env *environment, rep *replica) {
 	r.noteAway(now, end)
 	rep.finished = end.finished
 	rep.notBefore = now.Add(end.wait)
+	r.noteFailure(rep, end)
 	st := sourceState{phase: phaseDown, reason: end.reason, text: end.text(), retryAt: rep.notBefore}
 	if end.finished && r.allFinished() {
 		st.phase = phaseFinished
@@ -348,8 +351,46 @@ func (r *runner) noteAway(now time.Time, end ending) {
 	}
 }
 
+// noteFailure notes how a replica failed, for the status. What we have closed
+// ourselves is no failure.
+func (r *runner) noteFailure(rep *replica, end ending) {
+	failed := ""
+	if end.reason != reasonClosed {
+		failed = cmp.Or(end.detail(), reasonWords[end.reason], string(end.reason))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep.failed = failed
+}
+
+// replicaStatus is what operators see of a replica.
+type replicaStatus struct {
+	place  place
+	url    string // as configured, redacted
+	up     bool
+	failed string // how it failed last; empty: it has not since it was up
+}
+
+// replicaStatuses returns what operators see of the replicas, in the order in
+// which they are tried.
+func (r *runner) replicaStatuses() []replicaStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]replicaStatus, 0, len(r.replicas))
+	for _, rep := range r.replicas {
+		all = append(all, replicaStatus{
+			place:  rep.place,
+			url:    r.spec.shown(rep.url, rep.address),
+			up:     rep == r.current && r.state.phase == phaseUp,
+			failed: rep.failed,
+		})
+	}
+	return all
+}
+
 // up is called when the upstream has answered with a stream.
 func (r *runner) up(rep *replica, shown string) {
+	r.noteFailure(rep, ending{reason: reasonClosed})
 	r.source.counts.connects.Add(1)
 	r.setState(sourceState{phase: phaseUp})
 	rep.logged, rep.probed = "", time.Time{}

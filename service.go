@@ -28,3 +28,19 @@ func (s *service) unavailable(w http.ResponseWriter, err error) error {
 	w.WriteHeader(http.StatusServiceUnavailable)
 	return nil
 }
+
+// badRequest answers 400, with the reason in the body unless the configuration
+// makes a page of it: it is about what the client has sent, and has no value of it
+// but the name of a source.
+func (s *service) badRequest(w http.ResponseWriter, r *http.Request, err error) error {
+	if s.errorRoutes {
+		return caddyhttp.Error(http.StatusBadRequest, err)
+	}
+	if entry := s.logger.Check(zap.DebugLevel, "bad request"); entry != nil {
+		entry.Write(zap.String("stream", s.def.label), zap.Error(err))
+	}
+	header := w.Header()
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set("X-Content-Type-Options", "nosniff")
+	return writeBody(w, r, http.StatusBadRequest, []byte(err.Error()+"\n"))
+}

@@ -35,6 +35,8 @@ type sourceCounts struct {
 type lastEnd struct {
 	reason reason
 	text   string // more about it, or empty
+	status int    // of the response, if that was the reason
+	hint   string // what to look at; text has it at its end
 	at     time.Time
 }
 
@@ -49,7 +51,7 @@ func (c *sourceCounts) ended(end ending) {
 	if end.reason == reasonClosed {
 		return // by us; tells nothing about the upstream
 	}
-	c.lastEnd.Store(&lastEnd{reason: end.reason, text: end.detail(), at: time.Now()})
+	c.lastEnd.Store(&lastEnd{reason: end.reason, text: end.detail(), status: end.status, hint: end.hint, at: time.Now()})
 }
 
 // load returns the counts. Those that are raised together may differ by what

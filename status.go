@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"slices"
 	"time"
 )
 
@@ -34,10 +35,12 @@ type streamStatus struct {
 type upstreamStatus struct {
 	Name string `json:"name"`
 	// As configured, without user and query.
-	URLs   []string `json:"urls"`
-	Policy string   `json:"policy"`
-	State  phase    `json:"state"`
-	Since  int64    `json:"since"`
+	URLs []string `json:"urls"`
+	// Those of them that are connected now.
+	Connected []string `json:"connected"`
+	Policy    string   `json:"policy"`
+	State     phase    `json:"state"`
+	Since     int64    `json:"since"`
 	// How the last attempt or connection ended, also while it is up again.
 	Reason  reason `json:"reason"`
 	Error   string `json:"error"`
@@ -54,8 +57,11 @@ type upstreamStatus struct {
 	Skipped     uint64 `json:"skipped"` // too large
 	Duplicates  uint64 `json:"duplicates"`
 
-	endedAt time.Time // what Reason and Error are about
-	partly  bool      // URLs lack a user or query
+	endedAt  time.Time // what Reason, Error and the next two are about
+	status   int       // of the response, if that was the reason
+	hint     string    // what to look at; Error has it at its end
+	partly   bool      // URLs lack a user or query
+	replicas []replicaStatus
 }
 
 // logStatus is what operators see of a log.
@@ -86,6 +92,8 @@ type clientsStatus struct {
 	Max int `json:"max"`
 	// How many got no stream, by reason.
 	Refused map[refusal]uint64 `json:"refused"`
+
+	timeouts, overtaken uint64 // that were disconnected for reading too slowly
 }
 
 // deliveredStatus is what clients were sent.
@@ -106,11 +114,20 @@ func (u *upstreamStatus) merge(other upstreamStatus) {
 		u.URLs, u.Policy = other.URLs, other.Policy
 	}
 	u.partly = u.partly || other.partly
+	for _, url := range other.Connected {
+		if !slices.Contains(u.Connected, url) {
+			u.Connected = append(u.Connected, url)
+		}
+	}
+	if u.replicas == nil {
+		u.replicas = other.replicas
+	}
 	if other.State.rank() > u.State.rank() || u.Since == 0 {
 		u.State, u.Since = other.State, other.Since
 	}
 	if other.endedAt.After(u.endedAt) {
 		u.Reason, u.Error, u.endedAt = other.Reason, other.Error, other.endedAt
+		u.status, u.hint = other.status, other.hint
 	}
 	u.RetryAt = earlier(u.RetryAt, other.RetryAt)
 	if u.State == phaseUp {
@@ -174,14 +191,23 @@ func unixMilli(t time.Time) int64 {
 // the addresses that were looked up for them.
 func shownURLs(spec *sourceSpec, addresses []string) []string {
 	urls := make([]string, 0, len(spec.URLs))
-	for _, text := range spec.URLs {
-		shown := redactText(text)
+	for i := range spec.URLs {
 		if len(addresses) == 0 {
-			urls = append(urls, shown)
+			urls = append(urls, spec.shown(i, ""))
 		}
 		for _, address := range addresses {
-			urls = append(urls, shown+" at "+address)
+			urls = append(urls, spec.shown(i, address))
 		}
 	}
 	return urls
+}
+
+// shown is a URL as configured, without what may be secret, and with the
+// address that was looked up for it, if one was.
+func (s *sourceSpec) shown(number int, address string) string {
+	shown := redactText(s.URLs[number])
+	if address != "" {
+		shown += " at " + address
+	}
+	return shown
 }

@@ -122,7 +122,7 @@ func TestStatusAsJSON(t *testing.T) {
 			t.Errorf("%q has %s, want %s", part, keys(v), want)
 		}
 	}
-	want := "bytes connects disconnects duplicates error events last_event last_event_id name policy reason retry_at since skipped state urls"
+	want := "bytes connected connects disconnects duplicates error events last_event last_event_id name policy reason retry_at since skipped state urls"
 	if have := keys(got["upstreams"].([]any)[0]); have != want {
 		t.Errorf("an upstream has %s, want %s", have, want)
 	}

@@ -86,7 +86,7 @@ func (p *StatusPage) Provision(ctx caddy.Context) error {
 	app := val.(*App)
 	for _, name := range p.Streams {
 		if app.byKey[namedKey(name)] == nil && !app.definedLater(name) {
-			return errUndefined(name)
+			return errUndefined(name, app.streamNames())
 		}
 	}
 	if p.Quorum == 0 {
@@ -173,7 +173,7 @@ type statusSnapshot struct {
 	Streams []shownStream `json:"streams"`
 	// What is wrong, the worst first.
 	Troubles []trouble `json:"troubles"`
-	// The beginning of a command for the admin API.
+	// The beginning of a command for the admin API; empty while that is off.
 	Admin string `json:"admin"`
 }
 
@@ -197,7 +197,10 @@ type recentEvent struct {
 }
 
 func (p *StatusPage) snapshot() statusSnapshot {
-	s := statusSnapshot{Node: p.node, Streams: []shownStream{}, Admin: adminCommand("")}
+	s := statusSnapshot{Node: p.node, Streams: []shownStream{}}
+	if adminOn.Load() > 0 {
+		s.Admin = adminCommand("")
+	}
 	all := p.streams()
 	for _, st := range all {
 		shown := shownStream{streamStatus: st}
@@ -227,10 +230,19 @@ func (p *StatusPage) undefined() error {
 	all := p.streams()
 	for _, name := range p.Streams {
 		if !slices.ContainsFunc(all, func(st streamStatus) bool { return st.Name == name }) {
-			return errUndefined(name)
+			return errUndefined(name, labelsOf(snapshotStreams()))
 		}
 	}
 	return nil
+}
+
+// labelsOf are the names of streams, each once.
+func labelsOf(all []streamStatus) []string {
+	names := make([]string, 0, len(all))
+	for _, st := range all {
+		names = append(names, st.Name)
+	}
+	return slices.Compact(names) // they are sorted
 }
 
 // recentOf returns the newest events of a stream, newest first.
@@ -325,7 +337,7 @@ func (p *StatusPage) missing(all []streamStatus) []missingInput {
 	}
 	for _, name := range p.Streams {
 		if !seen[name] {
-			missing = append(missing, missingInput{Stream: name, Quorum: p.Quorum, Down: []string{}, Error: errUndefined(name).Error()})
+			missing = append(missing, missingInput{Stream: name, Quorum: p.Quorum, Down: []string{}, Error: errUndefined(name, nil).Error()})
 		}
 	}
 	return missing
@@ -344,7 +356,7 @@ func writeBody(w http.ResponseWriter, r *http.Request, status int, body []byte) 
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // nobody left to tell
+		_, _ = w.Write(body) //nolint:gosec // JSON, our page, or plain text that is not to be sniffed; nobody is left to tell of an error
 	}
 	return nil
 }

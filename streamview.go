@@ -242,6 +242,8 @@ func (v *streamView) addCounts(c *streamCounts, before map[string]upstreamCounts
 	for i := range v.ends {
 		v.ends[i] = c.ends[i].Load()
 	}
+	v.Clients.timeouts = v.ends[slices.Index(endReasons, endTimeout)]
+	v.Clients.overtaken = v.ends[slices.Index(endReasons, endSlow)]
 	v.delay = c.delay.load()
 }
 
@@ -260,6 +262,8 @@ func (v *streamView) merge(other *streamView) {
 	v.Clients.MaxLag = max(v.Clients.MaxLag, other.Clients.MaxLag)
 	v.Clients.Oldest = earlier(v.Clients.Oldest, other.Clients.Oldest)
 	v.Clients.Max = lowerLimit(v.Clients.Max, other.Clients.Max)
+	v.Clients.timeouts += other.Clients.timeouts
+	v.Clients.overtaken += other.Clients.overtaken
 	for why, n := range other.Clients.Refused {
 		v.Clients.Refused[why] += n
 	}
@@ -289,6 +293,9 @@ func (v *streamView) trim() {
 	for i := range v.Upstreams {
 		if v.Upstreams[i].URLs == nil {
 			v.Upstreams[i].URLs = []string{}
+		}
+		if v.Upstreams[i].Connected == nil {
+			v.Upstreams[i].Connected = []string{}
 		}
 	}
 	if len(v.Types) > shownTypes {

@@ -3,12 +3,9 @@ package ssefanin
 import (
 	"cmp"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // The status page's verdict: what is wrong with a stream now, or was in the
@@ -26,6 +23,9 @@ const (
 	// An upstream is unstable when so many connections to it have ended in the
 	// last recentMinutes.
 	unstableEnds = 5
+
+	// One that was lost is still unstable for flapTime, rather than down.
+	flapTime = time.Minute
 
 	// A client lags when it has been lagTime behind at each of the last
 	// lagSamples points, so not while it is being replayed, or when what it has
@@ -75,6 +75,10 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 				t.Stream, t.Upstream = st.Name, st.Upstreams[k].Name
 				found = append(found, t)
 			}
+			if t, ok := replicaTrouble(st, &st.Upstreams[k], now); ok {
+				t.Stream, t.Upstream = st.Name, st.Upstreams[k].Name
+				found = append(found, t)
+			}
 			if t, ok := s.skipTrouble(&st.Upstreams[k]); ok {
 				t.Stream, t.Upstream = st.Name, st.Upstreams[k].Name
 				found = append(found, t)
@@ -99,7 +103,7 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 // troubleRanks has the worst first: what keeps events from coming, then what
 // loses them or clients, then what is only to be looked at.
 var troubleRanks = []string{
-	"down", "finished", "gaps", "skipped", "refused", "lag", "slow", "silent", "unstable", "connecting",
+	"down", "finished", "gaps", "skipped", "refused", "lag", "slow", "silent", "unstable", "replica", "connecting",
 }
 
 func (t *trouble) rank() int {
@@ -113,23 +117,28 @@ func (t *trouble) rank() int {
 // upstreamTrouble is what keeps the events of an upstream from coming.
 func (s *oneHistory) upstreamTrouble(st *streamStatus, us *upstreamStatus, now time.Time) (trouble, bool) {
 	state := now.Sub(time.UnixMilli(us.Since))
+	if us.State == phaseUp || ((us.State == phaseDown || us.State == phaseConnecting) && state < flapTime) {
+		if t, ok := s.unstable(us); ok {
+			return t, true
+		}
+	}
 	switch us.State {
 	case phaseDown:
-		t := trouble{Kind: "down", Level: levelBad, What: "Down for " + spanText(state), Remedy: downRemedy(us.Reason)}
-		if cause := cmp.Or(us.Error, reasonWords[us.Reason], string(us.Reason)); cause != "" {
+		t := trouble{Kind: "down", Level: levelBad, What: "Down for " + spanText(state), Remedy: us.remedy()}
+		if cause := us.cause(); cause != "" {
 			t.What += ": " + cause
 		}
 		if wait := time.UnixMilli(us.RetryAt).Sub(now); us.RetryAt != 0 && wait > 0 {
 			t.What += ". Next try in " + spanText(wait)
 		}
-		t.Commands = append(askCommand(us), reconnectCommand(st.Name, us.Name))
+		t.Commands = append(askCommand(us), reconnectCommand(st.Name, us.Name)...)
 		return t, true
 	case phaseFinished:
 		return trouble{
 			Kind: "finished", Level: levelWarn,
 			What:     "Answered 204 " + spanText(state) + " ago: nothing more is to come, and it is not asked again",
 			Remedy:   "If that is right, remove it from the configuration. Else have it connected again.",
-			Commands: []string{reconnectCommand(st.Name, us.Name)},
+			Commands: reconnectCommand(st.Name, us.Name),
 		}, true
 	case phaseConnecting:
 		if state < connectingGrace {
@@ -150,25 +159,77 @@ func (s *oneHistory) upstreamTrouble(st *streamStatus, us *upstreamStatus, now t
 // connectingGrace is how long connecting is no trouble.
 const connectingGrace = 3 * time.Second
 
+// unstable is the trouble with an upstream that comes and goes: while it does,
+// it is not news each time that it is down.
+func (s *oneHistory) unstable(us *upstreamStatus) (trouble, bool) {
+	u := s.upstreams[us.Name]
+	if u == nil {
+		return trouble{}, false
+	}
+	_, ends := u.recent()
+	if ends < unstableEnds {
+		return trouble{}, false
+	}
+	t := trouble{
+		Kind: "unstable", Level: levelWarn,
+		What:     fmt.Sprintf("%s ended in the last %d minutes", plural(ends, "connection"), recentMinutes),
+		Remedy:   "On a schedule it is the timeout of a proxy in between: have the upstream send comments, or raise that timeout. If idle_timeout is set, it may be shorter than the upstream's pauses.",
+		Commands: askCommand(us),
+	}
+	if cause := us.cause(); cause != "" {
+		t.What += ", the last one because: " + cause
+	}
+	return t, true
+}
+
+// replicaTrouble is the trouble with some of the servers of an upstream that is
+// connected: all of a mirror are to be, else the first one is.
+func replicaTrouble(st *streamStatus, us *upstreamStatus, now time.Time) (trouble, bool) {
+	all := us.replicas
+	if us.State != phaseUp || len(all) < 2 {
+		return trouble{}, false
+	}
+	up := now.Sub(time.UnixMilli(us.Since))
+	t := trouble{Kind: "replica", Level: levelWarn}
+	if us.Policy != policyMirror {
+		// An earlier one is not tried again while this one works, so what is
+		// known of it becomes old.
+		at := slices.IndexFunc(all, func(rep replicaStatus) bool { return rep.up })
+		if at < 1 || all[0].failed == "" || up > recentMinutes*time.Minute {
+			return trouble{}, false
+		}
+		t.What = fmt.Sprintf("In use is %s, number %d of %d, for %s. The first one, %s, failed: %s", all[at].url, at+1, len(all), spanText(up), all[0].url, all[0].failed)
+		t.Remedy = "Events go on. Look at the first server. It is tried again when this one fails; to go back to it when it is repaired, reconnect."
+		t.Commands = append(askURL(us, all[0].url), reconnectCommand(st.Name, us.Name)...)
+		return t, true
+	}
+	n := 0
+	var missing []string
+	for _, rep := range all {
+		switch {
+		case rep.up:
+			n++
+		case rep.failed != "":
+			missing = append(missing, rep.url+": "+rep.failed)
+		case up >= connectingGrace:
+			missing = append(missing, rep.url+": it does not answer")
+		}
+	}
+	if len(missing) == 0 {
+		return trouble{}, false
+	}
+	t.What = fmt.Sprintf("%d of %d servers %s connected. Not %s", n, len(all), isAre(n), strings.Join(missing, ", nor "))
+	t.Remedy = "Events go on as long as one is connected; if that fails, too, they stop. Look at the server that is not. It is tried again by itself."
+	down := slices.IndexFunc(all, func(rep replicaStatus) bool { return !rep.up })
+	t.Commands = append(askURL(us, all[down].url), reconnectCommand(st.Name, us.Name)...)
+	return t, true
+}
+
 // silence is the trouble with an upstream that is connected.
 func (s *oneHistory) silence(st *streamStatus, us *upstreamStatus, now time.Time) (trouble, bool) {
 	u := s.upstreams[us.Name]
 	up := now.Sub(time.UnixMilli(us.Since))
-	if u != nil {
-		if _, ends := u.recent(); ends >= unstableEnds {
-			t := trouble{
-				Kind: "unstable", Level: levelWarn,
-				What:     fmt.Sprintf("Up, but %s ended in the last %d minutes", plural(ends, "connection"), recentMinutes),
-				Remedy:   "On a schedule it is the timeout of a proxy in between: have the upstream send comments, or raise that timeout. If idle_timeout is set, it may be shorter than the upstream's pauses.",
-				Commands: askCommand(us),
-			}
-			if cause := cmp.Or(us.Error, reasonWords[us.Reason]); cause != "" {
-				t.What += ". The last time: " + cause
-			}
-			return t, true
-		}
-	}
-	t := trouble{Kind: "silent", Level: levelWarn, Commands: append(askCommand(us), reconnectCommand(st.Name, us.Name))}
+	t := trouble{Kind: "silent", Level: levelWarn, Commands: append(askCommand(us), reconnectCommand(st.Name, us.Name)...)}
 	const remedy = "Ask the server itself whether it has events. If it has, reconnect the upstream, and set idle_timeout so that it happens by itself."
 	if us.LastEvent == 0 {
 		if st.Keyed || up < firstSilence {
@@ -218,8 +279,8 @@ func (s *oneHistory) clientTroubles(st *streamStatus) []trouble {
 	if n.expired > 0 {
 		t := trouble{
 			Kind: "gaps", Level: levelBad,
-			What:   fmt.Sprintf("%s in the last %d minutes: clients came back for events that are no longer retained", plural(n.expired, "gap"), recentMinutes),
-			Remedy: "Raise the bound of retain that is reached. If the lag is high, too, clients read too slowly.",
+			What:   fmt.Sprintf("%s in the last %d minutes: clients came back for events that are no longer retained, or read so slowly that they were overtaken", plural(n.expired, "gap"), recentMinutes),
+			Remedy: "Raise the bound of retain that is reached. If the lag is or was high, too, clients read too slowly.",
 		}
 		if st.Log.Oldest > 0 {
 			t.What += fmt.Sprintf(" (%s, of %s)", plural(st.Log.Events, "event"), spanText(time.Duration(st.Log.Newest-st.Log.Oldest)*time.Millisecond))
@@ -236,22 +297,22 @@ func (s *oneHistory) clientTroubles(st *streamStatus) []trouble {
 	if n.full > 0 {
 		t := trouble{
 			Kind: "refused", Level: levelBad,
-			What:   fmt.Sprintf("%s refused in the last %d minutes: max_clients is reached", was(n.full, "client"), recentMinutes),
+			What:   fmt.Sprintf("%s refused in the last %d minutes: max_clients was reached", was(n.full, "client"), recentMinutes),
 			Remedy: "Raise max_clients, or spread the clients over more servers. A client that tries again counts again.",
 		}
 		if st.Clients.Max > 0 {
-			t.What += fmt.Sprintf(" (%d of %d)", st.Clients.Connected, st.Clients.Max)
+			t.What += fmt.Sprintf(" (now %d of %d)", st.Clients.Connected, st.Clients.Max)
 		}
 		found = append(found, t)
 	}
 	if n.streams > 0 {
 		t := trouble{
 			Kind: "refused", Level: levelBad,
-			What:   fmt.Sprintf("%s refused in the last %d minutes: max_streams is reached", was(n.streams, "client"), recentMinutes),
+			What:   fmt.Sprintf("%s refused in the last %d minutes: max_streams was reached", was(n.streams, "client"), recentMinutes),
 			Remedy: "Raise max_streams if that many keys are real. Else somebody asks for made-up ones: authenticate before this handler.",
 		}
 		if st.MaxKeys > 0 {
-			t.What += fmt.Sprintf(" (%d of %d keys)", st.Keys, st.MaxKeys)
+			t.What += fmt.Sprintf(" (now %d of %d keys)", st.Keys, st.MaxKeys)
 		}
 		found = append(found, t)
 	}
@@ -264,6 +325,20 @@ func (s *oneHistory) clientTroubles(st *streamStatus) []trouble {
 	}
 	if t, ok := s.lag(st); ok {
 		found = append(found, t)
+	}
+	if n.timeouts > 0 {
+		found = append(found, trouble{
+			Kind: "slow", Level: levelWarn,
+			What:   fmt.Sprintf("%s disconnected in the last %d minutes: a write took longer than write_timeout", was(n.timeouts, "client"), recentMinutes),
+			Remedy: "They, or their networks, do not read, as a frozen tab; they come back and are resumed. If they are many, raise write_timeout, or send less to each with filters.",
+		})
+	}
+	if n.overtaken > 0 {
+		found = append(found, trouble{
+			Kind: "slow", Level: levelWarn,
+			What:   fmt.Sprintf("%s disconnected in the last %d minutes: overtaken, with slow disconnect", was(n.overtaken, "client"), recentMinutes),
+			Remedy: "They read more slowly than events come, until what they should get next was no longer retained. Raise retain, or send less to each with filters.",
+		})
 	}
 	if t, ok := s.slow(); ok {
 		found = append(found, t)
@@ -318,69 +393,4 @@ func (s *oneHistory) slow() (trouble, bool) {
 		What:   "Delivery is slow: one write in a hundred is more than " + spanText(time.Duration(least)*time.Millisecond) + " late",
 		Remedy: "If the lag is high, too, single clients are slow. Else the machine is short of CPU or network.",
 	}, true
-}
-
-// reasonWords are what is said where a reason has no error of its own.
-var reasonWords = map[reason]string{
-	reasonEOF:         "the upstream ended the stream",
-	reasonError:       "the connection failed",
-	reasonHeadTimeout: "no answer in time",
-	reasonIdle:        "nothing came for the idle_timeout",
-	reasonStatus:      "it answered with a status other than 200",
-	reasonType:        "it answered with something else than an event stream",
-	reasonRedirect:    "it redirected to where it may not",
-	reasonRequest:     "the request could not be made",
-	reasonRefusedID:   "it refused the last event id",
-}
-
-func downRemedy(why reason) string {
-	switch why {
-	case reasonStatus, reasonType, reasonRedirect:
-		return "Most likely the address, or what it is asked with, is wrong. Ask the server itself."
-	case reasonRequest:
-		return "The configuration makes no valid request. Correct the address or the header fields."
-	case reasonIdle:
-		return "Ask the server whether it sends anything. If its pauses are long, raise idle_timeout or have it send comments."
-	case reasonRefusedID:
-		return "The server no longer knows the last event id. It is asked without it next time."
-	default:
-		return "Look whether the server runs and can be reached from here: ask it. It is tried again by itself; when it is repaired, reconnect it to save the wait."
-	}
-}
-
-// askCommand asks an upstream as the module does. User, query and header fields
-// may be secret; where there are some, the address says so.
-func askCommand(us *upstreamStatus) []string {
-	if len(us.URLs) == 0 {
-		return nil
-	}
-	address, at, found := strings.Cut(us.URLs[0], " at ")
-	command := "curl -N -H 'Accept: text/event-stream' "
-	if path, ok := strings.CutPrefix(address, "unix/"); ok {
-		return []string{command + "--unix-socket " + shellWord(path) + " http://localhost/"}
-	}
-	if found {
-		command += "--connect-to " + shellWord("::"+at) + " "
-	}
-	if us.partly {
-		address += "?…"
-	}
-	return []string{command + shellWord(address)}
-}
-
-// reconnectCommand has the admin API connect an upstream anew.
-func reconnectCommand(stream, upstream string) string {
-	return adminCommand("/" + url.PathEscape(stream) + "/upstreams/" + url.PathEscape(upstream) + "/reconnect")
-}
-
-// adminCommand posts to a path below that of the streams. It is for Caddy's
-// usual address: where a configuration has it is not known here.
-func adminCommand(path string) string {
-	command, address := "curl -X POST ", caddy.DefaultAdminListen
-	if socket, ok := strings.CutPrefix(address, "unix/"); ok {
-		socket, _, _ = strings.Cut(socket, "|") // the permissions
-		command += "--unix-socket " + shellWord(socket) + " "
-		address = "localhost"
-	}
-	return command + shellWord("http://"+address+adminStreams+path)
 }

@@ -182,6 +182,7 @@ func TestTroubleOfSlowDelivery(t *testing.T) {
 }
 
 func TestTroubleOfStates(t *testing.T) {
+	adminIsOn(t)
 	for name, tc := range map[string]struct {
 		us     upstreamStatus
 		before time.Duration // the state has been there

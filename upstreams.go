@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -489,6 +490,23 @@ func (s *source) countedSince() upstreamCounts {
 	return n
 }
 
+// replicas are the states of the replicas: of a mirror by URL, else in the order
+// in which they are tried.
+func (s *source) replicas() []replicaStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []replicaStatus
+	for _, r := range s.runners {
+		all = append(all, r.replicaStatuses()...)
+	}
+	if s.intake.mirrors() {
+		slices.SortFunc(all, func(a, b replicaStatus) int {
+			return cmp.Or(cmp.Compare(a.place.url, b.place.url), naturally(a.place.address, b.place.address))
+		})
+	}
+	return all
+}
+
 // addresses are those that were looked up for the source; nil if none are.
 func (s *source) addresses() []string {
 	if s.spec.Address != "" {
@@ -504,9 +522,11 @@ func (s *source) addresses() []string {
 
 // logger is that of a configuration in use, with the upstream's name.
 func (s *source) logger() *zap.Logger {
-	logger := caddy.Log().Named("sse_fanin")
+	var logger *zap.Logger
 	if env, _ := s.wanted(); env != nil {
 		logger = env.logger
+	} else {
+		logger = activeLogger()
 	}
 	var name string
 	subs := s.intake.list()

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // shellWord quotes a text for a shell where it is no plain word.
@@ -50,6 +52,23 @@ func was(n uint64, word string) string {
 		return "1 " + word + " was"
 	}
 	return plural(n, word) + " were"
+}
+
+func isAre(n int) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
+}
+
+// sentence makes a hint one.
+func sentence(hint string) string {
+	first, size := utf8.DecodeRuneInString(hint)
+	hint = string(unicode.ToUpper(first)) + hint[size:]
+	if strings.HasSuffix(hint, "?") {
+		return hint
+	}
+	return hint + "."
 }
 
 // grouped writes 12345 as 12,345.

@@ -13,6 +13,7 @@ const COLUMNS = [
 	["Duplicates", (u) => count(u.duplicates), "r"],
 	["Last event id", (u) => u.last_event_id || "–", "mono urls"],
 	["Last failure", (u) => cause(u) || "–", "urls"],
+	["Connected to", (u) => (u.connected || []).join(" ") || "–", "mono urls"],
 	["Addresses", (u) => (u.urls || []).join(" ") + (u.policy ? " (" + u.policy + ")" : ""), "mono urls"],
 ];
 
@@ -335,7 +336,8 @@ class Stream {
 
 	// commands shows what can be done from a shell.
 	commands() {
-		if (!this.admin.open || !this.s) return;
+		this.admin.hidden = !this.adminCommand; // it is off
+		if (this.admin.hidden || !this.admin.open || !this.s) return;
 		const of = this.adminCommand + "/" + encodeURIComponent(this.s.name), names = this.s.upstreams.map((u) => u.name).sort(inOrder);
 		const sign = of + names.join();
 		if (sign === this.adminSign) return;

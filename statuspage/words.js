@@ -97,7 +97,8 @@ function explain(u, now) {
 function place(u) {
 	const urls = u.urls || [];
 	if (!urls.length) return "";
-	const first = String(urls[0]).replace(/^https?:\/\//, "");
+	const used = u.connected && u.connected.length === 1 ? u.connected[0] : urls[0]; // which one it is, where there is one
+	const first = String(used).replace(/^https?:\/\//, "");
 	return first + (urls.length > 1 ? "  +" + (urls.length - 1) + (u.policy ? ", " + u.policy : "") : "");
 }
 const tally = (list) => list.reduce((n, u) => (n[u.state] = (n[u.state] || 0) + 1, n), {});
