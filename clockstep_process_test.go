@@ -2,8 +2,6 @@ package ssefanin
 
 import (
 	"context"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
@@ -19,10 +17,9 @@ func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedC
 		t.Skip("the wall clock of a process cannot be set on this kind of machine")
 	}
 	p := prepareProcess(t)
-	p.binary = filepath.Join(p.dir, "steppedcaddy")
-	if out, err := exec.Command("go", "build", "-o", p.binary, ssetest.SteppedCaddy).CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", ssetest.SteppedCaddy, err, out)
-	}
+	var err error
+	p.binary, err = ssetest.Build(ssetest.SteppedCaddy, false)
+	must(t, err)
 	clock, err := ssetest.NewSteppedClock(p.dir)
 	must(t, err)
 	t.Cleanup(func() { _ = clock.Close() })

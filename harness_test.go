@@ -1,17 +1,9 @@
 package ssefanin
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -22,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // instance is a site served by this process. Caddy's configuration is global,
@@ -114,46 +108,16 @@ func load(t *testing.T, text string) error {
 }
 
 // storageDir is where the configurations of all tests keep certificates and
-// the like. TestMain removes it.
-var storageDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "sse-fanin-storage-") })
+// the like.
+func storageDir() string { return filepath.Join(ssetest.Dir(), "storage") }
 
 // certificate is a self-signed certificate, as the arguments of the directive
 // tls. (One that Caddy manages comes only after the configuration was loaded.)
 var certificate = sync.OnceValues(makeCertificate)
 
 func makeCertificate() (files string, err error) {
-	dir, err := storageDir()
-	if err != nil {
-		return "", err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return "", err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", err
-	}
-	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{
-		certFile: {Type: "CERTIFICATE", Bytes: cert},
-		keyFile:  {Type: "PRIVATE KEY", Bytes: private},
-	} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			return "", err
-		}
-	}
-	return certFile + " " + keyFile, nil
+	certFile, keyFile, err := ssetest.WriteCertificate(ssetest.Dir())
+	return certFile + " " + keyFile, err
 }
 
 // adapt turns a Caddyfile into the JSON that load loads.
@@ -168,11 +132,7 @@ func adapt(text string) ([]byte, error) {
 	}
 	cfg["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
 	if cfg["storage"] == nil { // not the one of whoever runs the tests
-		dir, err := storageDir()
-		if err != nil {
-			return nil, err
-		}
-		cfg["storage"] = map[string]any{"module": "file_system", "root": dir}
+		cfg["storage"] = map[string]any{"module": "file_system", "root": storageDir()}
 	}
 	logging, _ := cfg["logging"].(map[string]any)
 	if logging == nil {
