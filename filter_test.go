@@ -73,10 +73,7 @@ func TestFilters(t *testing.T) {
 
 func TestFilterForAnUnknownSource(t *testing.T) {
 	in, _, _ := filtered(t, "")
-	resp, err := http.Get(in.url("/events?source=a,nobody")) //nolint:gosec // our own address
-	must(t, err)
-	resp.Body.Close()
-	http.DefaultClient.CloseIdleConnections()
+	resp := in.request(http.MethodGet, "/events?source=a,nobody", nil)
 	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("status %d, want 400", resp.StatusCode)
 	}
@@ -219,8 +216,7 @@ func TestFilterIsBounded(t *testing.T) {
 		"type=" + strings.Repeat(",", 10_000) + "t":                               "",
 		"source=" + long[1:] + "&type=ab":                                         "the names in 'source' and 'type' have more than 8192 bytes together",
 	} {
-		resp, err := http.Get(in.url("/events?" + query))
-		must(t, err)
+		resp := in.request(http.MethodGet, "/events?"+query, nil)
 		message := ""
 		if resp.StatusCode != http.StatusOK {
 			body, err := io.ReadAll(resp.Body)
