@@ -31,6 +31,7 @@ func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedC
 // TestWallClockIsSet sets the clock of a process back and forth. Whatever waits
 // goes on as if nothing had happened.
 func TestWallClockIsSet(t *testing.T) {
+	besideOthers(t)
 	origin := newOrigin(t, ssetest.OriginConfig{Source: "o", Rate: 50})
 	quiet := newOrigin(t, ssetest.OriginConfig{Source: "q"})
 	// so large that a client that does not read blocks at once
@@ -40,10 +41,10 @@ func TestWallClockIsSet(t *testing.T) {
 		coalesce 50ms
 	}
 	sse_fanin /quiet `+quiet.URL()+` {
-		heartbeat 500ms
+		heartbeat 200ms
 	}
 	sse_fanin /short `+quiet.URL()+` {
-		max_age 1s
+		max_age 300ms
 		heartbeat 0
 		retry 10ms 10ms
 	}
@@ -76,7 +77,8 @@ func TestWallClockIsSet(t *testing.T) {
 		return n
 	}
 
-	for _, ahead := range []time.Duration{-time.Hour, 0, time.Hour, 0, -30 * 24 * time.Hour} {
+	const month = 30 * 24 * time.Hour
+	for _, ahead := range scale([]time.Duration{-time.Hour, time.Hour, -month}, []time.Duration{-time.Hour, 0, time.Hour, 0, -month}) {
 		// it was connected, and blocked, before the clock is set, or after
 		blocked, err := ssetest.DialRaw(within(t, 20*time.Second), ssetest.RawConfig{URL: p.url("/blocked"), BytesPerSecond: -1})
 		must(t, err)

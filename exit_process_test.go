@@ -124,6 +124,7 @@ func (s *exitScene) block() {
 // The process ends its clients whatever it runs when it is told to exit, and
 // wherever the clients are.
 func TestExitOfAnyConfiguration(t *testing.T) {
+	besideOthers(t)
 	configurations := []struct {
 		name string
 		load func(s *exitScene) // after the clients have come

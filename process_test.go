@@ -29,6 +29,16 @@ func scale[T any](short, full T) T {
 	return short
 }
 
+// besideOthers lets a test whose Caddy is a process of its own run while others
+// do, since it waits more than it works. In full length it has the machine for
+// itself. It comes first in a test.
+func besideOthers(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Parallel()
+	}
+}
+
 // process is a running Caddy, built from cmd/caddy.
 type process struct {
 	t       *testing.T
@@ -287,6 +297,7 @@ func twoOrigins(t *testing.T) (a, b *ssetest.Origin) {
 }
 
 func TestEveryClientGetsEveryEventOnce(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	p := startProcess(t, "", "sse_fanin /events "+a.URL()+" "+b.URL())
 	before := p.goroutines()
@@ -312,6 +323,7 @@ func TestEveryClientGetsEveryEventOnce(t *testing.T) {
 }
 
 func TestNothingIsLostWhenClientsAndUpstreamsReconnect(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` `+b.URL()+` {
 		backoff 20ms 100ms
@@ -341,6 +353,7 @@ func TestNothingIsLostWhenClientsAndUpstreamsReconnect(t *testing.T) {
 }
 
 func TestReloadsGoUnnoticed(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	site := func(i int) string {
 		return fmt.Sprintf("sse_fanin /events %s %s\nrespond /version %d", a.URL(), b.URL(), i)
@@ -379,6 +392,7 @@ func TestReloadsGoUnnoticed(t *testing.T) {
 }
 
 func TestNamedStreamFollowsItsConfiguration(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	c := newOrigin(t, ssetest.OriginConfig{Source: "c", Rate: 50})
 	site := func(second *ssetest.Origin) string {
@@ -406,6 +420,7 @@ func TestNamedStreamFollowsItsConfiguration(t *testing.T) {
 }
 
 func TestExitEndsEveryClient(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	both := "sse_fanin /events " + a.URL() + " " + b.URL()
 	p := startProcess(t, "", both+"\nsse_fanin /removed "+a.URL())
@@ -439,6 +454,7 @@ func TestExitEndsEveryClient(t *testing.T) {
 }
 
 func TestExitDoesNotWaitForClientsThatDoNotRead(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 2000, Pad: 4000})
 	p := startProcess(t, "", "sse_fanin /events "+a.URL())
 	for range 20 {
@@ -461,6 +477,7 @@ func TestExitDoesNotWaitForClientsThatDoNotRead(t *testing.T) {
 }
 
 func TestUpstreamsDownFromTheStart(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 20})
 	a.Stop()
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {
@@ -480,6 +497,7 @@ func TestUpstreamsDownFromTheStart(t *testing.T) {
 }
 
 func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: scale(100.0, 200.0), Pad: 2000})
 	endless := newOrigin(t, ssetest.OriginConfig{Source: "endless"})
 	endless.Inject(ssetest.Fault{Kind: ssetest.Endless, BytesPerSecond: scale(10<<20, 50<<20)})
@@ -519,6 +537,7 @@ func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
 }
 
 func TestStartedWithAnUnreadableCursor(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a"})
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {
 		start oldest
