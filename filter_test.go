@@ -256,7 +256,20 @@ func TestFilterWithManyTypes(t *testing.T) {
 	o.Emit(long, "long")
 	all := in.connect("/events", func(cfg *ssetest.ClientConfig) { cfg.Record = 1 })
 	must(t, all.WaitCount(within(t, 20*time.Second), types+1))
-	gets(t, in.connect("/events?type=type-7,type-4095,type-4096,type-9999,"+long), "7", "4095", "4096", "9999", "long")
+	// types without a number may share one; those come, too
+	wanted := []string{"type-4096", "type-9999", long}
+	want := []string{"7", "4095"}
+	for i := tagTypes; i < types; i++ {
+		typ := fmt.Sprint("type-", i)
+		if slices.ContainsFunc(wanted, func(w string) bool { return hashedType(w) == hashedType(typ) }) {
+			want = append(want, fmt.Sprint(i))
+		}
+	}
+	want = append(want, "long")
+	if len(want) > 10 { // chance makes it 5, rarely 6
+		t.Errorf("types that share a number: %q", want)
+	}
+	gets(t, in.connect("/events?type=type-7,type-4095,"+strings.Join(wanted, ",")), want...)
 	hubs.Range(func(_, val any) bool {
 		tags := val.(*hub).tags
 		tags.mu.RLock()
