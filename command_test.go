@@ -155,6 +155,7 @@ func TestCommandDemo(t *testing.T) {
 }
 
 func TestCommandRefuses(t *testing.T) {
+	besideOthers(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer taken.Close()

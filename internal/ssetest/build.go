@@ -37,6 +37,8 @@ func build(command string, race bool) (string, error) {
 		binary += "-race"
 		args = append(args, "-race")
 		env = append(env, "CGO_ENABLED=1")
+	} else {
+		args = append(args, "-ldflags=-s -w") // takes a third less of the linker's time
 	}
 	cmd := exec.Command("go", append(args, "-o", binary, command)...)
 	cmd.Dir, cmd.Env = root, env
