@@ -195,6 +195,7 @@ func TestDrain(t *testing.T) {
 
 // Caddy's admin endpoint guards ours as its own.
 func TestAdminEndpointOfCaddy(t *testing.T) {
+	besideOthers(t)
 	if testing.Short() {
 		t.Skip("builds Caddy")
 	}

@@ -1,7 +1,6 @@
 package ssefanin
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -47,20 +46,7 @@ func (in *instance) waitOpen(c *ssetest.Client) {
 // test's end closes.
 func (in *instance) do(method, path string) *http.Response {
 	in.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	req, err := http.NewRequestWithContext(ctx, method, in.url(path), nil)
-	must(in.t, err)
-	transport := &http.Transport{DisableKeepAlives: true}
-	var resp *http.Response
-	eventually(in.t, 10*time.Second, "there is an answer", func() bool { // a reload may refuse a few
-		resp, err = transport.RoundTrip(req)
-		return err == nil
-	})
-	in.t.Cleanup(func() {
-		cancel()
-		_ = resp.Body.Close()
-	})
-	return resp
+	return in.request(method, path, nil)
 }
 
 // connected waits until the origins have a connection each.

@@ -99,7 +99,7 @@ func TestReloadsAtRandom(t *testing.T) {
 		}
 	}
 	fleet.Close()
-	if left := leaked(5 * time.Second); left != "" {
+	if left := ssetest.LeakedGoroutines(5 * time.Second); left != "" {
 		t.Errorf("goroutines left behind:\n%s", left)
 	}
 }

@@ -20,11 +20,6 @@ func monotonic(t time.Time) int64 {
 	return startedNanos + int64(t.Sub(started))
 }
 
-// monotonicNow returns the reading of the process's monotonic clock.
-func monotonicNow() int64 {
-	return monotonic(time.Now())
-}
-
 // deadlineAt returns the time at which the monotonic clock will read at, for
 // functions that take a deadline.
 func deadlineAt(at int64) time.Time {

@@ -2,8 +2,6 @@ package ssefanin
 
 import (
 	"context"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
@@ -19,10 +17,9 @@ func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedC
 		t.Skip("the wall clock of a process cannot be set on this kind of machine")
 	}
 	p := prepareProcess(t)
-	p.binary = filepath.Join(p.dir, "steppedcaddy")
-	if out, err := exec.Command("go", "build", "-o", p.binary, ssetest.SteppedCaddy).CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", ssetest.SteppedCaddy, err, out)
-	}
+	var err error
+	p.binary, err = ssetest.Build(ssetest.SteppedCaddy, false)
+	must(t, err)
 	clock, err := ssetest.NewSteppedClock(p.dir)
 	must(t, err)
 	t.Cleanup(func() { _ = clock.Close() })
@@ -34,6 +31,7 @@ func startSteppedProcess(t *testing.T, site string) (*process, *ssetest.SteppedC
 // TestWallClockIsSet sets the clock of a process back and forth. Whatever waits
 // goes on as if nothing had happened.
 func TestWallClockIsSet(t *testing.T) {
+	besideOthers(t)
 	origin := newOrigin(t, ssetest.OriginConfig{Source: "o", Rate: 50})
 	quiet := newOrigin(t, ssetest.OriginConfig{Source: "q"})
 	// so large that a client that does not read blocks at once
@@ -43,10 +41,10 @@ func TestWallClockIsSet(t *testing.T) {
 		coalesce 50ms
 	}
 	sse_fanin /quiet `+quiet.URL()+` {
-		heartbeat 500ms
+		heartbeat 200ms
 	}
 	sse_fanin /short `+quiet.URL()+` {
-		max_age 1s
+		max_age 300ms
 		heartbeat 0
 		retry 10ms 10ms
 	}
@@ -79,7 +77,8 @@ func TestWallClockIsSet(t *testing.T) {
 		return n
 	}
 
-	for _, ahead := range []time.Duration{-time.Hour, 0, time.Hour, 0, -30 * 24 * time.Hour} {
+	const month = 30 * 24 * time.Hour
+	for _, ahead := range scale([]time.Duration{-time.Hour, time.Hour, -month}, []time.Duration{-time.Hour, 0, time.Hour, 0, -month}) {
 		// it was connected, and blocked, before the clock is set, or after
 		blocked, err := ssetest.DialRaw(within(t, 20*time.Second), ssetest.RawConfig{URL: p.url("/blocked"), BytesPerSecond: -1})
 		must(t, err)

@@ -26,7 +26,7 @@ func startCommand(t *testing.T, args ...string) *process {
 	p := newProcess(t)
 	p.start(append([]string{"sse-fanin", "--listen", "127.0.0.1:0"}, args...)...)
 	eventually(t, 20*time.Second, "caddy says where it listens", func() bool {
-		m := announcedAddress.FindStringSubmatch(p.log.String())
+		m := announcedAddress.FindStringSubmatch(p.running.Log.String())
 		if m != nil {
 			p.addr = m[1]
 		}
@@ -99,10 +99,10 @@ func TestCommandServes(t *testing.T) {
 		t.Errorf("/status?ready: %d %s", status, body)
 	}
 	eventually(t, 5*time.Second, "the access log has the page", func() bool {
-		return strings.Contains(p.log.String(), "http.log.access")
+		return strings.Contains(p.running.Log.String(), "http.log.access")
 	})
 	// what it says is what concerns whoever started it
-	for line := range strings.SplitSeq(strings.TrimSpace(p.log.String()), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(p.running.Log.String()), "\n") {
 		if !strings.HasPrefix(line, "{") {
 			continue
 		}
@@ -129,10 +129,10 @@ func TestCommandServesOnlyWhatItIsTold(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	if strings.Contains(p.log.String(), "http.log.access") {
+	if strings.Contains(p.running.Log.String(), "http.log.access") {
 		t.Error("there is an access log")
 	}
-	if !strings.Contains(p.log.String(), `"server running"`) {
+	if !strings.Contains(p.running.Log.String(), `"server running"`) {
 		t.Error("--debug does not write Caddy's log")
 	}
 }
@@ -140,7 +140,7 @@ func TestCommandServesOnlyWhatItIsTold(t *testing.T) {
 func TestCommandDemo(t *testing.T) {
 	p := startCommand(t, "--demo")
 	if status, _, body := p.fetch("/", ""); status != http.StatusOK || !strings.Contains(body, "<title>sse_fanin demo</title>") {
-		t.Errorf("the page: %d %s", status, tail(body, 200))
+		t.Errorf("the page: %d %s", status, body)
 	}
 	client := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events")})
 	t.Cleanup(client.Close)
@@ -155,6 +155,7 @@ func TestCommandDemo(t *testing.T) {
 }
 
 func TestCommandRefuses(t *testing.T) {
+	besideOthers(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer taken.Close()
@@ -199,15 +200,13 @@ func TestCommandRefuses(t *testing.T) {
 	} {
 		p := newProcess(t)
 		p.start(append([]string{"sse-fanin"}, strings.Fields(test.args)...)...)
-		select {
-		case <-p.done:
-		case <-time.After(10 * time.Second):
+		if !p.running.WaitExit(patience) {
 			t.Fatalf("%s: it runs", test.args)
 		}
-		if code := p.cmd.ProcessState.ExitCode(); code != caddy.ExitCodeFailedStartup {
+		if code := p.running.ExitCode(); code != caddy.ExitCodeFailedStartup {
 			t.Errorf("%s: exit status %d", test.args, code)
 		}
-		if log := p.log.String(); !strings.Contains(log, test.want) {
+		if log := p.running.Log.String(); !strings.Contains(log, test.want) {
 			t.Errorf("%s: expected '%s' in\n%s", test.args, test.want, log)
 		}
 	}

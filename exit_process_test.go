@@ -124,6 +124,7 @@ func (s *exitScene) block() {
 // The process ends its clients whatever it runs when it is told to exit, and
 // wherever the clients are.
 func TestExitOfAnyConfiguration(t *testing.T) {
+	besideOthers(t)
 	configurations := []struct {
 		name string
 		load func(s *exitScene) // after the clients have come
@@ -171,12 +172,9 @@ func (p *process) exit(signal bool, atMost time.Duration) time.Duration {
 	must(p.t, err)
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
-	select {
-	case <-p.done:
-	case <-time.After(max(atMost-time.Since(begin), 0)):
+	if !p.running.WaitExit(max(atMost-time.Since(begin), 0)) {
 		p.t.Errorf("caddy has not exited %s after it was told to stop", atMost)
-		_ = p.cmd.Process.Kill()
-		<-p.done
+		p.running.Kill()
 	}
 	return time.Since(begin)
 }

@@ -73,12 +73,9 @@ func TestFilters(t *testing.T) {
 
 func TestFilterForAnUnknownSource(t *testing.T) {
 	in, _, _ := filtered(t, "")
-	resp, err := http.Get(in.url("/events?source=a,nobody")) //nolint:gosec // our own address
-	must(t, err)
+	resp := in.request(http.MethodGet, "/events?source=a,nobody", nil)
 	body, err := io.ReadAll(resp.Body)
 	must(t, err)
-	resp.Body.Close()
-	http.DefaultClient.CloseIdleConnections()
 	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("status %d, want 400", resp.StatusCode)
 	}
@@ -224,8 +221,7 @@ func TestFilterIsBounded(t *testing.T) {
 		"type=" + strings.Repeat(",", 10_000) + "t":                               "",
 		"source=" + long[1:] + "&type=ab":                                         "the names in 'source' and 'type' have more than 8192 bytes together",
 	} {
-		resp, err := http.Get(in.url("/events?" + query))
-		must(t, err)
+		resp := in.request(http.MethodGet, "/events?"+query, nil)
 		message := ""
 		if resp.StatusCode != http.StatusOK {
 			body, err := io.ReadAll(resp.Body)
@@ -265,7 +261,20 @@ func TestFilterWithManyTypes(t *testing.T) {
 	o.Emit(long, "long")
 	all := in.connect("/events", func(cfg *ssetest.ClientConfig) { cfg.Record = 1 })
 	must(t, all.WaitCount(within(t, 20*time.Second), types+1))
-	gets(t, in.connect("/events?type=type-7,type-4095,type-4096,type-9999,"+long), "7", "4095", "4096", "9999", "long")
+	// types without a number may share one; those come, too
+	wanted := []string{"type-4096", "type-9999", long}
+	want := []string{"7", "4095"}
+	for i := tagTypes; i < types; i++ {
+		typ := fmt.Sprint("type-", i)
+		if slices.ContainsFunc(wanted, func(w string) bool { return hashedType(w) == hashedType(typ) }) {
+			want = append(want, fmt.Sprint(i))
+		}
+	}
+	want = append(want, "long")
+	if len(want) > 10 { // chance makes it 5, rarely 6
+		t.Errorf("types that share a number: %q", want)
+	}
+	gets(t, in.connect("/events?type=type-7,type-4095,"+strings.Join(wanted, ",")), want...)
 	hubs.Range(func(_, val any) bool {
 		tags := val.(*hub).tags
 		tags.mu.RLock()

@@ -1,19 +1,18 @@
 package ssefanin
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
+	"context"
 	"encoding/json"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"math/big"
+	"io"
 	"net"
 	"net/http"
-	"os"
+	"net/http/httptest"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +21,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // instance is a site served by this process. Caddy's configuration is global,
@@ -114,46 +115,16 @@ func load(t *testing.T, text string) error {
 }
 
 // storageDir is where the configurations of all tests keep certificates and
-// the like. TestMain removes it.
-var storageDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "sse-fanin-storage-") })
+// the like.
+func storageDir() string { return filepath.Join(ssetest.Dir(), "storage") }
 
 // certificate is a self-signed certificate, as the arguments of the directive
 // tls. (One that Caddy manages comes only after the configuration was loaded.)
 var certificate = sync.OnceValues(makeCertificate)
 
 func makeCertificate() (files string, err error) {
-	dir, err := storageDir()
-	if err != nil {
-		return "", err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return "", err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", err
-	}
-	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{
-		certFile: {Type: "CERTIFICATE", Bytes: cert},
-		keyFile:  {Type: "PRIVATE KEY", Bytes: private},
-	} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			return "", err
-		}
-	}
-	return certFile + " " + keyFile, nil
+	certFile, keyFile, err := ssetest.WriteCertificate(ssetest.Dir())
+	return certFile + " " + keyFile, err
 }
 
 // adapt turns a Caddyfile into the JSON that load loads.
@@ -168,11 +139,7 @@ func adapt(text string) ([]byte, error) {
 	}
 	cfg["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
 	if cfg["storage"] == nil { // not the one of whoever runs the tests
-		dir, err := storageDir()
-		if err != nil {
-			return nil, err
-		}
-		cfg["storage"] = map[string]any{"module": "file_system", "root": dir}
+		cfg["storage"] = map[string]any{"module": "file_system", "root": storageDir()}
 	}
 	logging, _ := cfg["logging"].(map[string]any)
 	if logging == nil {
@@ -208,16 +175,74 @@ func adapt(text string) ([]byte, error) {
 	return json.Marshal(cfg)
 }
 
+// request sends a request without a body, and returns the response as soon as
+// its head is there. The test's end closes its body.
+//
+// After a reload, Caddy may reset a few connections that the earlier server
+// has not accepted: a request to which nothing was answered is sent again.
+func (in *instance) request(method, path string, header http.Header) *http.Response {
+	in.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	in.t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, method, in.url(path), nil)
+	must(in.t, err)
+	if header != nil {
+		req.Header = header
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	for attempts := 1; ; attempts++ {
+		late := time.AfterFunc(patience, cancel)
+		resp, err := transport.RoundTrip(req)
+		late.Stop()
+		if err == nil {
+			in.t.Cleanup(func() { _ = resp.Body.Close() })
+			return resp
+		}
+		if attempts == maxAttempts || !unanswered(err) {
+			in.t.Fatalf("%s %s, attempt %d: %v", method, path, attempts, err)
+		}
+	}
+}
+
+// maxAttempts is how often a request is sent: more than Caddy refuses, but not
+// for ever to a server that answers nobody.
+const maxAttempts = 10
+
+// unanswered reports whether a request's error is that the connection was
+// refused, or has ended before anything came.
+func unanswered(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// TestHarnessRequestsAgain has connections end before the answer, by FIN and by
+// RST.
+func TestHarnessRequestsAgain(t *testing.T) {
+	var requests atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n := requests.Add(1)
+		if n > 2 {
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if n == 1 {
+			_ = conn.(*net.TCPConn).SetLinger(0)
+		}
+		conn.Close()
+	}))
+	t.Cleanup(server.Close)
+	in := &instance{t: t, scheme: "http", addr: server.Listener.Addr().String()}
+	if resp := in.request(http.MethodGet, "/", nil); resp.StatusCode != http.StatusOK || requests.Load() != 3 {
+		t.Errorf("got %s after %d requests", resp.Status, requests.Load())
+	}
+}
+
 func TestHarnessServes(t *testing.T) {
 	in := serve(t, "", "respond /hello hi")
-	var resp *http.Response
-	eventually(t, 5*time.Second, "the site answers", func() bool {
-		var err error
-		resp, err = http.Get(in.url("/hello")) //nolint:gosec // our own address
-		return err == nil
-	})
-	resp.Body.Close()
-	http.DefaultClient.CloseIdleConnections()
+	resp := in.request(http.MethodGet, "/hello", nil)
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("got %s", resp.Status)
 	}

@@ -116,7 +116,7 @@ func TestBadUpstreamsDelayNobody(t *testing.T) {
 	large := newOrigin(t, ssetest.OriginConfig{Rate: 100, Pad: 8 << 10})
 	origins["large"] = large
 	good := newOrigin(t, ssetest.OriginConfig{Source: "good", Rate: 200})
-	in := serve(t, "", directive("/e", quick+"\nmax_event_size 4KiB\nidle_timeout 100ms\n"+upstreams(origins)+"\nupstream good "+good.URL()))
+	in := serve(t, "", directive("/e", quick+"\nmax_event_size 4KiB\nidle_timeout 1s\n"+upstreams(origins)+"\nupstream good "+good.URL()))
 	v := ssetest.NewVerifier()
 	var mu sync.Mutex // protects worst
 	var worst time.Duration

@@ -104,14 +104,11 @@ func allHubs() int {
 // status is that of the answer to a request, whose body is left unread.
 func (in *instance) status(method, path string, header ...string) (int, http.Header) {
 	in.t.Helper()
-	req, err := http.NewRequestWithContext(within(in.t, 10*time.Second), method, in.url(path), nil)
-	must(in.t, err)
+	fields := make(http.Header)
 	for i := 0; i < len(header); i += 2 {
-		req.Header[header[i]] = []string{header[i+1]}
+		fields[header[i]] = []string{header[i+1]}
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	must(in.t, err)
+	resp := in.request(method, path, fields)
 	resp.Body.Close()
 	return resp.StatusCode, resp.Header
 }

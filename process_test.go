@@ -2,21 +2,16 @@ package ssefanin
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,52 +29,25 @@ func scale[T any](short, full T) T {
 	return short
 }
 
-// builtDir is what buildOnce returned, for TestMain to remove.
-var builtDir string
-
-var buildOnce = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "sse-fanin-caddy-")
-	if err != nil {
-		return "", err
+// besideOthers lets a test whose Caddy is a process of its own run while others
+// do, since it waits more than it works. In full length it has the machine for
+// itself. It comes first in a test.
+func besideOthers(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Parallel()
 	}
-	builtDir = dir
-	binary := filepath.Join(dir, "caddy")
-	out, err := exec.Command("go", "build", "-o", binary, "./cmd/caddy").CombinedOutput()
-	if err != nil {
-		return dir, fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
-	}
-	return dir, nil
-})
+}
 
 // process is a running Caddy, built from cmd/caddy.
 type process struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	dir    string
-	binary string   // cmd/caddy, unless it is another
-	env    []string // besides that of the test
-	addr   string   // of the site
-	admin  *http.Client
-	log    *logBuffer
-	done   chan struct{} // closed when the process has ended
-}
-
-// logBuffer keeps what a process writes.
-type logBuffer struct {
-	mu  sync.Mutex // protects buf
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
+	t       *testing.T
+	running *ssetest.Process // once started
+	dir     string
+	binary  string   // cmd/caddy, unless it is another
+	env     []string // besides that of the test
+	addr    string   // of the site
+	admin   *http.Client
 }
 
 // startProcess runs Caddy with a site. The site's text stands in a block that
@@ -96,13 +64,7 @@ func prepareProcess(t *testing.T) *process {
 	t.Helper()
 	p := newProcess(t)
 	p.addr = freeAddr(t)
-	socket := filepath.Join(p.dir, "admin.sock")
-	p.admin = &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	}}
+	p.admin = ssetest.UnixClient(filepath.Join(p.dir, "admin.sock"), 0)
 	return p
 }
 
@@ -116,54 +78,33 @@ func (p *process) run(global, site string) {
 		t.Fatal(err)
 	}
 	p.start("run", "--config", file, "--adapter", "caddyfile")
-	eventually(t, 20*time.Second, "caddy listens", func() bool {
-		conn, err := net.Dial("tcp", p.addr)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	must(t, ssetest.AwaitListening(patience, p.addr))
 }
 
 // newProcess returns a process that has not been started, with a directory of
 // its own.
 func newProcess(t *testing.T) *process {
 	t.Helper()
-	return &process{t: t, dir: t.TempDir(), log: new(logBuffer), done: make(chan struct{})}
+	return &process{t: t, dir: t.TempDir()}
 }
 
 // start runs Caddy with these arguments until the test ends.
 func (p *process) start(args ...string) {
 	t := p.t
 	t.Helper()
+	var err error
 	if p.binary == "" {
-		dir, err := buildOnce()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.binary = filepath.Join(dir, "caddy")
+		p.binary, err = ssetest.Build("./cmd/caddy", false)
+		must(t, err)
 	}
-	p.cmd = exec.Command(p.binary, args...)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
-	p.cmd.Env = append(p.cmd.Env, p.env...)
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go p.wait()
+	p.running, err = ssetest.StartProcess(p.dir, p.env, p.binary, args...)
+	must(t, err)
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.done
+		p.running.Kill()
 		if t.Failed() {
-			t.Logf("log of caddy:\n%s", tail(p.log.String(), 6000))
+			t.Logf("log of caddy:\n%s", p.running.Log.Tail(6000))
 		}
 	})
-}
-
-// wait reaps the process. The test owns it; Kill or an exit ends it.
-func (p *process) wait() {
-	defer close(p.done)
-	_ = p.cmd.Wait()
 }
 
 func (p *process) caddyfile(global, site string) string {
@@ -238,7 +179,7 @@ func (p *process) heap() int64 {
 // rss is the resident memory of the process, in bytes.
 func (p *process) rss() int64 {
 	p.t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.running.PID()))
 	if err != nil {
 		p.t.Skip("no /proc")
 	}
@@ -257,53 +198,25 @@ func (p *process) rss() int64 {
 func (p *process) terminate(atMost time.Duration) time.Duration {
 	p.t.Helper()
 	begin := time.Now()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		p.t.Fatal(err)
-	}
-	select {
-	case <-p.done:
-	case <-time.After(atMost):
+	must(p.t, p.running.Terminate())
+	if !p.running.WaitExit(atMost) {
 		p.t.Errorf("caddy has not exited %s after SIGTERM", atMost)
-		_ = p.cmd.Process.Kill()
-		<-p.done
+		p.running.Kill()
 	}
 	return time.Since(begin)
 }
 
-// freeAddr finds a loopback address nobody listens on: with port 0, a reload
-// would change the port.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	addr, err := ssetest.FreeAddr()
+	must(t, err)
+	return addr
 }
 
 // eventually waits for a condition.
 func eventually(t *testing.T, atMost time.Duration, what string, ok func() bool) {
 	t.Helper()
-	atMost = max(atMost, patience)
-	deadline := time.NewTimer(atMost)
-	defer deadline.Stop()
-	again := time.NewTicker(10 * time.Millisecond)
-	defer again.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not within %s: %s", atMost, what)
-		case <-again.C:
-		}
-	}
-}
-
-func tail(s string, n int) string {
-	if len(s) > n {
-		return "…" + s[len(s)-n:]
-	}
-	return s
+	must(t, ssetest.Await(max(atMost, patience), what, ok))
 }
 
 func newOrigin(t *testing.T, cfg ssetest.OriginConfig) *ssetest.Origin {
@@ -384,6 +297,7 @@ func twoOrigins(t *testing.T) (a, b *ssetest.Origin) {
 }
 
 func TestEveryClientGetsEveryEventOnce(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	p := startProcess(t, "", "sse_fanin /events "+a.URL()+" "+b.URL())
 	before := p.goroutines()
@@ -409,6 +323,7 @@ func TestEveryClientGetsEveryEventOnce(t *testing.T) {
 }
 
 func TestNothingIsLostWhenClientsAndUpstreamsReconnect(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` `+b.URL()+` {
 		backoff 20ms 100ms
@@ -438,6 +353,7 @@ func TestNothingIsLostWhenClientsAndUpstreamsReconnect(t *testing.T) {
 }
 
 func TestReloadsGoUnnoticed(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	site := func(i int) string {
 		return fmt.Sprintf("sse_fanin /events %s %s\nrespond /version %d", a.URL(), b.URL(), i)
@@ -476,6 +392,7 @@ func TestReloadsGoUnnoticed(t *testing.T) {
 }
 
 func TestNamedStreamFollowsItsConfiguration(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	c := newOrigin(t, ssetest.OriginConfig{Source: "c", Rate: 50})
 	site := func(second *ssetest.Origin) string {
@@ -503,6 +420,7 @@ func TestNamedStreamFollowsItsConfiguration(t *testing.T) {
 }
 
 func TestExitEndsEveryClient(t *testing.T) {
+	besideOthers(t)
 	a, b := twoOrigins(t)
 	both := "sse_fanin /events " + a.URL() + " " + b.URL()
 	p := startProcess(t, "", both+"\nsse_fanin /removed "+a.URL())
@@ -536,6 +454,7 @@ func TestExitEndsEveryClient(t *testing.T) {
 }
 
 func TestExitDoesNotWaitForClientsThatDoNotRead(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 2000, Pad: 4000})
 	p := startProcess(t, "", "sse_fanin /events "+a.URL())
 	for range 20 {
@@ -558,6 +477,7 @@ func TestExitDoesNotWaitForClientsThatDoNotRead(t *testing.T) {
 }
 
 func TestUpstreamsDownFromTheStart(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 20})
 	a.Stop()
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {
@@ -577,6 +497,7 @@ func TestUpstreamsDownFromTheStart(t *testing.T) {
 }
 
 func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: scale(100.0, 200.0), Pad: 2000})
 	endless := newOrigin(t, ssetest.OriginConfig{Source: "endless"})
 	endless.Inject(ssetest.Fault{Kind: ssetest.Endless, BytesPerSecond: scale(10<<20, 50<<20)})
@@ -616,6 +537,7 @@ func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
 }
 
 func TestStartedWithAnUnreadableCursor(t *testing.T) {
+	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a"})
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {
 		start oldest

@@ -41,6 +41,7 @@ func urls(origins []*ssetest.Origin) string {
 }
 
 func TestMirroredReplicasDieUnnoticed(t *testing.T) {
+	besideOthers(t)
 	origins := replicate(t, 3)
 	p := startProcess(t, "", `sse_fanin /events {
 		upstream a `+urls(origins)+` {
@@ -87,6 +88,7 @@ func TestMirroredReplicasDieUnnoticed(t *testing.T) {
 }
 
 func TestFailoverResumesAtTheOtherReplica(t *testing.T) {
+	besideOthers(t)
 	origins := replicate(t, 2)
 	p := startProcess(t, "", `sse_fanin /events {
 		upstream a `+urls(origins)+` {
@@ -118,6 +120,7 @@ func TestFailoverResumesAtTheOtherReplica(t *testing.T) {
 }
 
 func TestKeyedStreamsShareNothing(t *testing.T) {
+	besideOthers(t)
 	o := newOrigin(t, ssetest.OriginConfig{})
 	o.Handle(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")

@@ -115,7 +115,7 @@ func inBoth(t *testing.T, site string, test func(t *testing.T, in *instance, a *
 
 // A stream goes on and ends as if the request had no body.
 func TestStreamOfARequestWhoseBodyDoesNotCome(t *testing.T) {
-	site := "sse_fanin /events ORIGIN {\nmax_age 1s\nstart oldest\n}\nsse_fanin /all ORIGIN"
+	site := "sse_fanin /events ORIGIN {\nmax_age 500ms\nstart oldest\n}\nsse_fanin /all ORIGIN"
 	inBoth(t, site, func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
 		connected(t, a)
 		witness := in.openClient(ssetest.ClientConfig{URL: "/all", HTTP: tcpClient(t, (*http.Protocols).SetHTTP1)})
@@ -269,10 +269,12 @@ func TestServerEndsWhileBodiesDoNotCome(t *testing.T) {
 
 // Over every protocol a body that goes on does not keep the stream waiting.
 func TestStreamBesideABodyThatGoesOn(t *testing.T) {
+	outer := t
 	a := plain(t)
 	s := serveEverywhere(t, "", "sse_fanin /events "+a.URL()+" {\nmax_age 1s\nstart oldest\n}")
 	connected(t, a)
 	a.Emit("", "hello")
+	open := make(map[string]*http.Response) // their ages run out together
 	for name, p := range protocols {
 		t.Run(name, func(t *testing.T) {
 			in := s.tcp
@@ -280,19 +282,22 @@ func TestStreamBesideABodyThatGoesOn(t *testing.T) {
 				in = s.tls
 			}
 			body, more := io.Pipe()
-			defer more.Close()
-			req, err := http.NewRequestWithContext(within(t, 10*time.Second), http.MethodGet, in.url("/events"), body)
+			outer.Cleanup(func() { more.Close() })
+			req, err := http.NewRequestWithContext(within(outer, 10*time.Second), http.MethodGet, in.url("/events"), body)
 			must(t, err)
-			resp, err := p.client(t).Do(req)
+			resp, err := p.client(outer).Do(req)
 			must(t, err)
-			defer resp.Body.Close()
+			outer.Cleanup(func() { resp.Body.Close() })
 			_, err = more.Write([]byte("some"))
 			must(t, err)
 			q := &rawRequest{t: t, resp: resp}
 			q.until("data: hello")
-			if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-				t.Errorf("the end is not clean: %v", err)
-			}
+			open[name] = resp
 		})
+	}
+	for name, resp := range open {
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Errorf("%s: the end is not clean: %v", name, err)
+		}
 	}
 }

@@ -33,16 +33,11 @@ func (in *instance) get(path, accept string) (*http.Response, string) {
 // open is get, for a body that goes on.
 func (in *instance) open(path, accept string) *http.Response {
 	in.t.Helper()
-	req, err := http.NewRequestWithContext(within(in.t, 20*time.Second), http.MethodGet, in.url(path), nil)
-	must(in.t, err)
+	var header http.Header
 	if accept != "" {
-		req.Header.Set("Accept", accept)
+		header = http.Header{"Accept": {accept}}
 	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	resp, err := transport.RoundTrip(req)
-	must(in.t, err)
-	in.t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	return in.request(http.MethodGet, path, header)
 }
 
 // snapshots reads a status stream and hands over each snapshot's JSON; the

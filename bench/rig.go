@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 const (
@@ -73,7 +75,7 @@ func newRig(ctx context.Context, s *system, w workload, retain string) (r *rig, 
 		b.origins = sourceURLs(r.started.URL, w.sources)
 	}
 	if s.http2 {
-		if b.cert, err = newCertificate(r.dir); err != nil {
+		if b.certFile, b.keyFile, err = ssetest.WriteCertificate(r.dir); err != nil {
 			return r, err
 		}
 	}

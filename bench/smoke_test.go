@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // TestMain lets the test binary be the processes of a measurement: they are
@@ -16,7 +18,7 @@ func TestMain(m *testing.M) {
 	if runRole(os.Args[1:]) {
 		return
 	}
-	os.Exit(m.Run())
+	ssetest.Main(m, ssetest.Suite{})
 }
 
 // TestSystems runs each system with a few clients: there are figures, and

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // caddySystems are those that are a Caddy.
@@ -80,7 +82,7 @@ func (s caddySite) caddyfile(b *bed, addr string) string {
 	}
 	fmt.Fprintf(&text, "}\n\n%s://%s {\n", scheme, addr)
 	if s.tls {
-		fmt.Fprintf(&text, "\ttls %s %s\n", b.cert.certFile, b.cert.keyFile)
+		fmt.Fprintf(&text, "\ttls %s %s\n", b.certFile, b.keyFile)
 	}
 	if s.log {
 		fmt.Fprintf(&text, "\tlog {\n\t\toutput file %s\n\t\tlevel INFO\n\t}\n", filepath.Join(b.dir, "access.log"))
@@ -94,7 +96,7 @@ func (s caddySite) caddyfile(b *bed, addr string) string {
 }
 
 func (s caddySite) start(ctx context.Context, b *bed) (*running, error) {
-	addr, err := freeAddr()
+	addr, err := ssetest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

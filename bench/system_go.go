@@ -32,7 +32,7 @@ func (s goServer) start(ctx context.Context, b *bed) (*running, error) {
 	}
 	cfg := goServerConfig{Origins: b.origins, Window: s.window}
 	if s.tls {
-		cfg.CertFile, cfg.KeyFile = b.cert.certFile, b.cert.keyFile
+		cfg.CertFile, cfg.KeyFile = b.certFile, b.keyFile
 	}
 	var addr string
 	if err := p.call(ctx, "start", cfg, &addr); err != nil {

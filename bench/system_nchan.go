@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // nchanSystem is nginx with nchan, fed by a publisher: nchan does not read
@@ -55,7 +57,7 @@ func startNchan(ctx context.Context, b *bed) (*running, error) {
 	if _, err := findNginx(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnavailable, err)
 	}
-	addr, err := freeAddr()
+	addr, err := ssetest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"time"
@@ -27,11 +25,11 @@ const streamsPerConn = 100
 
 // bed is what a system is started with.
 type bed struct {
-	dir     string   // for its files
-	origins []string // URLs of the sources; none for a system that is idle
-	origin  string   // address of the origin, as URL
-	retain  string   // what a fanin retains; "": its default
-	cert    certificate
+	dir               string   // for its files
+	origins           []string // URLs of the sources; none for a system that is idle
+	origin            string   // address of the origin, as URL
+	retain            string   // what a fanin retains; "": its default
+	certFile, keyFile string   // of a server with TLS
 }
 
 // running is a system that serves.
@@ -65,20 +63,6 @@ func findSystem(all []*system, name string) *system {
 		}
 	}
 	return nil
-}
-
-// freeAddr returns an address to listen on, with a port below those that the
-// system gives to clients: those may be taken before the server listens.
-func freeAddr() (string, error) {
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(20000))
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		return addr, l.Close()
-	}
-	return "", errors.New("finding a free port: all that were tried are taken")
 }
 
 // startTimeout is how long a server may take until it serves.

@@ -28,6 +28,10 @@ var (
 	verbose  = flag.Bool("chaos.verbose", false, "print actions as they happen")
 )
 
+func TestMain(m *testing.M) {
+	ssetest.Main(m, ssetest.Suite{})
+}
+
 func TestChaos(t *testing.T) {
 	if *duration == 0 && *seedFlag == 0 {
 		t.Skip("no -chaos or -chaos.seed")
@@ -40,7 +44,7 @@ func TestChaos(t *testing.T) {
 		if _, err := exec.LookPath(strings.Fields(string(cc) + " cc")[0]); err != nil {
 			t.Skip("no C compiler, which the race detector needs: ", err)
 		}
-		built, err := buildRace(t.TempDir())
+		built, err := buildRace()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,14 +155,14 @@ func (r *round) run() {
 		}
 	}
 	rest := chance(r.rnd, 2)
-	for time.Since(r.begun) < *length && !r.judge.failed() && r.process.running() {
+	for time.Since(r.begun) < *length && !r.judge.failed() && r.process.Running() {
 		r.act()
 		pause := time.Duration(10+r.rnd.IntN(250)) * time.Millisecond
-		_ = await(pause, "", func() bool { return !r.process.running() })
+		_ = ssetest.Await(pause, "", func() bool { return !r.process.Running() })
 	}
 	switch {
-	case !r.process.running():
-		r.fail("the process has ended: %v", r.process.err)
+	case !r.process.Running():
+		r.fail("the process has ended: %v", r.process.Err())
 		return
 	case r.judge.failed():
 		return
@@ -227,8 +231,8 @@ func (r *round) settle() {
 	}
 	var last string
 	var behind *client
-	err = await(patience, "every client gets on", func() bool {
-		if !r.process.running() {
+	err = ssetest.Await(patience, "every client gets on", func() bool {
+		if !r.process.Running() {
 			return true
 		}
 		for _, c := range r.clients {
@@ -253,7 +257,7 @@ func (r *round) settle() {
 	if without("control") {
 		return
 	}
-	_ = await(patience, "", func() bool { return len(r.states.Events()) >= len(sent) })
+	_ = ssetest.Await(patience, "", func() bool { return len(r.states.Events()) >= len(sent) })
 	if err := compareStates(sent, r.states.Events()); err != nil {
 		r.fail("%v", err)
 	}
@@ -311,7 +315,7 @@ func (r *round) empty() {
 		}
 	}
 	var u usage
-	err := await(patience, "the process is as small as it was", func() bool {
+	err := ssetest.Await(patience, "the process is as small as it was", func() bool {
 		var err error
 		u, err = r.process.usage()
 		return err != nil || u.goroutines <= r.idle.goroutines+moreGoroutines &&
@@ -329,8 +333,8 @@ func (r *round) empty() {
 func (r *round) exit() {
 	signal := chance(r.rnd, 2)
 	r.judge.end()
-	if !r.process.running() {
-		r.fail("the process has ended: %v", r.process.err)
+	if !r.process.Running() {
+		r.fail("the process has ended: %v", r.process.Err())
 		return
 	}
 	r.log("exit, by a signal: %v; %d clients, %d blocked", signal, len(r.clients), len(r.blocked))
@@ -365,7 +369,7 @@ func (r *round) report(seed uint64) {
 		}
 	}
 	if r.process != nil {
-		text := r.process.log.String()
+		text := r.process.Log.String()
 		fmt.Fprintf(&b, "\nlog of caddy:\n%s\n", text[max(len(text)-8000, 0):])
 	}
 	r.t.Log(b.String())

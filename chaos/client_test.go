@@ -372,7 +372,7 @@ func (r *round) hurry(rnd *rand.Rand, s *stream, n int) string {
 			if err != nil {
 				return
 			}
-			_ = await(stay, "", func() bool { return false })
+			_ = ssetest.Await(stay, "", func() bool { return false })
 			_ = resp.Body.Close()
 		})
 	}

@@ -1,29 +1,17 @@
 package chaos
 
 import (
-	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
@@ -31,123 +19,61 @@ import (
 
 // buildRace builds Caddy with the race detector, and a clock that can be set
 // where that is possible.
-func buildRace(dir string) (string, error) {
-	binary, source := filepath.Join(dir, "caddy"), "./cmd/caddy"
+func buildRace() (string, error) {
+	command := "./cmd/caddy"
 	if ssetest.SteppedClocks() {
-		source = ssetest.SteppedCaddy
+		command = ssetest.SteppedCaddy
 	}
-	cmd := exec.Command("go", "build", "-race", "-o", binary, source)
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building Caddy with the race detector: %w\n%s", err, out)
-	}
-	return binary, nil
+	return ssetest.Build(command, true)
 }
 
 // process is a running Caddy.
 type process struct {
-	cmd           *exec.Cmd
+	*ssetest.Process
 	dir           string
 	plain, secure string // addresses of the sites
 	socket        string
 	admin         *http.Client
-	log           *logBuffer
 	clock         *ssetest.SteppedClock // nil where clocks cannot be set
-	done          chan struct{}         // closed when it has ended
-	err           error                 // how; after done
-}
-
-// logBuffer keeps what a process writes.
-type logBuffer struct {
-	mu  sync.Mutex // protects buf
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // startProcess runs Caddy with two sites that have nothing.
 func startProcess(binary, dir string) (*process, error) {
-	p := &process{dir: dir, log: new(logBuffer), done: make(chan struct{}), socket: filepath.Join(dir, "admin.sock")}
-	if err := writeCertificate(dir); err != nil {
+	p := &process{dir: dir, socket: filepath.Join(dir, "admin.sock")}
+	if _, _, err := ssetest.WriteCertificate(dir); err != nil {
 		return nil, err
 	}
 	for _, addr := range []*string{&p.plain, &p.secure} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+		var err error
+		if *addr, err = ssetest.FreeAddr(); err != nil {
 			return nil, err
 		}
-		defer ln.Close()
-		*addr = ln.Addr().String()
-		ln.Close()
 	}
-	p.admin = &http.Client{
-		Timeout: time.Minute,
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", p.socket)
-			},
-		},
-	}
+	p.admin = ssetest.UnixClient(p.socket, time.Minute)
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(p.idle()), 0o600); err != nil {
 		return nil, err
 	}
-	p.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir, "GOTRACEBACK=all")
+	env := []string{"GOTRACEBACK=all"}
 	if ssetest.SteppedClocks() {
 		var err error
 		if p.clock, err = ssetest.NewSteppedClock(dir); err != nil {
 			return nil, err
 		}
-		p.cmd.Env = append(p.cmd.Env, p.clock.Env())
+		env = append(env, p.clock.Env())
 	}
-	if err := p.cmd.Start(); err != nil {
+	var err error
+	if p.Process, err = ssetest.StartProcess(dir, env, binary, "run", "--config", file, "--adapter", "caddyfile"); err != nil {
 		return nil, err
 	}
-	go p.wait()
-	return p, await(time.Minute, "caddy listens", func() bool {
-		conn, err := net.Dial("tcp", p.secure)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	return p, ssetest.AwaitListening(time.Minute, p.secure)
 }
 
-// wait reaps the process; kill or an exit ends it.
-func (p *process) wait() {
-	p.err = p.cmd.Wait()
+// kill ends the process, and its clock with it.
+func (p *process) kill() {
+	p.Kill()
 	if p.clock != nil {
 		_ = p.clock.Close()
-	}
-	close(p.done)
-}
-
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.done
-}
-
-// running reports whether the process has not ended.
-func (p *process) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
 	}
 }
 
@@ -233,7 +159,7 @@ func (p *process) usage() (u usage, err error) {
 	if m := heapInUse.FindStringSubmatch(heap); m != nil {
 		u.heap, _ = strconv.ParseInt(m[1], 10, 64)
 	}
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
 	if os.IsNotExist(err) {
 		err = nil // no /proc
 	}
@@ -246,38 +172,30 @@ func (p *process) usage() (u usage, err error) {
 func (p *process) exit(signal bool, atMost time.Duration) (time.Duration, error) {
 	begin := time.Now()
 	if signal {
-		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := p.Terminate(); err != nil {
 			return 0, err
 		}
 	} else {
 		go func() { _, _ = p.call(http.MethodPost, "/stop") }() // it is answered when all has stopped
 	}
-	timer := time.NewTimer(atMost)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-		return time.Since(begin), p.err
-	case <-timer.C:
+	if !p.WaitExit(atMost) {
 		took, stacks := time.Since(begin), p.stacks()
 		if heldElsewhere(stacks) {
 			return took, fmt.Errorf("it has not exited after %s, %w:\n%s", atMost, errHeldElsewhere, stacks)
 		}
 		return took, fmt.Errorf("it has not exited after %s:\n%s", atMost, stacks)
 	}
+	return time.Since(begin), p.Err()
 }
 
 // stacks ends the process and returns its connections and the stacks of all its
 // goroutines. It asks nothing of the process, whose admin endpoint may be gone.
 func (p *process) stacks() string {
 	conns := p.connections()
-	from := len(p.log.String())
-	_ = p.cmd.Process.Signal(syscall.SIGABRT)
-	select {
-	case <-p.done:
-	case <-time.After(patience):
-		p.kill()
-	}
-	return conns + p.log.String()[from:]
+	from := len(p.Log.String())
+	p.Abort()
+	p.WaitExit(patience)
+	return conns + p.Log.String()[from:]
 }
 
 // errHeldElsewhere is the end of a process that is held up by the servers of the
@@ -306,7 +224,7 @@ func (p *process) connections() string {
 		return "" // no /proc
 	}
 	inodes := make(map[string]bool)
-	fds := fmt.Sprintf("/proc/%d/fd/", p.cmd.Process.Pid)
+	fds := fmt.Sprintf("/proc/%d/fd/", p.PID())
 	files, _ := os.ReadDir(fds)
 	for _, f := range files {
 		target, _ := os.Readlink(fds + f.Name())
@@ -335,51 +253,10 @@ func tcpAddress(s string) string {
 var troubles = regexp.MustCompile(`(?m)^WARNING: DATA RACE|^panic:|^fatal error:|panic serving|"level":"(?:dpanic|panic|fatal)"|runtime error`)
 
 func (p *process) trouble() string {
-	text := p.log.String()
+	text := p.Log.String()
 	at := troubles.FindStringIndex(text)
 	if at == nil {
 		return ""
 	}
 	return text[max(at[0]-200, 0):min(at[1]+6000, len(text))]
-}
-
-// await waits for a condition.
-func await(atMost time.Duration, what string, ok func() bool) error {
-	deadline := time.NewTimer(atMost)
-	defer deadline.Stop()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			return fmt.Errorf("not within %s: %s", atMost, what)
-		case <-again.C:
-		}
-	}
-	return nil
-}
-
-func writeCertificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-24 * time.Hour),
-		NotAfter:     time.Now().Add(240 * time.Hour),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600)
 }

@@ -38,7 +38,7 @@ type siteExample struct {
 }
 
 // start runs Caddy with the example.
-func (e siteExample) start(t *testing.T) (url string, output *buffer) {
+func (e siteExample) start(t *testing.T) (url string, output *ssetest.LogBuffer) {
 	t.Helper()
 	addr := freeAddr(t)
 	text := replaceAll(t, takeExample(t, "clients.md", e.section, "caddyfile", 0),

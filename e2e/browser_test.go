@@ -18,6 +18,8 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // flags are Chromium's, all of which are switches.
@@ -45,7 +47,6 @@ var flags = []string{
 var shared struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	dir    string // its profile and home
 }
 
 // browserOnce starts the browser.
@@ -54,14 +55,12 @@ var browserOnce = sync.OnceValue(func() error {
 	if err != nil {
 		return err
 	}
-	if shared.dir, err = os.MkdirTemp("", "sse-fanin-chromium-"); err != nil {
-		return err
-	}
+	home := filepath.Join(ssetest.Dir(), "chromium")
 	options := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(path),
 		chromedp.Flag("headless", "new"),
-		chromedp.UserDataDir(filepath.Join(shared.dir, "profile")),
-		chromedp.Env("HOME="+shared.dir, "XDG_CONFIG_HOME="+shared.dir, "XDG_CACHE_HOME="+shared.dir),
+		chromedp.UserDataDir(filepath.Join(home, "profile")),
+		chromedp.Env("HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home),
 		chromedp.WindowSize(1280, 900),
 	}
 	for _, name := range flags {
@@ -93,8 +92,7 @@ func needBrowser(t *testing.T) {
 	}
 }
 
-// TestMain ends the browser, and fails when a process or a goroutine of it is
-// left behind.
+// TestMain ends the browser.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// the tests wait more than they work
@@ -102,72 +100,20 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	code := m.Run()
-	if shared.ctx != nil {
-		closing, cancel := context.WithTimeout(shared.ctx, 10*time.Second)
-		if err := chromedp.Cancel(closing); err != nil {
-			fmt.Fprintf(os.Stderr, "closing the browser: %v\n", err)
-			code = 1
-		}
-		cancel()
-		shared.cancel()
-	}
-	if left := remaining(5 * time.Second); left != "" {
-		fmt.Fprintf(os.Stderr, "left behind:\n%s\n", left)
-		code = 1
-	}
-	for _, dir := range []string{shared.dir, builtDir} {
-		if dir != "" {
-			_ = os.RemoveAll(dir)
-		}
-	}
-	os.Exit(code)
+	ssetest.Main(m, ssetest.Suite{End: closeBrowser, Goroutines: []string{"chromedp", "sse-fanin"}})
 }
 
-// remaining returns the browser's processes and all goroutines that have to do
-// with it or with this repository and do not end within the grace.
-func remaining(grace time.Duration) string {
-	deadline := time.Now().Add(grace)
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for {
-		left := append(processes(), goroutines()...)
-		if len(left) == 0 || time.Now().After(deadline) {
-			return strings.Join(left, "\n\n")
-		}
-		<-again.C
+func closeBrowser() error {
+	if shared.ctx == nil {
+		return nil
 	}
-}
-
-// processes returns the command lines that name the browser's directory or
-// that of the built binaries.
-func processes() []string {
-	var left []string
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // none elsewhere than on Linux
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended meanwhile
-		}
-		for _, dir := range []string{shared.dir, builtDir} {
-			if dir != "" && strings.Contains(string(line), dir) {
-				left = append(left, file+": "+strings.ReplaceAll(string(line), "\x00", " "))
-			}
-		}
+	defer shared.cancel()
+	closing, cancel := context.WithTimeout(shared.ctx, 10*time.Second)
+	defer cancel()
+	if err := chromedp.Cancel(closing); err != nil {
+		return fmt.Errorf("closing the browser: %w", err)
 	}
-	return left
-}
-
-func goroutines() []string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	var left []string
-	for i, stack := range strings.Split(string(buf), "\n\n") {
-		if i > 0 && (strings.Contains(stack, "chromedp") || strings.Contains(stack, "sse-fanin")) { // the first is this one
-			left = append(left, stack)
-		}
-	}
-	return left
+	return nil
 }
 
 // tab is a tab of the browser whose console is watched: what it says of

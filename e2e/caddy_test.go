@@ -1,94 +1,41 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// builtDir is what buildOnce made, for TestMain to remove.
-var builtDir string
+// commands are what run builds.
+var commands = map[string]string{"caddy": "./cmd/caddy", "demo": "./examples/demo"}
 
-// buildOnce builds Caddy and the demo.
-var buildOnce = sync.OnceValue(func() error {
-	dir, err := os.MkdirTemp("", "sse-fanin-e2e-")
-	if err != nil {
-		return err
-	}
-	builtDir = dir
-	cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./cmd/caddy", "./examples/demo")
-	cmd.Dir = ".."
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, out)
-	}
-	return nil
-})
-
-// buffer keeps what a process writes.
-type buffer struct {
-	mu  sync.Mutex // protects buf
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// run starts one of the built binaries, which the test's end kills. stop kills
-// it earlier.
-func run(t *testing.T, binary string, args ...string) (output *buffer, stop func()) {
+// run starts one of the commands, which the test's end kills. stop kills it
+// earlier.
+func run(t *testing.T, name string, args ...string) (output *ssetest.LogBuffer, stop func()) {
 	t.Helper()
-	if err := buildOnce(); err != nil {
+	binary, err := ssetest.Build(commands[name], false)
+	if err != nil {
 		t.Fatal(err)
 	}
-	home := t.TempDir()
-	output = new(buffer)
-	cmd := exec.Command(filepath.Join(builtDir, binary), args...)
-	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
-	cmd.Stdout, cmd.Stderr = output, output
-	if err := cmd.Start(); err != nil {
+	p, err := ssetest.StartProcess(t.TempDir(), nil, binary, args...)
+	if err != nil {
 		t.Fatal(err)
 	}
-	stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
 	t.Cleanup(func() {
-		stop()
+		p.Kill()
 		if t.Failed() {
-			out := output.String()
-			t.Logf("%s wrote:\n%s", binary, out[max(len(out)-4000, 0):])
+			t.Logf("%s wrote:\n%s", name, p.Log.Tail(4000))
 		}
 	})
-	return output, stop
+	return &p.Log, p.Kill
 }
 
 // A wire is how the browser comes to Caddy.
@@ -131,12 +78,7 @@ func newServer(t *testing.T, w wire, site string) *server {
 func newPlainServer(t *testing.T, w wire, site string) *server {
 	t.Helper()
 	s := &server{t: t, wire: w, dir: t.TempDir(), addr: freeAddr(t)}
-	s.admin = &http.Client{Timeout: step, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(s.dir, "admin.sock"))
-		},
-	}}
+	s.admin = ssetest.UnixClient(filepath.Join(s.dir, "admin.sock"), step)
 	if w.scheme == "https" {
 		certificate(t, s.dir)
 	}
@@ -221,40 +163,11 @@ func (s *server) post(path, contentType, body string) {
 	}
 }
 
-// certificate writes a self-signed certificate and its key.
+// certificate writes cert.pem and key.pem.
 func certificate(t *testing.T, dir string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	if _, _, err := ssetest.WriteCertificate(dir); err != nil {
 		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject:      pkix.Name{CommonName: "e2e"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range []struct {
-		name  string
-		block pem.Block
-	}{
-		{"cert.pem", pem.Block{Type: "CERTIFICATE", Bytes: cert}},
-		{"key.pem", pem.Block{Type: "PRIVATE KEY", Bytes: private}},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file.name), pem.EncodeToMemory(&file.block), 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -268,40 +181,26 @@ func newOrigin(t *testing.T, source string) *ssetest.Origin {
 	return o
 }
 
-// freeAddr finds a loopback address nobody listens on.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := ssetest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addr
 }
 
 func listening(t *testing.T, addr string) {
 	t.Helper()
-	eventually(t, 20*time.Second, addr+" listens", func() bool {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	if err := ssetest.AwaitListening(step, addr); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // eventually waits for a condition.
 func eventually(t *testing.T, atMost time.Duration, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(atMost)
-	defer deadline.Stop()
-	again := time.NewTicker(30 * time.Millisecond)
-	defer again.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not within %s: %s", atMost, what)
-		case <-again.C:
-		}
+	if err := ssetest.Await(atMost, what, ok); err != nil {
+		t.Fatal(err)
 	}
 }

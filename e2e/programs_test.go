@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // TestPrograms runs the programs of the page: each has to print every event,
@@ -51,7 +53,7 @@ func TestPrograms(t *testing.T) {
 			} else {
 				cmd = exec.Command(test.program, append(test.args(t, dir, text), s.url("/events"))...) //nolint:gosec // the page's
 			}
-			output, errors := new(buffer), new(buffer)
+			output, errors := new(ssetest.LogBuffer), new(ssetest.LogBuffer)
 			cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, errors
 			cmd.Env = append(os.Environ(), "GOWORK=off", "URL="+s.url("/events"))
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // go run's program as well

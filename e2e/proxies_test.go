@@ -133,7 +133,7 @@ func (p proxied) start(t *testing.T, s *server, params []string, oldnew ...strin
 		t.Fatal(err)
 	}
 	addr := freeAddr(t)
-	output := new(buffer)
+	output := new(ssetest.LogBuffer)
 	cmd := exec.Command(p.program, append(p.configure(t, text, dir, addr), params...)...) //nolint:gosec // one of the four
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // workers as well

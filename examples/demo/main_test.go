@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,20 +12,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/demo"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// TestMain keeps Caddy away from the home directory.
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "demo-test-")
-	if err != nil {
-		panic(err)
-	}
-	for _, name := range []string{"XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"} {
-		os.Setenv(name, dir)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
+	ssetest.Main(m, ssetest.Suite{})
 }
 
 // TestDemo starts the whole demo and waits for the page, its state and an

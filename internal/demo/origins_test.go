@@ -9,32 +9,20 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// TestMain fails the suite when a goroutine of the package outlives it.
+// TestMain ends the connections that the origins' goroutines serve, too.
 func TestMain(m *testing.M) {
-	code := m.Run()
-	http.DefaultClient.CloseIdleConnections()
-	deadline := time.Now().Add(5 * time.Second)
-	buf := make([]byte, 1<<20)
-	for {
-		stacks := string(buf[:runtime.Stack(buf, true)])
-		if !strings.Contains(stacks, "/demo.(*") {
-			break
-		}
-		if time.Now().After(deadline) {
-			fmt.Fprintf(os.Stderr, "goroutines left:\n%s\n", stacks)
-			os.Exit(1)
-		}
-		runtime.Gosched()
-	}
-	os.Exit(code)
+	ssetest.Main(m, ssetest.Suite{End: func() error {
+		http.DefaultClient.CloseIdleConnections()
+		return nil
+	}})
 }
 
 // reader reads an origin's stream as a client does, but not with our encoder's

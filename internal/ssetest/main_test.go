@@ -2,47 +2,15 @@ package ssetest
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 )
 
-// TestMain fails the suite when a goroutine is left behind.
+// TestMain fails the suite when a goroutine of this package or of net/http is
+// left behind, too.
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 {
-		if left := leaked(); left != "" {
-			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-// leaked returns the stacks of goroutines of this package or net/http that do
-// not end within two seconds: net/http ends some of its own after Close.
-func leaked() string {
-	deadline := time.Now().Add(2 * time.Second)
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for ; ; <-ticker.C {
-		buf := make([]byte, 1<<20)
-		var left []string
-		for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(stack, "TestMain") {
-				continue
-			}
-			if strings.Contains(stack, "ssetest.") || strings.Contains(stack, "net/http") {
-				left = append(left, stack)
-			}
-		}
-		if len(left) == 0 || time.Now().After(deadline) {
-			return strings.Join(left, "\n\n")
-		}
-	}
+	Main(m, Suite{Goroutines: []string{"ssetest.", "net/http"}})
 }
 
 // within is a context that ends before the test binary's patience does.

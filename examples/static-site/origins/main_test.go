@@ -4,22 +4,25 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// freeAddress is one that nothing listens on, for now.
+func TestMain(m *testing.M) {
+	ssetest.Main(m, ssetest.Suite{})
+}
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := ssetest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addr
 }
 
 func typed(w io.Writer, text string) {
@@ -33,6 +36,7 @@ func TestRun(t *testing.T) {
 	printed, out := io.Pipe()
 	said := make(chan string, 100)
 	go func() {
+		defer close(said)
 		for lines := bufio.NewScanner(printed); lines.Scan(); {
 			said <- lines.Text()
 		}
@@ -90,5 +94,9 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+	typing.Close()
+	out.Close()
+	for range said { // until it is read
 	}
 }

@@ -28,7 +28,7 @@ var vdsoClockGettime uintptr
 // original and ahead are for clockGettime: the kernel's function, and by how
 // many seconds the wall clock is ahead.
 var (
-	original uintptr
+	original uintptr //nolint:unused // read by clockGettime, which is assembly
 	ahead    *int64
 )
 

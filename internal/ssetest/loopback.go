@@ -1,0 +1,64 @@
+package ssetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+)
+
+// FreeAddr returns a loopback address to listen on: with port 0, a reload
+// would change the port. The port is below those that the system gives to
+// clients, which may be taken before somebody listens.
+func FreeAddr() (string, error) {
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(20000))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		return addr, ln.Close()
+	}
+	return "", errors.New("finding a free port: all that were tried are taken")
+}
+
+// UnixClient returns a client whose requests all go to a socket, over a
+// connection of their own. Zero lets them take as long as they like.
+func UnixClient(socket string, timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+}
+
+// AwaitListening waits until somebody listens on an address.
+func AwaitListening(atMost time.Duration, addr string) error {
+	return Await(atMost, addr+" listens", func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// Await waits for a condition, which it looks at again and again.
+func Await(atMost time.Duration, what string, ok func() bool) error {
+	deadline := time.NewTimer(atMost)
+	defer deadline.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			return fmt.Errorf("not within %s: %s", atMost, what)
+		case <-again.C:
+		}
+	}
+	return nil
+}
