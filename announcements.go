@@ -37,14 +37,14 @@ var announcements struct {
 
 	// signal says that something waits; capacity 1, since once is enough.
 	signal chan struct{}
-	// teller holds a token while an App tells; capacity 1. So the oldest
+	// announcer holds a token while an App tells; capacity 1. So the oldest
 	// configuration tells, until it stops.
-	teller chan struct{}
+	announcer chan struct{}
 }
 
 func init() {
 	announcements.signal = make(chan struct{}, 1)
-	announcements.teller = make(chan struct{}, 1)
+	announcements.announcer = make(chan struct{}, 1)
 	announcements.gaps = make(map[[2]string]*announcement)
 }
 

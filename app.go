@@ -40,7 +40,7 @@ type App struct {
 	watching    bool                // they count with the exit's watch
 	attached    []*definition       // of definitions, those that have been attached to their hubs
 	started     bool                // its streams are attached
-	teller      *teller             // nil until all apps have started
+	announcer   *announcer          // nil until all apps have started
 }
 
 // CaddyModule returns the Caddy module information. Without a copy of the App:
@@ -61,7 +61,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	if err := a.tellOnceStarted(ctx); err != nil {
+	if err := a.announceOnceStarted(ctx); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Streams)) {
@@ -137,9 +137,9 @@ func (a *App) Cleanup() error {
 }
 
 func (a *App) detach() {
-	if a.teller != nil {
-		a.teller.stop()
-		a.teller = nil
+	if a.announcer != nil {
+		a.announcer.stop()
+		a.announcer = nil
 	}
 	for _, def := range a.attached {
 		def.target().detach(def)

@@ -17,7 +17,7 @@ import (
 // arguments of the current one, and its errors say what was expected instead.
 
 // at returns a dispenser whose errors name the place of a token.
-func at(token caddyfile.Token) *caddyfile.Dispenser {
+func dispenserAt(token caddyfile.Token) *caddyfile.Dispenser {
 	d := caddyfile.NewDispenser([]caddyfile.Token{token})
 	d.Next()
 	return d
@@ -91,7 +91,7 @@ func arguments(d *caddyfile.Dispenser, most int, expected string) ([]string, err
 func noBlock(d *caddyfile.Dispenser, expected string) error {
 	last := d.Token()
 	if d.NextBlock(d.Nesting()) || d.Val() != last.Text || d.Line() != last.Line { // an empty one has been consumed
-		return at(last).Errf("unexpected block, %s", expected)
+		return dispenserAt(last).Errf("unexpected block, %s", expected)
 	}
 	return nil
 }

@@ -180,12 +180,12 @@ func (a *audience) forgetFirstAsked() {
 	a.wakeNotifier()
 }
 
-// read has a client read a log, from the event at next. It is called in the
+// switchLog has a client read a log, from the event at next. It is called in the
 // client's turn; others look at how far it is behind.
-func (a *audience) read(at *clientPosition, log *streamLog, next uint64) {
+func (a *audience) switchLog(at *clientPosition, log *streamLog, next uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at.read(log, next)
+	at.switchLog(log, next)
 }
 
 // audienceStatus is what operators see of the clients.

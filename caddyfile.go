@@ -26,7 +26,7 @@ func init() {
 // hold only once while the place in the file is still known.
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	helper.Next()
-	start := at(helper.Token())
+	start := dispenserAt(helper.Token())
 	helper.Reset()
 	h := new(Handler)
 	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
@@ -157,7 +157,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(h.Upstreams) > 0 {
 		return b.check()
 	}
-	start := at(b.start)
+	start := dispenserAt(b.start)
 	if h.Name == "" {
 		return start.Err("no upstreams: give at least one URL, or the name of a stream")
 	}
@@ -188,12 +188,12 @@ func (b *streamBlock) check() error {
 				place = token
 			}
 		}
-		return at(place).WrapErr(err)
+		return dispenserAt(place).WrapErr(err)
 	}
 	for i, u := range b.Upstreams {
 		spec, err := b.judge(i, u)
 		if err != nil {
-			return at(b.upstreams[i]).WrapErr(err)
+			return dispenserAt(b.upstreams[i]).WrapErr(err)
 		}
 		if err := spec.checkFits(b.retainOptions()); err != nil {
 			place := b.upstreams[i]
@@ -202,7 +202,7 @@ func (b *streamBlock) check() error {
 					place = token
 				}
 			}
-			return at(place).WrapErr(err)
+			return dispenserAt(place).WrapErr(err)
 		}
 	}
 	return nil
@@ -398,7 +398,7 @@ func (o *UpstreamOptions) unmarshalTransport(d *caddyfile.Dispenser) error {
 		d.NextArg()
 		return d.Errf("transport: unexpected '%s', expected transport %s { ... }", d.Val(), name)
 	}
-	start := at(d.Token())
+	start := dispenserAt(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport."+name)
 	if err != nil {
 		return err
@@ -416,7 +416,7 @@ func (u *Upstream) unmarshalDynamic(d *caddyfile.Dispenser) error {
 		return d.Errf("dynamic: missing argument, expected dynamic a|srv|multi [<args>...] { ... }")
 	}
 	name := d.Val()
-	start := at(d.Token())
+	start := dispenserAt(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.upstreams."+name)
 	if err != nil {
 		return err
@@ -583,7 +583,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		if d.Val() != "stream" {
 			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
 		}
-		start := at(d.Token())
+		start := dispenserAt(d.Token())
 		name, stream, err := unmarshalStream(d)
 		if err != nil {
 			return nil, err
@@ -624,7 +624,7 @@ func unmarshalStream(d *caddyfile.Dispenser) (string, *Stream, error) {
 		}
 	}
 	if len(b.Upstreams) == 0 {
-		return "", nil, at(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
+		return "", nil, dispenserAt(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
 	}
 	return name, b.Stream, b.check()
 }

@@ -49,7 +49,7 @@ type client struct {
 
 	ended        endReason     // empty until it is
 	buf          []byte        // scratch for what is not in the log
-	told         *stateReport  // what was sent last of the sources; nil: nothing
+	sentStates   *stateReport  // the report sent last; nil: none
 	sentPosition uint64        // of the reader when the client last got an id
 	panics       any           // what a writer between us and the connection panicked with
 	primed       bool          // it may get an id without an event, see ClientSettings.Prime
@@ -156,12 +156,12 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 			after, more, last = time.Now(), false, true
 		}
 	}()
-	why, ended := c.sub.ended(now)
+	why, ended := c.sub.endDue(now)
 	if ended && c.at.log != nil { // the head is written in any case
 		c.ended = why
 		return now, false, true
 	}
-	p, events, err := c.due(now)
+	p, events, err := c.nextWrite(now)
 	switch {
 	case err != nil:
 		c.ended = endSlow
@@ -176,12 +176,12 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	return after, ended || c.behind(), false
 }
 
-// due returns what is to be written next: the head, events, or what is not in
+// nextWrite returns what is to be written next: the head, events, or what is not in
 // the log. events is how many events of the log it is. The error is that of a
 // client that was overtaken, and is not to go on.
-func (c *client) due(now time.Time) (p []byte, events int, err error) {
+func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 	if c.at.log == nil {
-		c.begin(now)
+		c.makeHead(now)
 		head := c.buf
 		c.buf = nil // clients that only get events need no buffer
 		return head, 0, nil
@@ -205,13 +205,13 @@ func (c *client) behind() bool {
 		c.stateVersion != c.hub.states.version.Load()
 }
 
-// begin makes the head: the position and what there is to say about it. Its
+// makeHead makes the head: the position and what there is to say about it. Its
 // first lines belong to the block of whatever comes next: ended by a blank line,
 // they would be an empty message to several clients.
-func (c *client) begin(now time.Time) {
+func (c *client) makeHead(now time.Time) {
 	c.sub.deadline.own()
 	writeHeader(c.w)
-	c.body.drain(func() { c.sub.endNow(endClient) })
+	c.body.start(func() { c.sub.endNow(endClient) })
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked, now)
@@ -276,7 +276,7 @@ func (c *client) events() (p []byte, events int, err error) {
 			return nil, 0, nil // the rest, if there is any, in another turn
 		}
 		// Other ids, another log. The old one gets no more events.
-		c.open(log, 1)
+		c.switchLog(log, 1)
 		c.sent.head = 0
 	}
 }
@@ -284,15 +284,15 @@ func (c *client) events() (p []byte, events int, err error) {
 // write sends a piece that ends at the end of an event, and notes when the
 // next heartbeat is due. events is how many events of the log it is.
 func (c *client) write(p []byte, events int, now time.Time) (after time.Time, why endReason) {
-	c.sub.deadline.begin(now)
+	c.sub.deadline.startWrite(now)
 	_, err := c.w.Write(p)
 	if err == nil {
 		err = http.NewResponseController(c.w).Flush()
 	}
-	c.sub.deadline.end()
+	c.sub.deadline.endWrite()
 	after = time.Now()
 	if err != nil {
-		if why, ended := c.sub.ended(after); ended && why != endClient {
+		if why, ended := c.sub.endDue(after); ended && why != endClient {
 			return after, why
 		}
 		// HTTP/2 resets the stream, which looks like a client that went away.
@@ -311,8 +311,8 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 // finish leaves the connection so that net/http can write the end of the
 // response, which may block, too.
 func (c *client) finish(r *http.Request) {
-	c.hub.counts.ended(c.ended)
-	c.body.end()
+	c.hub.counts.countEnd(c.ended)
+	c.body.stop()
 	var deadline time.Time
 	switch c.ended {
 	case endTimeout: // the connection is broken, or the stream reset

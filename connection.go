@@ -133,7 +133,7 @@ func (r *runner) attempt(ctx context.Context, cancel context.CancelCauseFunc, en
 	}
 	r.withoutID = false
 	headTimer := time.AfterFunc(headTimeout, func() { cancel(errHeadTimeout) })
-	resp, end := env.open(ctx, rep, id)
+	resp, end := env.fetch(ctx, rep, id)
 	headTimer.Stop()
 	if resp == nil {
 		if errors.Is(context.Cause(ctx), errHeadTimeout) {
@@ -286,7 +286,7 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		if errors.Is(context.Cause(ctx), errIdle) {
 			end.reason, end.err = reasonIdle, errIdle
 		}
-		rep.backoff.ended(time.Since(opened), r.broughtNew.Load())
+		rep.backoff.noteEnd(time.Since(opened), r.broughtNew.Load())
 		return end
 	}
 }

@@ -47,14 +47,14 @@ type streamCounts struct {
 	left map[string]upstreamCounts
 	// told are the counts that were told last, by counted name. Keys come and
 	// go while their counts are added up; what was told is never taken back.
-	told map[string]upstreamCounts
+	reported map[string]upstreamCounts
 }
 
 func newStreamCounts() *streamCounts {
-	return &streamCounts{left: make(map[string]upstreamCounts), told: make(map[string]upstreamCounts)}
+	return &streamCounts{left: make(map[string]upstreamCounts), reported: make(map[string]upstreamCounts)}
 }
 
-func (c *streamCounts) ended(why endReason) {
+func (c *streamCounts) countEnd(why endReason) {
 	if i := slices.Index(endReasons, why); i >= 0 {
 		c.ends[i].Add(1)
 	}
@@ -81,12 +81,12 @@ func (c *streamCounts) before() map[string]upstreamCounts {
 	return maps.Clone(c.left)
 }
 
-// tell returns the counts, none of them less than what was told before.
-func (c *streamCounts) tell(name string, n upstreamCounts) upstreamCounts {
+// ratchet returns the counts, none of them less than what was told before.
+func (c *streamCounts) ratchet(name string, n upstreamCounts) upstreamCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n.combine(c.told[name], most)
-	c.told[name] = n
+	n.combine(c.reported[name], most)
+	c.reported[name] = n
 	return n
 }
 
@@ -94,7 +94,7 @@ func (c *streamCounts) tell(name string, n upstreamCounts) upstreamCounts {
 func (c *streamCounts) keep(names map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, counts := range []map[string]upstreamCounts{c.left, c.told} {
+	for _, counts := range []map[string]upstreamCounts{c.left, c.reported} {
 		maps.DeleteFunc(counts, func(name string, _ upstreamCounts) bool { return !names[name] })
 	}
 }

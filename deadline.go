@@ -17,7 +17,7 @@ import (
 // clientConnection.
 //
 // It sets the deadline below Caddy's writers, which are not made for other
-// goroutines. begin and end are the writing goroutine's; all else is safe for
+// goroutines. startWrite and endWrite are the writing goroutine's; all else is safe for
 // concurrent use.
 type writeDeadline struct {
 	writing atomic.Int64 // when the write in progress began, monotonic ns; 0: there is none; negative: its deadline is set
@@ -50,16 +50,16 @@ func (d *writeDeadline) own() {
 	}
 }
 
-// begin is called before a write, with the time.
-func (d *writeDeadline) begin(now time.Time) {
+// startWrite is called before a write, with the time.
+func (d *writeDeadline) startWrite(now time.Time) {
 	d.writing.Store(monotonic(now))
 }
 
-// end is called after a write. A deadline left armed would end an idle HTTP/2
+// endWrite is called after a write. A deadline left armed would end an idle HTTP/2
 // stream.
-func (d *writeDeadline) end() {
+func (d *writeDeadline) endWrite() {
 	if d.writing.Swap(0) < 0 {
-		d.at(d.hard)
+		d.setNow(d.hard)
 	}
 }
 
@@ -111,8 +111,8 @@ func (d *writeDeadline) enforce(now int64) {
 	}
 }
 
-// at sets the deadline of whatever is being written, or is next.
-func (d *writeDeadline) at(deadline time.Time) {
+// setNow sets the deadline of whatever is being written, or is next.
+func (d *writeDeadline) setNow(deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.set != nil {

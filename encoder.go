@@ -34,8 +34,8 @@ type encoder struct {
 	wrapped bytes.Buffer
 }
 
-// begin forgets the previous event.
-func (e *encoder) begin() {
+// reset forgets the previous event.
+func (e *encoder) reset() {
 	for _, buf := range []*[]byte{&e.plain, &e.shaped} {
 		if cap(*buf) > keepScratch {
 			*buf = nil
@@ -49,7 +49,7 @@ func (e *encoder) begin() {
 
 // encode returns the event as the log stores it. typ is its final type,
 // withID writes the upstream's id. The result is valid until the next call or
-// begin.
+// reset.
 func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, withID, resetID bool, now time.Time) []byte {
 	if !envelope && !withID && bytes.Equal(typ, ev.Type) {
 		if len(e.plain) == 0 {

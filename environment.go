@@ -147,9 +147,9 @@ type target struct {
 	number  int    // of the URL among the upstream's
 }
 
-// open asks for the stream, following redirects. It returns a response that
+// fetch asks for the stream, following redirects. It returns a response that
 // is no redirect, whose body is to be closed, or nil and why there is none.
-func (e *environment) open(ctx context.Context, rep *replica, lastEventID string) (*http.Response, ending) {
+func (e *environment) fetch(ctx context.Context, rep *replica, lastEventID string) (*http.Response, ending) {
 	t := target{endpoint: e.endpoints[rep.url], address: rep.address, number: rep.url}
 	at := t.url
 	abroad := false // a redirect has left the upstream's origin

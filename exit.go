@@ -47,7 +47,7 @@ func cutAllClients(deadline time.Time) {
 				if late {
 					sub.deadline.conn.cut()
 				} else {
-					sub.deadline.at(deadline)
+					sub.deadline.setNow(deadline)
 				}
 			}
 		}

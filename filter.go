@@ -113,6 +113,6 @@ func (c *client) appendStates(now time.Time) {
 		return
 	}
 	report := c.hub.stateReport()
-	c.buf = report.appendChanges(c.buf, c.told, c.filter.wantsSource, now)
-	c.told = report
+	c.buf = report.appendChanges(c.buf, c.sentStates, c.filter.wantsSource, now)
+	c.sentStates = report
 }

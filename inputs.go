@@ -145,9 +145,9 @@ func (in *inputs) defines(name string) bool {
 	})
 }
 
-// beginAfter reports whether an id is the one that the only upstream was, or is
+// beginsAfter reports whether an id is the one that the only upstream was, or is
 // to be, asked for at its very first connection: the log begins after it.
-func (in *inputs) beginAfter(id string) bool {
+func (in *inputs) beginsAfter(id string) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.hub.audience.firstAsked() != id || len(in.sources) == 0 {

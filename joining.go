@@ -240,10 +240,10 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
 	}
-	if next := in.sources[u.name].source; old.ended() {
+	if next := in.sources[u.name].source; old.hasEnded() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
-		next.begin(old.intake.lastID(one.sub, math.MaxInt))
+		next.setSeed(old.intake.lastID(one.sub, math.MaxInt))
 	}
 }
 

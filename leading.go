@@ -35,14 +35,14 @@ type leading struct {
 	limit    int // of held bytes
 }
 
-// open begins a connection. Before that, and once an event was new, there is
+// startJudging begins a connection. Before that, and once an event was new, there is
 // nothing to judge.
-func (l *leading) open(now time.Time, patience time.Duration, maxEventSize int) {
+func (l *leading) startJudging(now time.Time, patience time.Duration, maxEventSize int) {
 	*l = leading{opened: true, last: now, patience: patience, limit: max(leastHeld, maxEventSize)}
 }
 
-// end gives up what is there to judge with. Nothing must be held.
-func (l *leading) end() { *l = leading{} }
+// stopJudging gives up what is there to judge with. Nothing must be held.
+func (l *leading) stopJudging() { *l = leading{} }
 
 // due is when what is held has been held for long enough. A run that lies in
 // several places is no more than a guess, and a new event must not wait long

@@ -95,17 +95,17 @@ func (m *mirror) resumeElsewhere(slot int) (id string, ok bool) {
 	return string(m.newest), stale && len(m.newest) > 0
 }
 
-// open begins a connection of a replica. It returns how far the replica was
+// noteUp begins a connection of a replica. It returns how far the replica was
 // behind the others before: that long after them, events from before the
 // connection are to be expected of it.
-func (m *mirror) open(slot int) (behind time.Duration) {
+func (m *mirror) noteUp(slot int) (behind time.Duration) {
 	s := &m.slots[slot]
 	s.up, s.first = true, m.seq
 	return s.behind
 }
 
-// close ends a connection of a replica.
-func (m *mirror) close(slot int) { m.slots[slot].up = false }
+// noteDown ends a connection of a replica.
+func (m *mirror) noteDown(slot int) { m.slots[slot].up = false }
 
 // othersUp reports whether another replica is connected.
 func (m *mirror) othersUp(slot int) bool {

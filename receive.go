@@ -55,7 +55,7 @@ func (in *intake) remove(sub *subscription, runners map[string]*runner) {
 	for _, r := range runners {
 		held := &r.leading.held
 		for i := range held.events {
-			r.enc.begin()
+			r.enc.reset()
 			sub.deliverLocked(held.event(i), &r.enc, held.events[i].at)
 		}
 	}
@@ -114,10 +114,10 @@ func (in *intake) opened(r *runner, now time.Time) {
 	defer in.mu.Unlock()
 	patience := replayPatience
 	if in.mirror != nil {
-		patience += in.mirror.open(r.slot)
+		patience += in.mirror.noteUp(r.slot)
 	}
 	if in.spec.Resume != resumeOff {
-		r.leading.open(now, patience, int(in.spec.MaxEventSize))
+		r.leading.startJudging(now, patience, int(in.spec.MaxEventSize))
 	}
 }
 
@@ -130,10 +130,10 @@ func (in *intake) closed(r *runner) {
 		if l := &r.leading; in.mirror.asLate(r.slot, l) {
 			in.dropLocked(r, len(l.held.take().events), int(l.line.runs[0].next))
 		}
-		in.mirror.close(r.slot)
+		in.mirror.noteDown(r.slot)
 	}
 	in.releaseLocked(r)
-	r.leading.end()
+	r.leading.stopJudging()
 	if r.release != nil {
 		r.release.Stop()
 	}
@@ -187,7 +187,7 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 	case verdictNew:
 	}
 	in.releaseLocked(r)
-	l.end()
+	l.stopJudging()
 	in.passLocked(r, p, ev, now)
 }
 
@@ -221,7 +221,7 @@ func (r *runner) bringsNew() {
 
 // publishLocked hands an event to every subscription.
 func (in *intake) publishLocked(r *runner, ev *sse.Event, now time.Time) {
-	r.enc.begin()
+	r.enc.reset()
 	for _, sub := range in.list() {
 		sub.deliverLocked(ev, &r.enc, now)
 	}

@@ -276,7 +276,7 @@ func (r *runner) try(env *environment, rep *replica) {
 	r.mu.Unlock()
 	if r.ctx.Err() != nil {
 		end.reason = reasonClosed
-		r.source.counts.ended(end)
+		r.source.counts.countEnd(end)
 		return
 	}
 	now := time.Now()
@@ -289,7 +289,7 @@ func (r *runner) try(env *environment, rep *replica) {
 		// failure of the upstream
 		end.wait = 0
 	}
-	r.source.counts.ended(end)
+	r.source.counts.countEnd(end)
 	r.noteAway(now, end)
 	rep.finished = end.finished
 	rep.notBefore = now.Add(end.wait)

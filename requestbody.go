@@ -61,10 +61,10 @@ func bodyOf(w http.ResponseWriter, r *http.Request) *unwantedBody {
 	return &unwantedBody{body: r.Body, rc: http.NewResponseController(w)}
 }
 
-// drain reads the body until the client leaves, which it tells with left. It is
+// start reads the body until the client leaves, which it tells with left. It is
 // called once, with the header written: a body that waits for "100 Continue" is
 // not to be asked for.
-func (b *unwantedBody) drain(left func()) {
+func (b *unwantedBody) start(left func()) {
 	if b == nil {
 		return
 	}
@@ -74,7 +74,7 @@ func (b *unwantedBody) drain(left func()) {
 }
 
 // run reads the body until its end, maxUnwanted, or the end of the connection.
-// The handler owns it, and waits for it in end.
+// The handler owns it, and waits for it in stop.
 func (b *unwantedBody) run() {
 	defer close(b.done)
 	buf := make([]byte, 512)
@@ -90,9 +90,9 @@ func (b *unwantedBody) run() {
 	}
 }
 
-// end is called before the handler returns: nobody is to wait for the rest of
+// stop is called before the handler returns: nobody is to wait for the rest of
 // the body.
-func (b *unwantedBody) end() {
+func (b *unwantedBody) stop() {
 	if b == nil {
 		return
 	}

@@ -38,8 +38,8 @@ type lastEnd struct {
 	at     time.Time
 }
 
-// ended counts an attempt that has ended.
-func (c *sourceCounts) ended(end ending) {
+// countEnd counts an attempt that has ended.
+func (c *sourceCounts) countEnd(end ending) {
 	if end.wasUp {
 		c.disconnects.Add(1)
 	}

@@ -23,26 +23,26 @@ type stateReport struct {
 // reportedState is a source's state, and the event that tells it.
 type reportedState struct {
 	name  string
-	state toldState
+	state clientState
 	event []byte
 }
 
-// toldState is what source events tell of a state.
-type toldState struct {
+// clientState is what source events tell of a state.
+type clientState struct {
 	up     bool
 	reason reason
 	since  int64 // Unix ms
 }
 
-func (st sourceState) told() toldState {
-	told := toldState{up: st.phase == phaseUp, reason: st.reason, since: st.since.UnixMilli()}
+func (st sourceState) forClients() clientState {
+	public := clientState{up: st.phase == phaseUp, reason: st.reason, since: st.since.UnixMilli()}
 	switch {
-	case told.up:
-		told.reason = ""
-	case told.reason == "":
-		told.reason = reason(st.phase)
+	case public.up:
+		public.reason = ""
+	case public.reason == "":
+		public.reason = reason(st.phase)
 	}
-	return told
+	return public
 }
 
 // stateReports makes the reports of one stream, one for each change. Safe for
@@ -82,7 +82,7 @@ func (r *stateReports) now(states func() map[string]sourceState) *stateReport {
 	next := &stateReport{change: change}
 	all := states()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		s := reportedState{name: name, state: all[name].told()}
+		s := reportedState{name: name, state: all[name].forClients()}
 		if before, ok := last.find(name); ok && before.state == s.state {
 			s = before
 		} else {
@@ -112,11 +112,11 @@ func (r *stateReport) find(name string) (reportedState, bool) {
 }
 
 // appendChanges appends a source event for each wanted source whose state is not
-// what was told last; told is nil if nothing was.
-func (r *stateReport) appendChanges(dst []byte, told *stateReport, wants func(name string) bool, now time.Time) []byte {
+// that of last, the report sent before; nil if there was none.
+func (r *stateReport) appendChanges(dst []byte, last *stateReport, wants func(name string) bool, now time.Time) []byte {
 	var before []reportedState
-	if told != nil {
-		before = told.sources
+	if last != nil {
+		before = last.sources
 	}
 	for i := range r.sources {
 		s := &r.sources[i]
@@ -145,12 +145,12 @@ func appendRemoved(dst []byte, name string, wants func(name string) bool, now ti
 	if !wants(name) {
 		return dst
 	}
-	return appendSourceEvent(dst, name, toldState{reason: reasonRemoved, since: now.UnixMilli()})
+	return appendSourceEvent(dst, name, clientState{reason: reasonRemoved, since: now.UnixMilli()})
 }
 
 // appendSourceEvent appends a fanin.source event. Names and reasons have no
 // characters that JSON escapes. It carries no id, and never enters the log.
-func appendSourceEvent(dst []byte, name string, st toldState) []byte {
+func appendSourceEvent(dst []byte, name string, st clientState) []byte {
 	state := "down"
 	if st.up {
 		state = "up"

@@ -359,8 +359,8 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	body := bodyOf(w, r)
-	defer body.end()
-	body.drain(cancel)
+	defer body.stop()
+	body.start(cancel)
 	v := newViewer(w, r)
 	defer v.close()
 	stop := context.AfterFunc(p.ended, func() {

@@ -118,8 +118,8 @@ func (l *streamLog) idBefore(next uint64) string {
 // somewhere first. Not safe for concurrent use, but for Position.
 type logReader struct{ eventlog.Reader }
 
-// begin has the reader read a log from the event at next.
-func (r *logReader) begin(l *streamLog, next uint64) { r.Begin(l.Log, next) }
+// seek has the reader read a log from the event at next.
+func (r *logReader) seek(l *streamLog, next uint64) { r.Begin(l.Log, next) }
 
 // newest calls each with the newest n events, oldest first: as stored, with the
 // time of arrival in Unix ms. What is evicted meanwhile is left out.

@@ -230,7 +230,7 @@ func (v *streamView) addTypes(t *tags, log *streamLog) {
 func (v *streamView) addCounts(c *streamCounts, before map[string]upstreamCounts) {
 	for name, n := range v.counted {
 		n.combine(before[name], plus)
-		n.upstreamCounts = c.tell(name, n.upstreamCounts)
+		n.upstreamCounts = c.ratchet(name, n.upstreamCounts)
 		if i := slices.IndexFunc(v.Upstreams, func(u upstreamStatus) bool { return u.Name == name }); i >= 0 {
 			v.Upstreams[i].set(n.upstreamCounts)
 		}

@@ -161,8 +161,8 @@ func (s *subscriber) lost() {
 	}
 }
 
-// ended says whether the client is to end by now, and why.
-func (s *subscriber) ended(now time.Time) (endReason, bool) {
+// endDue says whether the client is to end by now, and why.
+func (s *subscriber) endDue(now time.Time) (endReason, bool) {
 	if monotonic(now) < s.endAt.Load() {
 		return "", false
 	}

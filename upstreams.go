@@ -381,10 +381,10 @@ func (s *source) inherit(old *source) {
 	}
 }
 
-// begin makes a source that was not dialled yet begin after an event of an
+// setSeed makes a source that was not dialled yet begin after an event of an
 // upstream that another one is still connected to. One that was dialled, or has
 // another beginning, keeps it.
-func (s *source) begin(lastID string) {
+func (s *source) setSeed(lastID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.runners) == 0 && s.seed == "" {
@@ -402,15 +402,15 @@ func (s *source) reconnect() {
 	}
 }
 
-// ended says whether the source has ended for good.
-func (s *source) ended() bool {
+// hasEnded says whether the source has ended for good.
+func (s *source) hasEnded() bool {
 	return s.ctx.Err() != nil
 }
 
 // leaves gives the slot of a runner that has ended back, and tells the streams
 // what is left without it.
 func (s *source) leaves(r *runner) {
-	if !s.intake.mirrors() || s.ended() {
+	if !s.intake.mirrors() || s.hasEnded() {
 		return
 	}
 	s.intake.removeReplica(r.slot)

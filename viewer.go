@@ -69,12 +69,12 @@ func (v *viewer) disarm() error {
 		return errEnding
 	}
 	v.late.Stop()
-	v.deadline.at(v.deadline.hard)
+	v.deadline.setNow(v.deadline.hard)
 	return nil
 }
 
 func (v *viewer) setLocked(deadline time.Time) {
-	v.deadline.at(deadline)
+	v.deadline.setNow(deadline)
 	v.late.Reset(time.Until(deadline) + closeGrace)
 }
 
