@@ -30,8 +30,8 @@ type backoff struct {
 	n         uint // failures in a row
 }
 
-// setBase replaces the base by what the upstream asked for (`retry:`), within
-// 100ms and the maximum.
+// setBase replaces the base by the upstream's own (`retry:`), within 100ms and
+// the maximum.
 func (b *backoff) setBase(d time.Duration) {
 	b.base = min(max(d, leastRetry), b.max)
 }

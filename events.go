@@ -15,8 +15,8 @@ import (
 // event.
 const lastWord = time.Second
 
-// announcer tells one configuration's event handlers what happens. The App
-// starts and stops it.
+// announcer emits events to one configuration's event handlers. The App starts
+// and stops it.
 type announcer struct {
 	ctx    caddy.Context
 	events *caddyevents.App
@@ -25,9 +25,9 @@ type announcer struct {
 	done   chan struct{} // closed when run has returned
 }
 
-// announceOnceStarted has the configuration's event handlers told, once all apps
-// have started: they start in any order, and before the events app has, it
-// knows no handlers.
+// announceOnceStarted starts the configuration's announcer, once all apps have
+// started: they start in any order, and before the events app has, it knows no
+// handlers.
 func (a *App) announceOnceStarted(ctx caddy.Context) error {
 	val, err := ctx.App("events")
 	if err != nil {
@@ -68,8 +68,8 @@ func (t *announcer) stop() {
 	}
 }
 
-// run tells, once the configuration before has stopped. The App owns it; stop
-// ends it.
+// run emits events, once the configuration before has stopped. The App owns it;
+// stop ends it.
 func (t *announcer) run() {
 	defer close(t.done)
 	select {

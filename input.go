@@ -19,7 +19,7 @@ type input struct {
 	sourceID uint32 // number of the name in the stream's tags
 	shape    atomic.Pointer[shape]
 
-	// since is what the source had counted when the stream joined it.
+	// since has the source's counts when the stream joined it.
 	since    upstreamCounts
 	unwanted atomic.Uint64 // events that `events` drops
 }
@@ -84,7 +84,7 @@ func (in *input) status() upstreamStatus {
 	return us
 }
 
-// count returns what the source has counted since the stream joined it.
+// count returns the source's counts since the stream joined it.
 func (in *input) count() upstreamCounts {
 	n := in.source.counts.load()
 	n.combine(in.since, minus)
@@ -92,9 +92,8 @@ func (in *input) count() upstreamCounts {
 	return n
 }
 
-// countedName is the name under which a source is counted: that of its
-// upstream where addresses come and go, so that names are those that are
-// configured.
+// countedName is the name under which a source is counted: that of its upstream
+// where addresses come and go, so that all names are configured ones.
 func (in *input) countedName() string {
 	if in.source.spec.Address != "" {
 		if upstream := in.hub.tags.upstreamOf(in.name); upstream != "" {

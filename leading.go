@@ -23,7 +23,7 @@ const (
 )
 
 // leading judges the events that a connection begins with, until one is new.
-// Those that may be repeats are held meanwhile.
+// Possible repeats are held meanwhile.
 //
 // The intake's lock protects it.
 type leading struct {
@@ -41,11 +41,11 @@ func (l *leading) startJudging(now time.Time, patience time.Duration, maxEventSi
 	*l = leading{opened: true, last: now, patience: patience, limit: max(leastHeld, maxEventSize)}
 }
 
-// stopJudging gives up what is there to judge with. Nothing must be held.
+// stopJudging drops the events to judge with. None must be held.
 func (l *leading) stopJudging() { *l = leading{} }
 
-// due is when what is held has been held for long enough. A run that lies in
-// several places is no more than a guess, and a new event must not wait long
+// due is when the held events have been held for long enough. A run that lies
+// in several places is no more than a guess, and a new event must not wait long
 // for it: it has one patience in all.
 func (l *leading) due() time.Time {
 	longest := l.patience
@@ -59,7 +59,7 @@ func (l *leading) due() time.Time {
 	return due
 }
 
-// late reports whether the events are too late to line up with those before
+// late reports whether the events are too late to line up with the ones before
 // the connection.
 func (l *leading) late(now time.Time) bool {
 	if len(l.held.events) == 0 {
@@ -103,7 +103,7 @@ func (h *held) add(p print, ev *sse.Event, now time.Time, limit int) bool {
 // since is the arrival of the first.
 func (h *held) since() time.Time { return h.events[0].at }
 
-// take empties it and returns what it held.
+// take empties it and returns its events.
 func (h *held) take() held {
 	was := *h
 	*h = held{}

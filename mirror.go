@@ -17,11 +17,11 @@ const (
 	// maxBehind is the most that counts as a replica's lag.
 	maxBehind = time.Minute
 
-	// lagDecay says how fast it is forgotten how far a replica was behind: by a
-	// sixteenth of it with each event.
+	// lagDecay is how fast a replica's lag is forgotten: by a sixteenth of it
+	// with each event.
 	lagDecay = 16
 
-	// maxMirrors is how many replicas can be told apart: a bit each.
+	// maxMirrors is how many replicas can be distinguished: a bit each.
 	maxMirrors = 64
 )
 
@@ -30,9 +30,9 @@ const (
 // their own id, type and data are, and it is the same occurrence: the second
 // "tick" of one replica is the second of another.
 //
-// What was delivered before a replica connected is another matter: how much of
-// it the replica will send, again or late, is unknown. lineup says what that is
-// compared with.
+// Events delivered before a replica connected are another matter: how many of
+// them the replica will send, again or late, is unknown. lineup returns which
+// ones to compare with.
 //
 // Not safe for concurrent use.
 type mirror struct {
@@ -52,7 +52,7 @@ type occurrence struct {
 	at    time.Duration // its arrival, since the mirror began
 }
 
-// mirrorSlot is what is known of a replica.
+// mirrorSlot is the state of a replica.
 type mirrorSlot struct {
 	used  bool
 	up    bool   // it is connected
@@ -60,7 +60,7 @@ type mirrorSlot struct {
 	next  uint64 // the event after the newest it has sent, 0: it has sent none
 	base  uint64 // number of the first event in its lineup
 
-	// behind is how far it was behind whoever sent first; it falls slowly.
+	// behind is how far it was behind the first sender; it falls slowly.
 	behind time.Duration
 }
 
@@ -87,9 +87,9 @@ func (m *mirror) remove(slot int) {
 	}
 }
 
-// resumeElsewhere returns the id to resume a replica from if its own last
-// event is no longer in the window: asked from there, it would send again
-// what could not be recognised.
+// resumeElsewhere returns the id to resume a replica from if its own last event
+// is no longer in the window: asked from there, it would send repeats that
+// could not be recognised.
 func (m *mirror) resumeElsewhere(slot int) (id string, ok bool) {
 	stale := len(m.window) == mirrorWindow && m.slots[slot].next+mirrorWindow <= m.seq
 	return string(m.newest), stale && len(m.newest) > 0
@@ -117,10 +117,10 @@ func (m *mirror) othersUp(slot int) bool {
 	return false
 }
 
-// lineup compares the leading events of a replica's connection with what was
-// delivered before it. A replay ends with the newest event that the replica
-// has sent itself; one that lags, or was away, goes on from there to the newest
-// of all.
+// lineup compares the leading events of a replica's connection with the events
+// delivered before it. A replay ends with the newest event that the replica has
+// sent itself; one that lags, or was away, goes on from there to the newest of
+// all.
 func (m *mirror) lineup(slot int) *lineup {
 	s := &m.slots[slot]
 	s.base = m.seq - uint64(len(m.window))
@@ -143,8 +143,8 @@ func (m *mirror) repeated(slot, number int) {
 	}
 }
 
-// alsoSince reports whether events, those held and one more, lie also among
-// what was delivered since the replica connected: then that is what they are.
+// alsoSince reports whether the held events and one more lie also among the
+// ones delivered since the replica connected: then they are repeats of these.
 func (m *mirror) alsoSince(slot int, h *held, last print) bool {
 	n := uint64(len(h.events)) + 1
 	for from := m.slots[slot].first; from+n <= m.seq; from++ {
@@ -162,12 +162,12 @@ func (m *mirror) alsoSince(slot int, h *held, last print) bool {
 	return false
 }
 
-// asLate reports whether what is held of a replica whose connection ends came
-// as late as its events do, and notes how late: it lies in one stretch, and each
-// event is older than its copy by no more than the replica is behind, and a
-// second. Connections may be shorter than the lag, so that no run ever comes to
-// an end. A replica that is in step may be believed only while another is
-// connected, which sends what is new, too.
+// asLate reports whether the events held of a replica whose connection ends
+// came as late as its events do, and notes how late: it lies in one stretch,
+// and each event is older than its copy by no more than the replica is behind,
+// and a second. Connections may be shorter than the lag, so that no run ever
+// comes to an end. A replica that is in step may be believed only while another
+// is connected, which sends new events, too.
 func (m *mirror) asLate(slot int, l *leading) bool {
 	s := &m.slots[slot]
 	if len(l.held.events) == 0 || len(l.line.runs) != 1 || (s.behind < replayPatience && !m.othersUp(slot)) {
@@ -215,7 +215,7 @@ func (m *mirror) first(slot int, p print, ev *sse.Event, now time.Time) bool {
 
 // take notes that a replica has sent the first of some occurrences that it has
 // not sent yet; false if there is none. A replica sends them in order, so that
-// those it has sent come first.
+// the ones it has sent come first.
 func (m *mirror) take(slot int, same []uint64) bool {
 	bit := uint64(1) << slot
 	n := sort.Search(len(same), func(i int) bool { return m.window[same[i]%mirrorWindow].seen&bit == 0 })

@@ -9,8 +9,8 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// intake is what a source does with an event between the runner that has read it
-// and the streams: repeats are dropped, of a connection's leading events and of a
+// intake takes a source's events from the runners that have read them to the
+// streams: repeats are dropped, of a connection's leading events and of a
 // mirror's replicas, and the rest is handed to every subscription. The source
 // owns it.
 //
@@ -22,9 +22,9 @@ type intake struct {
 	// subs is replaced, never changed, so that delivering an event copies nothing.
 	subs atomic.Pointer[[]*subscription]
 
-	// mu makes judging and delivering an event one step. It protects what
-	// follows, lastID of the subscriptions, and recents, leading, release and enc
-	// of the runners. Those of the streams' logs are taken below it.
+	// mu makes judging and delivering an event one step. It protects the fields
+	// below, lastID of the subscriptions, and recents, leading, release and enc
+	// of the runners. The locks of the streams' logs are taken below it.
 	mu     sync.Mutex
 	mirror *mirror // nil without `mirror`
 }
@@ -47,8 +47,8 @@ func (in *intake) add(sub *subscription) {
 	in.subs.Store(&subs)
 }
 
-// remove has a subscription get no event from now on. What has arrived and is
-// held of the runners' connections it gets before: it may never hear of it again.
+// remove has a subscription get no event from now on. It gets the events held
+// of the runners' connections before: they may never come again.
 func (in *intake) remove(sub *subscription, runners map[string]*runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -121,8 +121,8 @@ func (in *intake) opened(r *runner, now time.Time) {
 	}
 }
 
-// closed notes that a runner's connection has ended. What is held of it cannot
-// be told any more, and is delivered.
+// closed notes that a runner's connection has ended. The events held of it
+// cannot be judged any more, and are delivered.
 func (in *intake) closed(r *runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -191,7 +191,7 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 	in.passLocked(r, p, ev, now)
 }
 
-// dropLocked counts events that are repeats; through tells the last of them.
+// dropLocked counts events that are repeats; through is the last of them.
 func (in *intake) dropLocked(r *runner, n, through int) {
 	in.counts.duplicates.Add(uint64(n))
 	if in.mirror != nil {
@@ -227,7 +227,7 @@ func (in *intake) publishLocked(r *runner, ev *sse.Event, now time.Time) {
 	}
 }
 
-// releaseLocked delivers what is held of a runner's connection.
+// releaseLocked delivers the events held of a runner's connection.
 func (in *intake) releaseLocked(r *runner) {
 	held := r.leading.held.take()
 	for i := range held.events {
@@ -242,8 +242,7 @@ func (in *intake) releaseLocked(r *runner) {
 	}
 }
 
-// releaseLaterLocked sees to it that what is held is delivered in time,
-// whatever comes.
+// releaseLaterLocked has the held events delivered in time in any case.
 func (in *intake) releaseLaterLocked(r *runner, now time.Time) {
 	if len(r.leading.held.events) > 1 {
 		return // the timer runs already
@@ -256,7 +255,7 @@ func (in *intake) releaseLaterLocked(r *runner, now time.Time) {
 	}
 }
 
-// releaseLate is called by a timer when what is held may be due. It returns at
+// releaseLate is called by a timer when held events may be due. It returns at
 // once; the end of the connection stops the timer.
 func (r *runner) releaseLate() {
 	in := &r.source.intake

@@ -15,7 +15,7 @@ import (
 )
 
 // replica is one place where an upstream can be dialled. Its runner uses it,
-// and the source under its mutex tells the runner which there are.
+// and the source, under its mutex, gives the runner the list.
 type replica struct {
 	place
 
@@ -25,7 +25,7 @@ type replica struct {
 	finished  bool      // answered 204
 	logged    string    // kind of the failure that was logged last
 	probed    time.Time // when it was looked whether it speaks TLS; see wantsTLS
-	speaksTLS bool      // what was found then
+	speaksTLS bool      // the result
 }
 
 func newReplica(p place, spec *sourceSpec) *replica {
@@ -34,9 +34,9 @@ func newReplica(p place, spec *sourceSpec) *replica {
 
 // place is an address of an upstream.
 type place struct {
-	id      string // tells it from the others: the URL as configured, or the address
+	id      string // identifies it: the URL as configured, or the address
 	url     int    // number of the URL
-	address string // discovered; empty: where the URL says
+	address string // discovered; empty: the URL's
 }
 
 // runner keeps one connection to an upstream, over one or several replicas:
@@ -55,17 +55,16 @@ type runner struct {
 	done   chan struct{} // closed when run has returned
 	signal chan struct{} // capacity 1: "look again" needs to be said once
 
-	mu        sync.Mutex // protects what follows; never held over I/O
+	mu        sync.Mutex // protects the fields below; never held over I/O
 	replicas  []*replica
 	at        int                     // number of the one that was tried last
 	current   *replica                // being connected or read
 	interrupt context.CancelCauseFunc // of the current attempt
-	reset     bool                    // forget who answered 204
+	reset     bool                    // forget 204 answers
 	afresh    bool                    // forget waits, too, and begin with the first
 	state     sourceState
 
-	// of run: what is known of the upstream's stream, over connections and
-	// replicas
+	// of run: the state of the upstream's stream, over connections and replicas
 	decoder      *sse.Decoder
 	buf          []byte
 	connected    bool      // an answer was a stream at least once
@@ -80,7 +79,7 @@ type runner struct {
 	// of the source's intake, whose lock protects them
 	recents recents     // without `mirror`
 	leading leading     // of the current connection
-	release *time.Timer // of what is held; nil until something was
+	release *time.Timer // of held events; nil until there were some
 	enc     encoder
 }
 
@@ -110,7 +109,7 @@ func newRunner(s *source, replicas []*replica, slot int) *runner {
 	return r
 }
 
-// wake has the runner look again at what it is to do.
+// wake has the runner look again for something to do.
 func (r *runner) wake() {
 	select {
 	case r.signal <- struct{}{}:
@@ -118,8 +117,8 @@ func (r *runner) wake() {
 	}
 }
 
-// setReplicas tells which replicas there are. A connection to one that is no
-// longer among them is ended.
+// setReplicas replaces the replicas. A connection to one that is no longer
+// among them is ended.
 func (r *runner) setReplicas(replicas []*replica) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -149,8 +148,8 @@ func (r *runner) stopNow(why error) {
 	r.wake()
 }
 
-// reconnect ends the current connection, forgets waits and who answered 204,
-// and has the first replica dialled at once.
+// reconnect ends the current connection, forgets waits and 204 answers, and has
+// the first replica dialled at once.
 func (r *runner) reconnect() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -252,7 +251,7 @@ func (r *runner) pick(now time.Time) (*replica, time.Duration) {
 	return nil, wait
 }
 
-// try makes one attempt, and notes what follows for the replica.
+// try makes one attempt, and notes the consequences for the replica.
 func (r *runner) try(env *environment, rep *replica) {
 	ctx, cancel := context.WithCancelCause(r.ctx)
 	defer cancel(nil)
@@ -301,7 +300,7 @@ func (r *runner) try(env *environment, rep *replica) {
 	r.logDown(rep, end)
 }
 
-// several says whether there are other replicas.
+// several reports whether there are other replicas.
 func (r *runner) several() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -319,8 +318,7 @@ func (r *runner) allFinished() bool {
 	return true
 }
 
-// setState notes what the runner is doing, and has the source tell those who
-// want to know.
+// setState notes the runner's state, and has the source notify its listeners.
 func (r *runner) setState(st sourceState) {
 	r.mu.Lock()
 	st.since = time.Now()
@@ -332,8 +330,8 @@ func (r *runner) setState(st sourceState) {
 	r.source.stateChanged()
 }
 
-// noteAway notes for how long the upstream is away, for the log. What we have
-// closed ourselves is not.
+// noteAway notes for how long the upstream is away, for the log. A connection
+// that we have closed ourselves does not count.
 func (r *runner) noteAway(now time.Time, end ending) {
 	switch {
 	case end.reason == reasonClosed:

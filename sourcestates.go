@@ -13,21 +13,22 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// stateReport is what source events tell of a stream's sources, made once for
-// all clients: at each change of a source, every client asks for it. Immutable.
+// stateReport has the states of a stream's sources for source events, made once
+// for all clients: at each change of a source, every client asks for it.
+// Immutable.
 type stateReport struct {
 	change  uint64          // of stateReports.changes
 	sources []reportedState // by name
 }
 
-// reportedState is a source's state, and the event that tells it.
+// reportedState is a source's state, and the event that reports it.
 type reportedState struct {
 	name  string
 	state clientState
 	event []byte
 }
 
-// clientState is what source events tell of a state.
+// clientState is a state as source events report it.
 type clientState struct {
 	up     bool
 	reason reason
@@ -48,9 +49,8 @@ func (st sourceState) forClients() clientState {
 // stateReports makes the reports of one stream, one for each change. Safe for
 // concurrent use.
 type stateReports struct {
-	// version counts the changes of sources' states that clients are told of;
-	// changes, which is raised first, those in which only a reason is another,
-	// too.
+	// version counts the changes of sources' states that clients are notified
+	// of; changes, which is raised first, counts changes of a reason only, too.
 	version atomic.Uint64
 	changes atomic.Uint64
 
@@ -58,8 +58,8 @@ type stateReports struct {
 	newest atomic.Pointer[stateReport]
 }
 
-// changed notes a change that clients are told of, reasonChanged one that only
-// clients that come later are.
+// changed notes a change that clients are notified of, reasonChanged one that
+// only later clients get.
 func (r *stateReports) changed() {
 	r.changes.Add(1)
 	r.version.Add(1)
@@ -97,7 +97,7 @@ func (r *stateReports) now(states func() map[string]sourceState) *stateReport {
 // stateReport returns the states of the sources as they are now.
 func (h *hub) stateReport() *stateReport { return h.states.now(h.inputs.states) }
 
-// find returns what is reported of a source. A nil report has none.
+// find returns the reported state of a source. A nil report has none.
 func (r *stateReport) find(name string) (reportedState, bool) {
 	if r == nil {
 		return reportedState{}, false
