@@ -19,9 +19,9 @@ func init() {
 }
 
 // App holds the streams that are shared by several sites, and ties the streams
-// of one configuration to those of the process: it acquires them when the
-// configuration is loaded, has them connected when it starts, and releases
-// them when it is replaced. Handlers bring their streams to it.
+// of one configuration to the process's: it acquires them when the
+// configuration is loaded, has them connected when it starts, and releases them
+// when it is replaced. Handlers bring their streams to it.
 //
 // Nothing of a stream lives here: an App is made anew at every reload, and the
 // streams live on.
@@ -36,15 +36,15 @@ type App struct {
 	definitions []*definition
 	byKey       map[string]*definition // by stream key
 	handlers    []*Handler
-	servers     []*caddyhttp.Server // that tell of the exit; see observe
+	servers     []*caddyhttp.Server // that announce the exit; see observe
 	watching    bool                // they count with the exit's watch
-	attached    []*definition       // of definitions, those that have been attached to their hubs
+	attached    []*definition       // the definitions that have been attached to their hubs
 	started     bool                // its streams are attached
 	announcer   *announcer          // nil until all apps have started
 }
 
 // CaddyModule returns the Caddy module information. Without a copy of the App:
-// it is the origin of events, which are told while it stops.
+// it is the origin of events, which are emitted while it stops.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "sse_fanin",
@@ -105,8 +105,8 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop takes the configuration off its streams: what only it wanted is
-// disconnected, and what the next one has changed takes effect.
+// Stop takes the configuration off its streams: sources that only it wanted are
+// disconnected, and changes of the next one take effect.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
 		// The servers may go on for their shutdown_delay; when they stop, they
@@ -215,8 +215,8 @@ func errUndefined(name string) error {
 	return fmt.Errorf("stream '%s' is not defined: define it with its upstreams in the global option sse_fanin, or in one handler with 'stream %s'%s", name, name, orURL(name))
 }
 
-// definedLater says whether a handler that is not provisioned yet defines the
-// stream: handlers come in any order, and nothing tells when the last has come.
+// definedLater reports whether a handler that is not provisioned yet defines
+// the stream: handlers come in any order, and there is no sign of the last one.
 func (a *App) definedLater(name string) bool {
 	val, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
@@ -224,7 +224,7 @@ func (a *App) definedLater(name string) bool {
 	}
 	raw, err := json.Marshal(val.(*caddyhttp.App).Servers)
 	if err != nil {
-		return true // Start will tell
+		return true // Start will find out
 	}
 	var tree any
 	return json.Unmarshal(raw, &tree) != nil || hasDefinition(tree, name)
@@ -253,7 +253,8 @@ func hasDefinition(node any, name string) bool {
 	return false
 }
 
-// define judges a stream and acquires its hub. Equal unnamed streams are one.
+// define validates a stream and acquires its hub. Equal unnamed streams are
+// one.
 func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {
 	def, err := a.builder.build(name, stream)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// What the subdirectives of a Caddyfile have in common: each reads all
-// arguments of the current one, and its errors say what was expected instead.
+// The functions below read the subdirectives of a Caddyfile: each reads all
+// arguments of the current one, and its errors name the expected ones.
 
 // at returns a dispenser whose errors name the place of a token.
 func dispenserAt(token caddyfile.Token) *caddyfile.Dispenser {
@@ -67,7 +67,7 @@ func placeOf(word string) string {
 }
 
 // arguments returns the arguments of the current subdirective: at least one,
-// none of them empty, and no block. expected is what they should be.
+// none of them empty, and no block. expected describes them in the error.
 func arguments(d *caddyfile.Dispenser, most int, expected string) ([]string, error) {
 	setting := d.Val()
 	expected = fmt.Sprintf("expected %s %s", setting, expected)

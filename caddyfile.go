@@ -17,13 +17,14 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("sse_fanin", parseHandler)
-	// after what guards a site, before what would proxy the request away
+	// after directives that guard a site, before any that would proxy the
+	// request away
 	httpcaddyfile.RegisterDirectiveOrder("sse_fanin", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterGlobalOption("sse_fanin", parseGlobal)
 }
 
-// parseHandler parses the directive, and judges what one configuration may
-// hold only once while the place in the file is still known.
+// parseHandler parses the directive, and checks things that one configuration
+// may hold only once, while their place in the file is still known.
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	helper.Next()
 	start := dispenserAt(helper.Token())
@@ -179,7 +180,7 @@ func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
 	return &streamBlock{Stream: s, start: start, seen: make(map[string]caddyfile.Token)}
 }
 
-// check judges what only the whole block shows.
+// check validates the block as a whole.
 func (b *streamBlock) check() error {
 	if err := b.judgeWhole(); err != nil {
 		place := b.start

@@ -16,7 +16,7 @@ import (
 // definition is a stream as one configuration defines it. Immutable once the
 // configuration is started, as is all that it points to but hub and keyed: the
 // streams of all keys are made of one definition, each under locks of its own.
-// What lives belongs to a hub.
+// Running state belongs to a hub.
 type definition struct {
 	key       string // of the hub
 	label     string
@@ -74,8 +74,7 @@ func memberName(upstream, address string) string {
 	return nameFrom(upstream + "-" + address)
 }
 
-// firstOf returns the configuration that counts of those in use, nil if there is
-// none.
+// firstOf returns the one of uses that counts, nil if there is none.
 func firstOf(uses []*definition) *definition {
 	if len(uses) == 0 {
 		return nil
@@ -83,7 +82,7 @@ func firstOf(uses []*definition) *definition {
 	return uses[0]
 }
 
-// stream is a definition's hub, or what has the hubs of its keys.
+// stream is a definition's hub, or the keyed stream with the hubs of its keys.
 type stream interface {
 	attach(*definition)
 	detach(*definition)
@@ -107,7 +106,7 @@ func (d *definition) release() {
 	}
 }
 
-// streamShape is what a stream does to all its events. Immutable.
+// streamShape is a stream's treatment of all its events. Immutable.
 type streamShape struct {
 	envelope     bool
 	sourceEvents bool
@@ -115,7 +114,8 @@ type streamShape struct {
 	linger       time.Duration
 }
 
-// shapeOf returns what a stream does to all events, and how it is connected.
+// shapeOf returns a stream's treatment of all its events, and how it is
+// connected.
 func shapeOf(s *Stream) streamShape {
 	h := streamShape{
 		envelope:     s.Envelope == envelopeJSON,
@@ -204,7 +204,7 @@ func (b *builder) build(name string, stream *Stream) (*definition, error) {
 	return def, nil
 }
 
-// warnOfTwins tells of upstreams that are the same source, shaped the same way.
+// warnOfTwins logs upstreams that are the same source, shaped the same way.
 func (b *builder) warnOfTwins(stream string, upstreams []*upstreamDef) {
 	names := make(map[string]string)
 	for _, u := range upstreams {
@@ -276,7 +276,7 @@ func (b *builder) resolve(ud *upstreamDef, spec *sourceSpec) error {
 	return nil
 }
 
-// unique makes a name differ from those that are taken.
+// unique makes a name differ from the taken ones.
 func unique(name string, taken map[string]bool) string {
 	candidate := name
 	for n := 2; taken[candidate]; n++ {

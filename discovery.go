@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// lookupEvery is how often addresses are asked for where the module does
-	// not say how often they are refreshed. Modules cache what they look up.
+	// lookupEvery is how often addresses are looked up where the module has no
+	// interval of its own. Modules cache what they look up.
 	lookupEvery = 5 * time.Second
 
 	// lookupTimeout bounds one look-up.

@@ -40,7 +40,7 @@ var (
 	notNameChar = regexp.MustCompile(`[^A-Za-z0-9_.-]`)
 )
 
-// checkName judges the name of a stream or an upstream.
+// checkName validates the name of a stream or an upstream.
 func checkName(what, name string) error {
 	if name == "" {
 		return fmt.Errorf("%s: the name is empty", what)
@@ -73,7 +73,7 @@ func orURL(name string) string {
 	return fmt.Sprintf("; if '%s' is the host of an upstream, begin its URL with http:// or https://", name)
 }
 
-// checkURL judges the text of a URL as far as that is possible before its
+// checkURL validates the text of a URL as far as that is possible before its
 // placeholders are evaluated.
 func checkURL(text string) error {
 	if err := checkPlaceholders(text); err != nil {
@@ -118,7 +118,7 @@ func hasPlaceholder(text string) bool {
 	return ok && strings.Contains(rest, "}")
 }
 
-// checkPlaceholders judges where placeholders of the request stand. A value
+// checkPlaceholders validates the places of the request's placeholders. A value
 // must not decide which server is asked, so they stand in the path and the
 // query. And as it is escaped there, to be one segment of the path or one value
 // of the query, none may be meant for more.
@@ -175,7 +175,7 @@ func checkPlaceholdersInPath(path string) error {
 	return nil
 }
 
-// checkPlaceholdersInQuery judges the query of a URL, if it is known by now
+// checkPlaceholdersInQuery validates the query of a URL, if it is known by now
 // where that begins.
 func checkPlaceholdersInQuery(text string) error {
 	query := ""

@@ -119,7 +119,7 @@ func usableTransport(mod any) (*reverseproxy.HTTPTransport, error) {
 	return transport, nil
 }
 
-// checkTransport judges a transport against the URL; the scheme decides TLS.
+// checkTransport validates a transport against the URL; the scheme decides TLS.
 func checkTransport(t *reverseproxy.HTTPTransport, ep endpoint) error {
 	tls := ep.url.Scheme == "https"
 	only := func(version string) bool { return len(t.Versions) == 1 && t.Versions[0] == version }
@@ -220,7 +220,7 @@ func (t target) shown(at *url.URL) string {
 	return shown
 }
 
-// redirect judges where a response sends us.
+// redirect returns the target of a response's redirect, or why it is refused.
 func (e *environment) redirect(t target, from *url.URL, resp *http.Response, hop int) (*url.URL, error) {
 	if hop == maxRedirects {
 		return nil, fmt.Errorf("more than %d redirects", maxRedirects)

@@ -14,7 +14,7 @@ import (
 
 var errDynamicSocket = errors.New("dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://")
 
-// judgeWhole judges what only the stream as a whole shows.
+// judgeWhole validates the stream as a whole.
 func (s *Stream) judgeWhole() error {
 	keyed := s.keyed()
 	switch {
@@ -117,8 +117,8 @@ func canonicalTransport(raw json.RawMessage) (any, error) {
 	return transport, nil
 }
 
-// judge says whether an upstream makes sense within the stream, and merges its
-// options with the stream's. i counts the stream's upstreams.
+// judge validates an upstream within the stream, and merges its options with
+// the stream's. i counts the stream's upstreams.
 func (s *Stream) judge(i int, u *Upstream) (*sourceSpec, error) {
 	if u == nil {
 		return nil, fmt.Errorf("upstream %d is null", i+1)
@@ -170,7 +170,7 @@ func (u *Upstream) judge(stream *UpstreamOptions, maxEventSize int64) (*sourceSp
 	return spec, nil
 }
 
-// judgePlaces judges the URLs, and what is to be done with several.
+// judgePlaces validates the URLs, and the policy for several.
 func (u *Upstream) judgePlaces() error {
 	if len(u.URLs) == 0 {
 		return errors.New("it has no URL")
@@ -204,12 +204,12 @@ func (u *Upstream) judgePlaces() error {
 	return nil
 }
 
-// wrap tells which upstream an error is about.
+// wrap adds to an error which upstream it is about.
 func (u *Upstream) wrap(i int, err error) error {
 	switch {
 	case u.Name != "":
 		return fmt.Errorf("upstream '%s': %w", u.Name, err)
-	case errors.As(err, new(*urlError)): // it says so
+	case errors.As(err, new(*urlError)): // it names the upstream
 		return err
 	case len(u.URLs) > 0:
 		return fmt.Errorf("upstream '%s': %w", redactText(u.URLs[0]), err)

@@ -35,8 +35,8 @@ type leading struct {
 	limit    int // of held bytes
 }
 
-// startJudging begins a connection. Before that, and once an event was new, there is
-// nothing to judge.
+// startJudging begins a connection. Before that, and once an event was new,
+// there are no events to judge.
 func (l *leading) startJudging(now time.Time, patience time.Duration, maxEventSize int) {
 	*l = leading{opened: true, last: now, patience: patience, limit: max(leastHeld, maxEventSize)}
 }

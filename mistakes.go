@@ -89,7 +89,7 @@ func needsTLS(err error) *diagnosis {
 	}
 }
 
-// diagnoseTLS judges the errors of a TLS handshake.
+// diagnoseTLS diagnoses the errors of a TLS handshake.
 func diagnoseTLS(err error) *diagnosis {
 	d := &diagnosis{reason: reasonCertificate, err: bounded(err), mistake: true, slow: true}
 	var (

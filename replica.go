@@ -25,7 +25,7 @@ type replica struct {
 	finished  bool      // answered 204
 	logged    string    // kind of the failure that was logged last
 	probed    time.Time // when it was looked whether it speaks TLS; see wantsTLS
-	speaksTLS bool      // the result
+	speaksTLS bool      // the result of that
 }
 
 func newReplica(p place, spec *sourceSpec) *replica {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// shape is what one stream does to the events of one source. Immutable.
+// shape is one stream's treatment of the events of one source. Immutable.
 type shape struct {
 	events map[string]bool // types that are taken over; nil: all
 	prefix string
@@ -34,7 +34,7 @@ func (s *shape) text() string {
 	return strings.Join(append(slices.Sorted(maps.Keys(s.events)), s.prefix), "\n")
 }
 
-// takes says whether an event of the upstream's type is taken over.
+// takes reports whether an event of the upstream's type is taken over.
 func (s *shape) takes(typ []byte) bool {
 	if s.events == nil {
 		return true
