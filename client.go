@@ -36,8 +36,8 @@ const (
 // belongs to the writer whose turn it is; before and after, to the goroutine of
 // the request, which waits in between.
 type client struct {
-	// What is looked at for each event lies together: most of a turn's own time
-	// goes into fetching it from memory.
+	// Fields used for each event lie together: most of a turn's own time goes
+	// into fetching them from memory.
 	w            http.ResponseWriter
 	hub          *hub
 	settings     *clientSettings
@@ -48,10 +48,10 @@ type client struct {
 	sub          subscriber
 
 	ended        endReason     // empty until it is
-	buf          []byte        // scratch for what is not in the log
+	buf          []byte        // scratch for output that is not in the log
 	sentStates   *stateReport  // the report sent last; nil: none
 	sentPosition uint64        // of the reader when the client last got an id
-	panics       any           // what a writer between us and the connection panicked with
+	panics       any           // the value of a panic between us and the connection
 	primed       bool          // it may get an id without an event, see ClientSettings.Prime
 	body         *unwantedBody // nil: the request has none
 }
@@ -126,7 +126,7 @@ func refuse(w http.ResponseWriter, rc *http.ResponseController, svc *service, er
 	return nil
 }
 
-// The range of the waits told to clients that find the stream full.
+// The range of the waits sent to clients that find the stream full.
 const (
 	fullWaitMin = 30 * time.Second
 	fullWaitMax = 90 * time.Second
@@ -145,10 +145,10 @@ func writeHeader(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// turn does what there is to do for the client, but writes no more than once,
-// so that one that has much to get takes its turns with all others. now is the
-// time, and after when the turn ended. more: there was more to do already. last:
-// the stream is at its end.
+// turn serves the client with one write at most, so that one that is far behind
+// takes turns with all others. now is the time, after the time of its end.
+// more: there was more to do already. last: the stream is at its end. One
+// writer at a time calls it.
 func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -176,9 +176,9 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	return after, ended || c.behind(), false
 }
 
-// nextWrite returns what is to be written next: the head, events, or what is not in
-// the log. events is how many events of the log it is. The error is that of a
-// client that was overtaken, and is not to go on.
+// nextWrite returns the next bytes to write: the head, events, or others that
+// are not in the log. events is the number of events of the log. The error is
+// that of a client that was overtaken, and is not to go on.
 func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 	if c.at.log == nil {
 		c.makeHead(now)
@@ -199,14 +199,15 @@ func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 	return c.buf, 0, nil
 }
 
-// behind says whether there is something to write that nobody may say again.
+// behind reports whether there is something to write of which the client may
+// not be notified again.
 func (c *client) behind() bool {
 	return c.at.reader.Position() <= c.at.log.Head() || c.at.log.next.Load() != nil ||
 		c.stateVersion != c.hub.states.version.Load()
 }
 
-// makeHead makes the head: the position and what there is to say about it. Its
-// first lines belong to the block of whatever comes next: ended by a blank line,
+// makeHead makes the head: the position, and the gap before it if there is one.
+// Its first lines belong to the block that comes next: ended by a blank line,
 // they would be an empty message to several clients.
 func (c *client) makeHead(now time.Time) {
 	c.sub.deadline.own()
@@ -221,8 +222,8 @@ func (c *client) makeHead(now time.Time) {
 // appendHeartbeat appends a comment, without the blank line that several
 // clients take for the end of an empty event. A filtered client that got
 // nothing while the stream went on gets its position with it, if it may be
-// primed, so that a resume need not look through what it has no interest in, or
-// find it gone.
+// primed, so that a resume need not search events it has no interest in, or
+// find them gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
 	if at := c.at.reader.Position(); c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
@@ -324,8 +325,8 @@ func (c *client) finish(r *http.Request) {
 	c.sub.deadline.close(c.w, r, deadline)
 }
 
-// logEnd says why the stream ended, in the request's line of the access log
-// and for who debugs.
+// logEnd logs why the stream ended: in the request's line of the access log,
+// and for debugging.
 func (c *client) logEnd(r *http.Request) {
 	c.logSent(r)
 	if entry := c.sub.service.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
@@ -333,8 +334,8 @@ func (c *client) logEnd(r *http.Request) {
 	}
 }
 
-// caught ends a client whose turn panicked. The server is told by the
-// goroutine of the request; it does not know what this one was doing.
+// caught ends a client whose turn panicked. The goroutine of the request
+// reports it to the server, without the stack of this one.
 func (c *client) caught(value any) {
 	c.ended, c.panics = endClient, value
 	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http

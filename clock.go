@@ -9,9 +9,9 @@ var started = time.Now()
 // synthetic clock, whose times have no monotonic part and may be earlier.
 var startedNanos = started.UnixNano()
 
-// monotonic returns t on the process's monotonic clock: nanoseconds, which
-// only differences mean anything of. t is a time.Now() that has not been
-// through anything that strips its monotonic reading (UnixNano, Round, UTC).
+// monotonic returns t on the process's monotonic clock: nanoseconds, of which
+// only differences have a meaning. t is a time.Now() that has not been through
+// anything that strips its monotonic reading (UnixNano, Round, UTC).
 //
 // Everything that waits, is due, or lasts is reckoned in it, since the wall
 // clock may be set: by NTP, after a suspended machine wakes up, by an operator. The wall

@@ -11,10 +11,10 @@ import (
 )
 
 // writeDeadline bounds the writes to one client. Setting a deadline at each
-// write would cost a tenth of it, over HTTP/2 a third; so a write only says when
-// it began, and the deadline is set by the hub's notifier when the write has
-// not ended for a while. Where it has no effect, the connection is closed; see
-// clientConnection.
+// write would cost a tenth of it, over HTTP/2 a third; so a write only notes
+// when it began, and the deadline is set by the hub's notifier when the write
+// has not ended for a while. Where it has no effect, the connection is closed;
+// see clientConnection.
 //
 // It sets the deadline below Caddy's writers, which are not made for other
 // goroutines. startWrite and endWrite are the writing goroutine's; all else is safe for
@@ -111,7 +111,7 @@ func (d *writeDeadline) enforce(now int64) {
 	}
 }
 
-// setNow sets the deadline of whatever is being written, or is next.
+// setNow sets the deadline of the write in progress, or of the next one.
 func (d *writeDeadline) setNow(deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -122,7 +122,7 @@ func (d *writeDeadline) setNow(deadline time.Time) {
 
 // close is called before the handler returns: the connection is no longer its
 // own. The deadline, if there is one, is that of the end of the response, which
-// net/http writes, and nobody looks after.
+// net/http writes, and no notifier looks after.
 func (d *writeDeadline) close(w http.ResponseWriter, r *http.Request, deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -133,8 +133,8 @@ func (d *writeDeadline) close(w http.ResponseWriter, r *http.Request, deadline t
 	d.set = nil
 }
 
-// noDeadlines is what Caddy's idle writer sets its deadlines on instead of the
-// connection: it gives up at the first.
+// noDeadlines takes the deadlines of Caddy's idle writer instead of the
+// connection: the writer gives up at the first.
 type noDeadlines struct{ http.ResponseWriter }
 
 func (noDeadlines) SetWriteDeadline(time.Time) error { return errOwnDeadlines }

@@ -14,10 +14,10 @@ const (
 	// that begins with it is renamed.
 	controlPrefix = "fanin."
 
-	// renamed is what such types are given in front.
+	// renamed is the prefix that such types are given.
 	renamed = "upstream."
 
-	// unnamedType is what browsers call an event without a type.
+	// unnamedType is the type of an event without one, for browsers.
 	unnamedType = "message"
 
 	// keepScratch is the largest buffer, in bytes, that is kept for the next
@@ -25,8 +25,8 @@ const (
 	keepScratch = 64 << 10
 )
 
-// encoder shapes and encodes events for the log. What several streams want
-// encoded the same way is encoded once. Not safe for concurrent use.
+// encoder shapes and encodes events for the log. An event that several streams
+// want encoded the same way is encoded once. Not safe for concurrent use.
 type encoder struct {
 	plain   []byte // the current event as it came; empty: not encoded yet
 	shaped  []byte

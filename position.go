@@ -15,8 +15,8 @@ const (
 	// maxPosition is the longest Last-Event-ID that is looked at, in bytes.
 	maxPosition = 1 << 10
 
-	// noPosition stands for what cannot be one. With its NUL it is no cursor, no
-	// upstream's id, and never sent.
+	// noPosition stands for a text that cannot be a position. With its NUL it
+	// is no cursor, no upstream's id, and never sent.
 	noPosition = "\x00"
 
 	// clockSkew is by how much the clocks of two nodes, or of two runs, may
@@ -24,8 +24,9 @@ const (
 	clockSkew = time.Second
 )
 
-// clientPosition is where a client reads. The log is replaced by audience.switchLog,
-// since anybody may want to know the lag; all else is the client's.
+// clientPosition is where a client reads. The log is replaced by
+// audience.switchLog, since any goroutine may read the lag; all else is the
+// client's.
 type clientPosition struct {
 	log    *streamLog // nil until the head is written
 	reader logReader
@@ -61,12 +62,13 @@ func (p *clientPosition) lag() uint64 {
 // switchLog has the client read a log, from the event at next.
 func (c *client) switchLog(log *streamLog, next uint64) { c.hub.audience.switchLog(&c.at, log, next) }
 
-// position finds where the client begins, makes its reader, and appends what
-// there is to say about it to the head.
+// position finds where the client begins, makes its reader, and appends the
+// position, and the gap before it if there is one, to the head. Called once, in
+// the first turn.
 func (c *client) position(asked string, now time.Time) {
 	log := c.hub.log.Load()
 	log.Expire(now)
-	c.sent.head = log.Head() // what comes later is no replay
+	c.sent.head = log.Head() // later events are no replay
 	c.switchLog(log, c.sent.head+1)
 	defer func() { c.sentPosition = c.at.reader.Position() }()
 	if asked == "" || !c.at.log.resumable() {
@@ -106,7 +108,7 @@ func (c *client) position(asked string, now time.Time) {
 func (c *client) positionByID(asked string) {
 	next, ok := c.at.log.afterID(asked)
 	if !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.Tail() == 1 {
-		// Everything in the log is what came after that id.
+		// Everything in the log came after that id.
 		next, ok = 1, true
 	}
 	if !ok {
@@ -130,9 +132,9 @@ func (c *client) idAt(next uint64, now time.Time) string {
 	return ""
 }
 
-// requestedPosition is the cursor that a client comes with; the header wins.
-// What cannot be a cursor is still one, of an unknown epoch. It shares no memory
-// with the request: the hub may keep it for longer.
+// requestedPosition is the cursor that a client comes with; the header wins. A
+// text that cannot be a cursor is regarded as one of an unknown epoch. It
+// shares no memory with the request: the hub may keep it for longer.
 func requestedPosition(r *http.Request) string {
 	asked := r.Header.Get("Last-Event-ID")
 	if asked == "" {
@@ -172,8 +174,8 @@ type gapData struct {
 	Resumed *string `json:"resumed"`
 }
 
-// appendGap appends the event that tells the client that something is gone,
-// with an id that makes its next reconnect good.
+// appendGap appends the event for a gap, with an id that makes the client's
+// next reconnect good.
 func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
 	c.countGap(why, missed)
 	gap := gapData{Reason: why, Missed: missed}
