@@ -16,9 +16,9 @@ func init() {
 }
 
 // adminAPI is a module that provides the /sse_fanin/ endpoints for the Caddy
-// admin API: what the streams of the process do, and two things to do with
-// them. Caddy makes it before the apps, so it reads what the process has, not
-// what a configuration says.
+// admin API: the state of the process's streams, and two operations on them.
+// Caddy makes it before the apps, so it reads the state of the process, not of
+// a configuration.
 type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -104,8 +104,8 @@ func writeJSON(w http.ResponseWriter, v any) error {
 	return nil
 }
 
-// errNoStream says which streams there are, unless there is one of the name:
-// a keyed stream may have no keys at present.
+// errNoStream lists the streams, unless there is one of the name: a keyed
+// stream may have no keys at present.
 func errNoStream(name string) error {
 	var names []string
 	for _, st := range snapshotStreams() {

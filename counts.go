@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// What happens is counted where it happens, in plain atomics on the objects
-// that outlive configurations: a source counts what it receives, a stream
-// what it delivers. Metrics, admin API and status page read them.
+// Events are counted where they happen, in plain atomics on the objects that
+// outlive configurations: a source counts its receipts, a stream its
+// deliveries. Metrics, admin API and status page read them.
 
 // endReasons are all there are, in the order of their counters.
 var endReasons = []endReason{
@@ -27,7 +27,7 @@ const (
 	shownID = 256
 )
 
-// streamCounts is what a stream has counted; the keys of a keyed stream share
+// streamCounts are the counts of a stream; the keys of a keyed stream share
 // one.
 //
 // Safe for concurrent use.
@@ -41,12 +41,13 @@ type streamCounts struct {
 	refused  refusals
 	delay    delays
 
-	mu sync.Mutex // protects what follows; taken last
+	mu sync.Mutex // protects the fields below; taken last
 	// left are the counts of sources that the stream has left, by counted
 	// name: an upstream's count goes on when its source is another one.
 	left map[string]upstreamCounts
-	// told are the counts that were told last, by counted name. Keys come and
-	// go while their counts are added up; what was told is never taken back.
+	// reported are the counts that were reported last, by counted name. Keys
+	// come and go while their counts are added up; a reported count never
+	// falls.
 	reported map[string]upstreamCounts
 }
 
@@ -66,7 +67,7 @@ func (c *streamCounts) gap(why string) {
 	}
 }
 
-// leave adds what a source was counted for that the stream leaves.
+// leave adds the counts of a source that the stream leaves.
 func (c *streamCounts) leave(name string, n upstreamCounts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,14 +75,14 @@ func (c *streamCounts) leave(name string, n upstreamCounts) {
 	c.left[name] = n
 }
 
-// before returns what was counted for the sources that were left.
+// before returns the counts of the sources that were left.
 func (c *streamCounts) before() map[string]upstreamCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.left)
 }
 
-// ratchet returns the counts, none of them less than what was told before.
+// ratchet returns the counts, none of them less than was reported before.
 func (c *streamCounts) ratchet(name string, n upstreamCounts) upstreamCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,7 +106,7 @@ var delayBounds = [...]int64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 500
 
 // delays is a histogram. Safe for concurrent use.
 type delays struct {
-	buckets [len(delayBounds) + 1]atomic.Uint64 // not cumulative; the last is for what is beyond
+	buckets [len(delayBounds) + 1]atomic.Uint64 // not cumulative; the last is for delays beyond the bounds
 	sum     atomic.Int64                        // milliseconds
 }
 

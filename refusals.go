@@ -45,7 +45,7 @@ func refusalOf(err error) refusal {
 const refusalLogInterval = time.Minute
 
 // refusals counts and logs the clients that a stream refused. The first one of
-// a reason is logged at once, those that follow together.
+// a reason is logged at once, the following ones together.
 //
 // Safe for concurrent use.
 type refusals struct {
@@ -55,7 +55,7 @@ type refusals struct {
 	lines [len(allRefusals)]refusalLine
 }
 
-// refusalLine is what is to be logged of one reason.
+// refusalLine is a line to be logged about one reason.
 type refusalLine struct {
 	waiting uint64 // refused since the last line
 	silent  bool   // the interval after the last line is not over
@@ -80,8 +80,8 @@ func (r *refusals) add(why refusal, log func(count uint64)) {
 	}
 }
 
-// endSilence has the silence end after an interval, and what has been waiting
-// logged. Nobody stops the timer: a stream that has ended meanwhile has no
+// endSilence has the silence end after an interval, and the refusals in it
+// logged. The timer is not stopped: a stream that has ended meanwhile has no
 // logger any more.
 func (r *refusals) endSilence(i int, log func(count uint64)) {
 	time.AfterFunc(refusalLogInterval, func() {

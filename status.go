@@ -4,12 +4,12 @@ import (
 	"time"
 )
 
-// streamStatus is what operators see of a stream. It has no credentials, no
+// streamStatus is the operators' view of a stream. It has no credentials, no
 // query strings and no data. Times are Unix milliseconds, 0 is never or none.
 type streamStatus struct {
 	// The name, or for an unnamed stream 8 hex digits.
 	Name string `json:"name"`
-	// It depends on the request: what follows is of all keys together.
+	// It depends on the request: the fields below are of all keys together.
 	Keyed bool `json:"keyed"`
 	// How many keys there are now.
 	Keys int `json:"keys"`
@@ -30,7 +30,7 @@ type streamStatus struct {
 	Types map[string]int `json:"types"`
 }
 
-// upstreamStatus is what operators see of an upstream of a stream.
+// upstreamStatus is the operators' view of an upstream of a stream.
 type upstreamStatus struct {
 	Name string `json:"name"`
 	// As configured, without user and query.
@@ -54,11 +54,11 @@ type upstreamStatus struct {
 	Skipped     uint64 `json:"skipped"` // too large
 	Duplicates  uint64 `json:"duplicates"`
 
-	endedAt time.Time // what Reason and Error are about
+	endedAt time.Time // when Reason and Error occurred
 	partly  bool      // URLs lack a user or query
 }
 
-// logStatus is what operators see of a log.
+// logStatus is the operators' view of a log.
 type logStatus struct {
 	Epoch  string `json:"epoch"`
 	IDs    string `json:"ids"`
@@ -76,7 +76,7 @@ type logStatus struct {
 	MaxAge    int64 `json:"max_age"` // milliseconds
 }
 
-// clientsStatus is what operators see of the clients of a stream.
+// clientsStatus is the operators' view of the clients of a stream.
 type clientsStatus struct {
 	Connected int    `json:"connected"`
 	Total     uint64 `json:"total"`
@@ -88,7 +88,7 @@ type clientsStatus struct {
 	Refused map[refusal]uint64 `json:"refused"`
 }
 
-// deliveredStatus is what clients were sent.
+// deliveredStatus counts deliveries to clients.
 type deliveredStatus struct {
 	Events   uint64 `json:"events"` // replayed ones included
 	Bytes    uint64 `json:"bytes"`
@@ -170,8 +170,8 @@ func unixMilli(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// shownURLs are the URLs as configured, without what may be secret, and with
-// the addresses that were looked up for them.
+// shownURLs are the URLs as configured, without parts that may be secret, and
+// with the addresses that were looked up for them.
 func shownURLs(spec *sourceSpec, addresses []string) []string {
 	urls := make([]string, 0, len(spec.URLs))
 	for _, text := range spec.URLs {

@@ -64,7 +64,7 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 	for i := range all {
 		st := &all[i]
 		if st.Removed {
-			continue // its clients are leaving, as they were told to
+			continue // its clients are leaving, as they were asked to
 		}
 		s := streams[historyKey{st.Name, false}]
 		if s == nil {
@@ -320,7 +320,7 @@ func (s *oneHistory) slow() (trouble, bool) {
 	}, true
 }
 
-// reasonWords are what is said where a reason has no error of its own.
+// reasonWords describe reasons that have no error of their own.
 var reasonWords = map[reason]string{
 	reasonEOF:         "the upstream ended the stream",
 	reasonError:       "the connection failed",
