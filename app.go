@@ -136,6 +136,8 @@ func (a *App) Cleanup() error {
 	return nil
 }
 
+// detach undoes Start, even one that failed halfway. Stop and Cleanup call it;
+// a second call has no effect.
 func (a *App) detach() {
 	if a.announcer != nil {
 		a.announcer.stop()

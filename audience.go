@@ -118,6 +118,8 @@ func (a *audience) drain(chosen func(*subscriber) bool, why endReason) {
 	a.wakeNotifier()
 }
 
+// drainLocked is drain with the lock held. The caller wakes the notifier once
+// it is released.
 func (a *audience) drainLocked(chosen func(*subscriber) bool, why endReason) {
 	now := time.Now()
 	for _, sub := range a.subscribers {
@@ -208,6 +210,7 @@ func (a *audience) snapshot() audienceStatus {
 	return st
 }
 
+// wakeNotifier has the notifier look again. It never blocks; locks may be held.
 func (a *audience) wakeNotifier() {
 	select {
 	case a.poke <- struct{}{}:
@@ -415,7 +418,7 @@ func (a *audience) lookAtSubscribersLocked(l *glance, woken *turns) {
 			due = l.now + int64(clockStep)
 		}
 		l.due = min(l.due, due)
-		again, blocked := sub.deadline.look(l.now)
+		again, blocked := sub.deadline.overdue(l.now)
 		if blocked {
 			l.blocked = append(l.blocked, sub)
 		} else {

@@ -93,6 +93,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	return nil
 }
 
+// newClient returns the client of a request, not subscribed yet.
 func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *client {
 	c := &client{hub: h, settings: svc.settings, primed: svc.settings.primes(r)}
 	c.sub.init(c, svc, w, r)
@@ -244,8 +245,8 @@ func (c *client) prime(next uint64, now time.Time) {
 	}
 }
 
-// next returns the events to write next, as the log has them.
-func (c *client) next() (chunk []byte, events int, err error) {
+// nextEvents returns the events to write next, as the log has them.
+func (c *client) nextEvents() (chunk []byte, events int, err error) {
 	if c.filter == nil {
 		return c.at.reader.Next(maxWrite)
 	}
@@ -260,7 +261,7 @@ func (c *client) next() (chunk []byte, events int, err error) {
 // the client has everything.
 func (c *client) events() (p []byte, events int, err error) {
 	for {
-		p, events, err = c.next()
+		p, events, err = c.nextEvents()
 		switch {
 		case p != nil:
 			return p, events, nil
@@ -310,7 +311,8 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 }
 
 // finish leaves the connection so that net/http can write the end of the
-// response, which may block, too.
+// response, which may block, too. The goroutine of the request calls it, once,
+// after the last turn; logEnd likewise.
 func (c *client) finish(r *http.Request) {
 	c.hub.counts.countEnd(c.ended)
 	c.body.stop()
@@ -334,8 +336,8 @@ func (c *client) logEnd(r *http.Request) {
 	}
 }
 
-// caught ends a client whose turn panicked. The goroutine of the request
-// reports it to the server, without the stack of this one.
+// caught ends a client whose turn panicked. The goroutine of the request panics
+// in turn, for the server, but has not the stack of this one.
 func (c *client) caught(value any) {
 	c.ended, c.panics = endClient, value
 	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http

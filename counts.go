@@ -55,20 +55,22 @@ func newStreamCounts() *streamCounts {
 	return &streamCounts{left: make(map[string]upstreamCounts), reported: make(map[string]upstreamCounts)}
 }
 
+// countEnd counts a client that was served, once, by why it ended.
 func (c *streamCounts) countEnd(why endReason) {
 	if i := slices.Index(endReasons, why); i >= 0 {
 		c.ends[i].Add(1)
 	}
 }
 
+// gap counts a gap sent to a client.
 func (c *streamCounts) gap(why string) {
 	if i := slices.Index(gapReasons, why); i >= 0 {
 		c.gaps[i].Add(1)
 	}
 }
 
-// leave adds the counts of a source that the stream leaves.
-func (c *streamCounts) leave(name string, n upstreamCounts) {
+// addLeft adds the counts of a source that the stream leaves.
+func (c *streamCounts) addLeft(name string, n upstreamCounts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n.combine(c.left[name], plus)
@@ -110,6 +112,7 @@ type delays struct {
 	sum     atomic.Int64                        // milliseconds
 }
 
+// observe counts one delay.
 func (d *delays) observe(ms int64) {
 	i := 0
 	for i < len(delayBounds) && ms > delayBounds[i] {
@@ -125,6 +128,8 @@ type delayCounts struct {
 	sum     int64
 }
 
+// load returns the histogram. A delay observed meanwhile may be in a part of
+// it.
 func (d *delays) load() (n delayCounts) {
 	for i := range d.buckets {
 		n.buckets[i] = d.buckets[i].Load()

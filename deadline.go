@@ -31,6 +31,7 @@ type writeDeadline struct {
 	set func(time.Time) error // of the connection; nil once the handler has returned
 }
 
+// init is called once, before the subscriber is known to others.
 func (d *writeDeadline) init(w http.ResponseWriter, r *http.Request, timeout time.Duration) {
 	d.timeout, d.conn = timeout, connectionOf(r)
 	if _, d.idle = caddyhttp.IdleTimeoutsFromContext(r.Context()); d.idle != nil {
@@ -63,12 +64,12 @@ func (d *writeDeadline) endWrite() {
 	}
 }
 
-// look reports whether there is something to enforce, and when to look again,
-// in monotonic ns: at the latest after half the time, so that no write can begin and
-// be late in between. A write gets its deadline when it has been in progress for
-// a quarter of its time, and the connection is closed when the deadline is long
-// past.
-func (d *writeDeadline) look(now int64) (next int64, enforce bool) {
+// overdue reports whether  there is something to enforce, and when to look
+// again, in monotonic ns: at the latest after half the time, so that no write
+// can begin and be late in between. A write gets its deadline when it has been
+// in progress for a quarter of its time, and the connection is closed when the
+// deadline is long past.
+func (d *writeDeadline) overdue(now int64) (next int64, enforce bool) {
 	begun := d.writing.Load()
 	switch {
 	case begun > 0:
@@ -89,7 +90,7 @@ func (d *writeDeadline) grace() time.Duration {
 }
 
 // enforce sets the deadline of the write in progress, if it has none, or closes
-// the connection if look has found it past. It never blocks.
+// the connection if overdue has found it past. It never blocks.
 func (d *writeDeadline) enforce(now int64) {
 	begun := d.writing.Load()
 	if begun < 0 && -begun+int64(d.timeout+d.grace()) <= now {

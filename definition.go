@@ -91,6 +91,7 @@ type stream interface {
 	counted() *streamCounts
 }
 
+// target returns the stream that the definition acquired.
 func (d *definition) target() stream {
 	if d.keyed != nil {
 		return d.keyed
@@ -98,6 +99,7 @@ func (d *definition) target() stream {
 	return d.hub
 }
 
+// release gives up the acquired stream. It is called once.
 func (d *definition) release() {
 	if d.keyed != nil {
 		releaseKeyed(d.keyed)

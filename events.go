@@ -48,6 +48,7 @@ func (f startedHandler) Handle(context.Context, caddy.Event) error {
 	return nil
 }
 
+// startAnnouncer starts an announcer, which the caller is to stop once.
 func startAnnouncer(ctx caddy.Context, events *caddyevents.App, logger *zap.Logger) *announcer {
 	t := &announcer{ctx: ctx, events: events, logger: logger, done: make(chan struct{})}
 	t.ctx.Context, t.cancel = context.WithCancel(ctx.Context)

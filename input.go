@@ -24,6 +24,7 @@ type input struct {
 	unwanted atomic.Uint64 // events that `events` drops
 }
 
+// newInput returns a stream's use of a source, not subscribed yet.
 func newInput(h *hub, s *source, u *upstreamDef) *input {
 	in := &input{hub: h, name: u.name, key: u.key, source: s, sourceID: h.tags.source(u.name, u.upstream)}
 	in.since = s.countedSince()

@@ -101,6 +101,7 @@ func (in *inputs) watchEnvironment(w *watch) (*environment, bool) {
 	return w.upstream.env, len(in.uses) > 0 && in.wantsSourcesLocked()
 }
 
+// watchLogger returns the logger of a watch, which a reload may replace.
 func (in *inputs) watchLogger(w *watch) *zap.Logger {
 	in.mu.Lock()
 	defer in.mu.Unlock()

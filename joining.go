@@ -203,9 +203,9 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 			in.leaveLocked(other)
 		}
 		renamed := newInput(in.hub, one.source, wanted[name])
-		in.hub.counts.leave(one.countedName(), one.count())
+		in.hub.counts.addLeft(one.countedName(), one.count())
 		renamed.sub = one.source.exchange(one.sub, renamed)
-		in.hub.tags.release(one.name)
+		in.hub.tags.noteUnused(one.name)
 		in.sources[name] = renamed
 	}
 	return postponed
@@ -224,8 +224,8 @@ func (in *inputs) joinLocked(u *upstreamDef) {
 func (in *inputs) leaveLocked(one *input) {
 	releaseSource(one.source)
 	one.source.unsubscribe(one.sub)
-	in.hub.counts.leave(one.countedName(), one.count())
-	in.hub.tags.release(one.name)
+	in.hub.counts.addLeft(one.countedName(), one.count())
+	in.hub.tags.noteUnused(one.name)
 	delete(in.sources, one.name)
 }
 

@@ -227,6 +227,7 @@ func (m *mirror) take(slot int, same []uint64) bool {
 	return true
 }
 
+// push adds an event to the window. At its limit the oldest goes.
 func (m *mirror) push(o occurrence) {
 	if len(m.window) < mirrorWindow {
 		m.window = append(m.window, o)

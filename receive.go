@@ -29,6 +29,7 @@ type intake struct {
 	mirror *mirror // nil without `mirror`
 }
 
+// init is called once, before the first subscription.
 func (in *intake) init(spec *sourceSpec, counts *sourceCounts) {
 	in.spec, in.counts = spec, counts
 	in.subs.Store(new([]*subscription))

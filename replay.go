@@ -44,6 +44,7 @@ func (r *recents) addUndecided(p print) {
 	r.undecided = min(r.undecided+1, recentEvents)
 }
 
+// push appends an event. Beyond the slack, the oldest are dropped in one go.
 func (r *recents) push(p print) {
 	if len(r.prints) == recentEvents+recentSlack {
 		r.prints = r.prints[:copy(r.prints, r.prints[recentSlack:])]

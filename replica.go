@@ -90,6 +90,7 @@ var (
 	errReconnect = errors.New("an operator asked for another connection")
 )
 
+// newRunner returns a runner. The caller, its source, starts run once.
 func newRunner(s *source, replicas []*replica, slot int) *runner {
 	r := &runner{
 		source:   s,
@@ -168,6 +169,7 @@ func (r *runner) retryFinished() {
 	r.wake()
 }
 
+// status returns the runner's state. Safe for concurrent use.
 func (r *runner) status() sourceState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +180,7 @@ func (r *runner) status() sourceState {
 // it, and waits for it in Destruct.
 func (r *runner) run() {
 	defer close(r.done)
-	defer r.source.leaves(r)
+	defer r.source.runnerEnded(r)
 	for r.ctx.Err() == nil {
 		env, wanted := r.source.wanted()
 		if !wanted {
@@ -307,6 +309,8 @@ func (r *runner) several() bool {
 	return len(r.replicas) > 1 || r.source.intake.mirrors()
 }
 
+// allFinished reports whether each replica has answered 204. The runner's
+// goroutine calls it.
 func (r *runner) allFinished() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -72,9 +72,9 @@ func (t *tags) source(name, upstream string) uint32 {
 	return n
 }
 
-// release notes that a source is no longer in use. It is known until its number
-// is given out again.
-func (t *tags) release(name string) {
+// noteUnused notes that  a source is no longer in use. It is known until its
+// number is given out again.
+func (t *tags) noteUnused(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n, ok := t.sources[name]; ok {
@@ -87,6 +87,8 @@ func (t *tags) tag(source uint32, typ []byte) uint32 {
 	return source<<tagTypeBits | t.typeNumber(typ)
 }
 
+// typeNumber returns the number of a type: its own, as long as there are any to
+// give out, or a shared one.
 func (t *tags) typeNumber(typ []byte) uint32 {
 	t.mu.RLock()
 	n, ok := t.types[string(typ)]

@@ -135,11 +135,14 @@ func acquireSource(key string, spec *sourceSpec) *source {
 	return val.(*source)
 }
 
+// releaseSource gives up a reference. With the last one it waits for the
+// source's end, so the caller holds no lock of the source.
 func releaseSource(s *source) {
 	// the error is that of Destruct, which has none
 	_, _ = sources.Delete(s.key)
 }
 
+// newSource returns a source without connections.
 func newSource(key string, spec *sourceSpec) *source {
 	s := &source{
 		key:     key,
@@ -355,6 +358,8 @@ func (s *source) setPlacesLocked(places []place) {
 	}
 }
 
+// startLocked starts a runner, which begins after the seed, or where an
+// inherited one was.
 func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	r := newRunner(s, replicas, slot)
 	if s.seed != "" && r.decoder.LastEventID() == "" {
@@ -407,9 +412,9 @@ func (s *source) hasEnded() bool {
 	return s.ctx.Err() != nil
 }
 
-// leaves gives the slot of a runner that has ended back, and notifies the
+// runnerEnded gives back the slot of a runner that has ended, and notifies the
 // streams of the state without it.
-func (s *source) leaves(r *runner) {
+func (s *source) runnerEnded(r *runner) {
 	if !s.intake.mirrors() || s.hasEnded() {
 		return
 	}
@@ -464,6 +469,8 @@ func (s *source) announceLocked() {
 	}
 }
 
+// bestStateLocked returns the state of the best runner; its since is when the
+// source last went up or down.
 func (s *source) bestStateLocked() sourceState {
 	best := sourceState{phase: phaseIdle, since: s.state.since}
 	for _, r := range s.runners {

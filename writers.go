@@ -94,6 +94,7 @@ type turns struct {
 	first, last *subscriber
 }
 
+// add appends a client.
 func (q *turns) add(sub *subscriber) {
 	q.append(turns{sub, sub})
 }
@@ -109,6 +110,7 @@ func (q *turns) append(other turns) {
 	}
 }
 
+// take removes the first client and returns it; nil if there is none.
 func (q *turns) take() *subscriber {
 	sub := q.first
 	if sub == nil {
@@ -183,6 +185,7 @@ func (p *writers) callLocked() (w *writer, called bool) {
 	return w, true
 }
 
+// wake calls a writer; nil is a new one. The caller does not hold the lock.
 func (p *writers) wake(w *writer) {
 	if w == nil {
 		go p.run(&writer{call: make(chan struct{}, 1)})
@@ -291,25 +294,24 @@ func (p *writers) uncountLocked(w *writer) {
 	p.atWork = p.atWork[:end]
 }
 
-// watchLocked starts the timer that has look called, as long as writers are at
-// work.
+// watchLocked has findBlocked called in a while.
 func (p *writers) watchLocked() {
 	switch {
 	case p.watching:
 		return
 	case p.watch == nil:
-		p.watch = time.AfterFunc(longTurn, p.look)
+		p.watch = time.AfterFunc(longTurn, p.findBlocked)
 	default:
 		p.watch.Reset(longTurn)
 	}
 	p.watching = true
 }
 
-// look takes writers for blocked whose turn is long, so that others may come.
-// The watch calls it. Where it finds some each time, it lets ever more come at
-// once, since there may be as many blocked clients as clients. It also measures
-// how long clients stand in the queue.
-func (p *writers) look() {
+// findBlocked takes writers for blocked whose turn is long, so that others may
+// come.   The watch calls it. Where it finds some each time, it lets ever more
+// come at once, since there may be as many blocked clients as clients. It also
+// measures how long clients stand in the queue.
+func (p *writers) findBlocked() {
 	now := time.Now()
 	p.mu.Lock()
 	p.watching = false
