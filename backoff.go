@@ -55,9 +55,9 @@ func (b *backoff) next() time.Duration {
 	return wait
 }
 
-// noteEnd notes how long a connection held, and whether it brought an event that
-// was not sent before. One that did either has proved itself, and the count starts
-// again; a 200 alone proves nothing.
+// noteEnd notes how long a connection held, and whether it brought an event
+// that was not sent before. A connection that did either has proved itself, and
+// the count starts again; a 200 alone proves nothing.
 func (b *backoff) noteEnd(lived time.Duration, broughtNew bool) {
 	if broughtNew || lived >= provenAfter {
 		b.n = 0

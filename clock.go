@@ -14,8 +14,8 @@ var startedNanos = started.UnixNano()
 // anything that strips its monotonic reading (UnixNano, Round, UTC).
 //
 // Everything that waits, is due, or lasts is reckoned in it, since the wall
-// clock may be set: by NTP, after a suspended machine wakes up, by an operator. The wall
-// clock is for cursors, ages of events and what is displayed.
+// clock may be set: by NTP, after a machine's suspension, by an operator. The
+// wall clock is for cursors, ages of events and what is displayed.
 func monotonic(t time.Time) int64 {
 	return startedNanos + int64(t.Sub(started))
 }

@@ -17,8 +17,8 @@ import (
 // see clientConnection.
 //
 // It sets the deadline below Caddy's writers, which are not made for other
-// goroutines. startWrite and endWrite are the writing goroutine's; all else is safe for
-// concurrent use.
+// goroutines. startWrite and endWrite are the writing goroutine's; the rest is
+// safe for concurrent use.
 type writeDeadline struct {
 	writing atomic.Int64 // when the write in progress began, monotonic ns; 0: there is none; negative: its deadline is set
 	timeout time.Duration
@@ -56,15 +56,15 @@ func (d *writeDeadline) startWrite(now time.Time) {
 	d.writing.Store(monotonic(now))
 }
 
-// endWrite is called after a write. A deadline left armed would end an idle HTTP/2
-// stream.
+// endWrite is called after each write. A deadline left armed would end an idle
+// HTTP/2 stream.
 func (d *writeDeadline) endWrite() {
 	if d.writing.Swap(0) < 0 {
 		d.setNow(d.hard)
 	}
 }
 
-// overdue reports whether  there is something to enforce, and when to look
+// overdue reports whether there is something to enforce, and when to look
 // again, in monotonic ns: at the latest after half the time, so that no write
 // can begin and be late in between. A write gets its deadline when it has been
 // in progress for a quarter of its time, and the connection is closed when the

@@ -41,7 +41,7 @@ func (l *leading) startJudging(now time.Time, patience time.Duration, maxEventSi
 	*l = leading{opened: true, last: now, patience: patience, limit: max(leastHeld, maxEventSize)}
 }
 
-// stopJudging drops the events to judge with. None must be held.
+// stopJudging ends the judging, and frees its memory. No event may be held.
 func (l *leading) stopJudging() { *l = leading{} }
 
 // due is when the held events have been held for long enough. A run that lies

@@ -163,11 +163,11 @@ func (m *mirror) alsoSince(slot int, h *held, last print) bool {
 }
 
 // asLate reports whether the events held of a replica whose connection ends
-// came as late as its events do, and notes how late: it lies in one stretch,
-// and each event is older than its copy by no more than the replica is behind,
-// and a second. Connections may be shorter than the lag, so that no run ever
-// comes to an end. A replica that is in step may be believed only while another
-// is connected, which sends new events, too.
+// came as late as its events do, and notes how late: they lie in one stretch,
+// and each is older than its copy by no more than the replica is behind, and a
+// second. Connections may be shorter than the lag, so that no run ever comes to
+// an end. A replica that is in step may be believed only while another is
+// connected, which sends new events, too.
 func (m *mirror) asLate(slot int, l *leading) bool {
 	s := &m.slots[slot]
 	if len(l.held.events) == 0 || len(l.line.runs) != 1 || (s.behind < replayPatience && !m.othersUp(slot)) {

@@ -72,7 +72,7 @@ func (t *tags) source(name, upstream string) uint32 {
 	return n
 }
 
-// noteUnused notes that  a source is no longer in use. It is known until its
+// noteUnused notes that a source is no longer in use. It is known until its
 // number is given out again.
 func (t *tags) noteUnused(name string) {
 	t.mu.Lock()
