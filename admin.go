@@ -144,20 +144,20 @@ func drainStream(name string) error {
 
 // reconnectUpstream has an upstream connected anew, for all streams that
 // share it. The name of a dynamic upstream stands for all its addresses.
-func reconnectUpstream(stream, upstream string) error {
-	if err := errNoStream(stream); err != nil {
+func reconnectUpstream(streamName, upstream string) error {
+	if err := errNoStream(streamName); err != nil {
 		return err
 	}
 	found, names := 0, make(map[string]bool)
 	for _, v := range viewStreams() {
-		if v.Name == stream {
+		if v.Name == streamName {
 			for name := range v.counted {
 				names[name] = true
 			}
 		}
 	}
 	known := names[upstream]
-	for _, h := range liveHubs.named(stream) {
+	for _, h := range liveHubs.named(streamName) {
 		n, all := h.inputs.reconnect(upstream)
 		found += n
 		for _, name := range all {

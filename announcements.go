@@ -102,16 +102,16 @@ func releaseAnnouncements() {
 }
 
 // announceState queues that an upstream of a stream has gone up or down.
-func announceState(stream, upstream string, up bool, why reason, text string) {
-	a := announcement{name: eventUp, stream: stream, upstream: upstream}
+func announceState(streamName, upstream string, up bool, why reason, text string) {
+	a := announcement{name: eventUp, stream: streamName, upstream: upstream}
 	if !up {
 		a.name, a.reason, a.text = eventDown, string(why), text
 	}
 	announce(&a)
 }
 
-func announceGap(stream, why string, missed uint64) {
-	announce(&announcement{name: eventGap, stream: stream, reason: why, count: 1, missed: missed})
+func announceGap(streamName, why string, missed uint64) {
+	announce(&announcement{name: eventGap, stream: streamName, reason: why, count: 1, missed: missed})
 }
 
 // nextAnnouncement returns the first that waits, or nil.

@@ -65,18 +65,18 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Streams)) {
-		stream := a.Streams[name]
+		cfg := a.Streams[name]
 		if err := checkName("stream", name); err != nil {
 			return err
 		}
-		if stream == nil {
+		if cfg == nil {
 			return fmt.Errorf("stream '%s': it has no upstreams", name)
 		}
-		def, err := a.define(name, stream, nil)
+		def, err := a.define(name, cfg, nil)
 		if err != nil {
 			return err
 		}
-		def.clients = &stream.ClientSettings
+		def.clients = &cfg.ClientSettings
 	}
 	return nil
 }
@@ -257,8 +257,8 @@ func hasDefinition(node any, name string) bool {
 
 // define validates a stream and acquires its hub. Equal unnamed streams are
 // one.
-func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {
-	def, err := a.builder.build(name, stream)
+func (a *App) define(name string, cfg *Stream, owner any) (*definition, error) {
+	def, err := a.builder.build(name, cfg)
 	if err != nil {
 		if name != "" {
 			return nil, fmt.Errorf("stream '%s': %w", name, err)

@@ -42,8 +42,8 @@ func once(d *caddyfile.Dispenser, seen map[string]caddyfile.Token) error {
 
 // unrecognized is the error about a subdirective that is none of the known.
 func unrecognized(d *caddyfile.Dispenser, where string, known ...[]string) error {
-	if place := placeOf(d.Val()); place != "" {
-		return d.Errf("%s belongs in %s", d.Val(), place)
+	if block := placeOf(d.Val()); block != "" {
+		return d.Errf("%s belongs in %s", d.Val(), block)
 	}
 	words := slices.Concat(known...)
 	slices.Sort(words)

@@ -183,13 +183,13 @@ func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
 // check validates the block as a whole.
 func (b *streamBlock) check() error {
 	if err := b.judgeWhole(); err != nil {
-		place := b.start
+		culprit := b.start
 		for _, word := range []string{"ids", "connect", "max_streams"} {
 			if token, ok := b.seen[word]; ok && strings.HasPrefix(err.Error(), word+":") {
-				place = token
+				culprit = token
 			}
 		}
-		return dispenserAt(place).WrapErr(err)
+		return dispenserAt(culprit).WrapErr(err)
 	}
 	for i, u := range b.Upstreams {
 		spec, err := b.judge(i, u)
@@ -197,13 +197,13 @@ func (b *streamBlock) check() error {
 			return dispenserAt(b.upstreams[i]).WrapErr(err)
 		}
 		if err := spec.checkFits(b.retainOptions()); err != nil {
-			place := b.upstreams[i]
+			culprit := b.upstreams[i]
 			for _, word := range []string{"retain", "max_event_size"} {
 				if token, ok := b.seen[word]; ok && u.MaxEventSize == 0 {
-					place = token
+					culprit = token
 				}
 			}
-			return dispenserAt(place).WrapErr(err)
+			return dispenserAt(culprit).WrapErr(err)
 		}
 	}
 	return nil
@@ -578,21 +578,21 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", redactText(d.Val()))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if place := placeOf(d.Val()); place != "" {
-			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), place)
+		if block := placeOf(d.Val()); block != "" {
+			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), block)
 		}
 		if d.Val() != "stream" {
 			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
 		}
 		start := dispenserAt(d.Token())
-		name, stream, err := unmarshalStream(d)
+		name, cfg, err := unmarshalStream(d)
 		if err != nil {
 			return nil, err
 		}
 		if app.Streams[name] != nil {
 			return nil, start.Errf("stream '%s' is defined twice in the global option sse_fanin", name)
 		}
-		app.Streams[name] = stream
+		app.Streams[name] = cfg
 	}
 	return httpcaddyfile.App{Name: "sse_fanin", Value: caddyconfig.JSON(app, nil)}, nil
 }

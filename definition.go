@@ -144,28 +144,28 @@ func newBuilder(ctx caddy.Context) *builder {
 }
 
 // build resolves a stream's configuration.
-func (b *builder) build(name string, stream *Stream) (*definition, error) {
-	if err := stream.validate(); err != nil {
+func (b *builder) build(name string, cfg *Stream) (*definition, error) {
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if len(stream.Upstreams) == 0 {
+	if len(cfg.Upstreams) == 0 {
 		return nil, fmt.Errorf("it has no upstreams")
 	}
-	if err := stream.judgeWhole(); err != nil {
+	if err := cfg.judgeWhole(); err != nil {
 		return nil, err
 	}
 	def := &definition{
 		name:       name,
-		retain:     stream.retainOptions(),
-		ids:        wordOr(stream.IDs, idsStream),
-		shape:      shapeOf(stream),
-		maxStreams: stream.MaxStreams,
+		retain:     cfg.retainOptions(),
+		ids:        wordOr(cfg.IDs, idsStream),
+		shape:      shapeOf(cfg),
+		maxStreams: cfg.MaxStreams,
 	}
 	if def.maxStreams == 0 {
 		def.maxStreams = defaultMaxStreams
 	}
 	taken := make(map[string]bool)
-	for _, u := range stream.Upstreams {
+	for _, u := range cfg.Upstreams {
 		if u == nil || u.Name == "" {
 			continue
 		}
@@ -178,8 +178,8 @@ func (b *builder) build(name string, stream *Stream) (*definition, error) {
 		taken[u.Name] = true
 	}
 	var sources [][3]string // name, key and shape
-	for i, u := range stream.Upstreams {
-		uds, err := b.buildUpstream(i, u, stream, def.retain, taken)
+	for i, u := range cfg.Upstreams {
+		uds, err := b.buildUpstream(i, u, cfg, def.retain, taken)
 		if err != nil {
 			return nil, err
 		}
@@ -207,13 +207,13 @@ func (b *builder) build(name string, stream *Stream) (*definition, error) {
 }
 
 // warnOfTwins logs upstreams that are the same source, shaped the same way.
-func (b *builder) warnOfTwins(stream string, upstreams []*upstreamDef) {
+func (b *builder) warnOfTwins(streamName string, upstreams []*upstreamDef) {
 	names := make(map[string]string)
 	for _, u := range upstreams {
 		same := u.key + "\n" + u.shape.text()
 		if first, ok := names[same]; ok {
 			b.logger.Warn("two upstreams of a stream are the same source; each of its events comes twice",
-				zap.String("stream", stream), zap.Strings("upstreams", []string{first, u.name}))
+				zap.String("stream", streamName), zap.Strings("upstreams", []string{first, u.name}))
 		}
 		names[same] = u.name
 	}
@@ -221,15 +221,15 @@ func (b *builder) warnOfTwins(stream string, upstreams []*upstreamDef) {
 
 // buildUpstream resolves an upstream: one source, or several where each URL
 // is one.
-func (b *builder) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
-	spec, err := stream.judge(i, u)
+func (b *builder) buildUpstream(i int, u *Upstream, cfg *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
+	spec, err := cfg.judge(i, u)
 	if err != nil {
 		return nil, err
 	}
 	if err := spec.checkFits(retain); err != nil {
 		return nil, u.wrap(i, err)
 	}
-	one := upstreamDef{shape: u.shape(&stream.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}
+	one := upstreamDef{shape: u.shape(&cfg.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}
 	if u.policy() != policyMerge || spec.dynamicRaw != nil {
 		one.expands = u.policy() == policyMerge
 		if err := b.resolve(&one, spec); err != nil {

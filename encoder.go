@@ -50,7 +50,7 @@ func (e *encoder) reset() {
 // encode returns the event as the log stores it. typ is its final type,
 // withID writes the upstream's id. The result is valid until the next call or
 // reset.
-func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, withID, resetID bool, now time.Time) []byte {
+func (e *encoder) encode(ev *sse.Event, typ []byte, from string, envelope, withID, resetID bool, now time.Time) []byte {
 	if !envelope && !withID && bytes.Equal(typ, ev.Type) {
 		if len(e.plain) == 0 {
 			e.plain = sse.AppendEvent(e.plain, &sse.Event{Type: ev.Type, Data: ev.Data})
@@ -66,7 +66,7 @@ func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, wit
 		}
 	}
 	if envelope {
-		out.Data = e.wrap(ev, typ, source, now)
+		out.Data = e.wrap(ev, typ, from, now)
 	}
 	e.shaped = sse.AppendEvent(e.shaped, &out)
 	return e.shaped
@@ -74,14 +74,14 @@ func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, wit
 
 // wrap returns the data in its envelope. Data that is JSON is embedded as it
 // is, compacted, with every digit of its numbers; other data is a string.
-func (e *encoder) wrap(ev *sse.Event, typ []byte, source string, now time.Time) []byte {
+func (e *encoder) wrap(ev *sse.Event, typ []byte, from string, now time.Time) []byte {
 	if len(typ) == 0 {
 		typ = []byte(unnamedType)
 	}
 	b := &e.wrapped
 	b.Reset()
 	b.WriteString(`{"source":`)
-	writeJSONString(b, source)
+	writeJSONString(b, from)
 	b.WriteString(`,"type":`)
 	writeJSONString(b, string(typ))
 	b.WriteString(`,"id":`)

@@ -33,7 +33,7 @@ func newInput(h *hub, s *source, u *upstreamDef) *input {
 }
 
 // names implements listener.
-func (in *input) names() (upstream, stream string) { return in.name, in.hub.label }
+func (in *input) names() (upstream, streamName string) { return in.name, in.hub.label }
 
 // deliver implements listener: it shapes an event and has it appended to the log.
 func (in *input) deliver(ev *sse.Event, hadID bool, enc *encoder, now time.Time) {

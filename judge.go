@@ -36,12 +36,12 @@ func (s *Stream) judgeWhole() error {
 }
 
 // spec merges the upstream's options with the stream's.
-func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
+func (u *Upstream) spec(defaults *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
 	s := &sourceSpec{
-		Resume:       wordOr(u.Resume, wordOr(stream.Resume, resumeOn)),
+		Resume:       wordOr(u.Resume, wordOr(defaults.Resume, resumeOn)),
 		BackoffBase:  defaultBackoffBase,
 		BackoffMax:   defaultBackoffMax,
-		IdleTimeout:  durationOr(u.IdleTimeout, durationOr(stream.IdleTimeout, 0)),
+		IdleTimeout:  durationOr(u.IdleTimeout, durationOr(defaults.IdleTimeout, 0)),
 		MaxEventSize: maxEventSize,
 	}
 	if len(u.URLs) > 1 || given(u.DynamicRaw) {
@@ -56,7 +56,7 @@ func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpe
 	for _, text := range u.URLs {
 		s.URLs = append(s.URLs, canonicalURL(text))
 	}
-	for _, ops := range []*headers.HeaderOps{stream.HeaderUp, u.HeaderUp} {
+	for _, ops := range []*headers.HeaderOps{defaults.HeaderUp, u.HeaderUp} {
 		if ops == nil || len(ops.Add)+len(ops.Set)+len(ops.Delete)+len(ops.Replace) == 0 {
 			continue
 		}
@@ -67,28 +67,28 @@ func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpe
 		s.HeaderUp = append(s.HeaderUp, text)
 		s.headerOps = append(s.headerOps, ops)
 	}
-	backoff := u.Backoff
-	if backoff == nil {
-		backoff = stream.Backoff
+	wait := u.Backoff
+	if wait == nil {
+		wait = defaults.Backoff
 	}
-	if backoff != nil {
-		if backoff.Base != 0 {
-			s.BackoffBase = time.Duration(backoff.Base)
+	if wait != nil {
+		if wait.Base != 0 {
+			s.BackoffBase = time.Duration(wait.Base)
 		}
 		s.BackoffMax = max(s.BackoffMax, s.BackoffBase)
-		if backoff.Max != 0 {
-			s.BackoffMax = time.Duration(backoff.Max)
+		if wait.Max != 0 {
+			s.BackoffMax = time.Duration(wait.Max)
 		}
 	}
 	if u.MaxEventSize != 0 {
 		s.MaxEventSize = u.MaxEventSize
-	} else if stream.MaxEventSize != 0 {
-		s.MaxEventSize = stream.MaxEventSize
+	} else if defaults.MaxEventSize != 0 {
+		s.MaxEventSize = defaults.MaxEventSize
 	}
 	if given(u.TransportRaw) {
 		s.transportRaw = u.TransportRaw
-	} else if given(stream.TransportRaw) {
-		s.transportRaw = stream.TransportRaw
+	} else if given(defaults.TransportRaw) {
+		s.transportRaw = defaults.TransportRaw
 	}
 	var err error
 	s.Transport, err = canonicalTransport(s.transportRaw)
@@ -136,14 +136,14 @@ func (s *Stream) judge(i int, u *Upstream) (*sourceSpec, error) {
 	return spec, nil
 }
 
-func (u *Upstream) judge(stream *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
+func (u *Upstream) judge(defaults *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
 	if err := u.judgePlaces(); err != nil {
 		return nil, err
 	}
 	if err := u.UpstreamOptions.validate(); err != nil {
 		return nil, err
 	}
-	spec, err := u.spec(stream, maxEventSize)
+	spec, err := u.spec(defaults, maxEventSize)
 	if err != nil {
 		return nil, err
 	}

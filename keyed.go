@@ -351,11 +351,11 @@ func (d *definition) instantiate(values map[string]string) (*definition, error) 
 // instantiate returns an upstream for one key: another source for each
 // combination of the values it uses. One that uses none is shared by all.
 func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error) {
-	used := make(map[string]string)
+	filled := make(map[string]string)
 	for _, name := range append(placeholdersIn(u.env.templates...), u.headerPlaceholders...) {
-		used[name] = values[name]
+		filled[name] = values[name]
 	}
-	if len(used) == 0 {
+	if len(filled) == 0 {
 		return u, nil
 	}
 	own := *u
@@ -390,7 +390,7 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 	}
 	env.values = spec.Values
 	own.spec, own.env = &spec, &env
-	spec.Key = digestValues(used) // for the order of replicas; and never shared with a plain stream
+	spec.Key = digestValues(filled) // for the order of replicas; and never shared with a plain stream
 	own.key = spec.key()
 	return &own, nil
 }

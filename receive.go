@@ -54,10 +54,10 @@ func (in *intake) remove(sub *subscription, runners map[string]*runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, r := range runners {
-		held := &r.leading.held
-		for i := range held.events {
+		waiting := &r.leading.held
+		for i := range waiting.events {
 			r.enc.reset()
-			sub.deliverLocked(held.event(i), &r.enc, held.events[i].at)
+			sub.deliverLocked(waiting.event(i), &r.enc, waiting.events[i].at)
 		}
 	}
 	subs := slices.DeleteFunc(slices.Clone(in.list()), func(other *subscription) bool { return other == sub })
@@ -162,11 +162,11 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 		l.line.close()
 	}
 	l.last = now
-	verdict, through := l.line.next(p)
-	if verdict == verdictReaches && in.mirror != nil && in.mirror.alsoSince(r.slot, &l.held, p) {
-		verdict = verdictNew
+	v, through := l.line.next(p)
+	if v == verdictReaches && in.mirror != nil && in.mirror.alsoSince(r.slot, &l.held, p) {
+		v = verdictNew
 	}
-	switch verdict {
+	switch v {
 	case verdictFollows:
 		if l.held.add(p, ev, now, l.limit) {
 			in.releaseLaterLocked(r, now)
@@ -230,16 +230,16 @@ func (in *intake) publishLocked(r *runner, ev *sse.Event, now time.Time) {
 
 // releaseLocked delivers the events held of a runner's connection.
 func (in *intake) releaseLocked(r *runner) {
-	held := r.leading.held.take()
-	for i := range held.events {
-		e := &held.events[i]
+	waiting := r.leading.held.take()
+	for i := range waiting.events {
+		e := &waiting.events[i]
 		if in.mirror != nil {
-			in.passLocked(r, e.print, held.event(i), e.at)
+			in.passLocked(r, e.print, waiting.event(i), e.at)
 			continue
 		}
 		r.bringsNew()
 		r.recents.addUndecided(e.print)
-		in.publishLocked(r, held.event(i), e.at)
+		in.publishLocked(r, waiting.event(i), e.at)
 	}
 }
 

@@ -109,22 +109,22 @@ func (r *refusals) load() map[refusal]uint64 {
 // refused counts a client that gets no stream for an error, and has it logged.
 func (d *definition) refused(err error) {
 	why := refusalOf(err)
-	level := zap.WarnLevel
+	severity := zap.WarnLevel
 	if why == refusedExit {
-		level = zap.InfoLevel
+		severity = zap.InfoLevel
 	}
-	target := d.target()
-	target.counted().refused.add(why, func(count uint64) { logRefused(target, level, why, err, count) })
+	refusing := d.target()
+	refusing.counted().refused.add(why, func(count uint64) { logRefused(refusing, severity, why, err, count) })
 }
 
 // logRefused logs with a configuration that is in use at the time: the one
 // that refused may be gone.
-func logRefused(target stream, level zapcore.Level, why refusal, err error, count uint64) {
-	def := target.inUse()
+func logRefused(refusing stream, severity zapcore.Level, why refusal, err error, count uint64) {
+	def := refusing.inUse()
 	if def == nil || len(def.services) == 0 {
 		return
 	}
-	if entry := def.services[0].logger.Check(level, "clients refused"); entry != nil {
+	if entry := def.services[0].logger.Check(severity, "clients refused"); entry != nil {
 		entry.Write(zap.String("stream", def.label), zap.String("reason", string(why)), zap.Uint64("count", count), zap.Error(err))
 	}
 }

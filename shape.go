@@ -14,11 +14,11 @@ type shape struct {
 }
 
 // shape merges the upstream's options with the stream's.
-func (u *Upstream) shape(stream *UpstreamOptions) *shape {
-	s := &shape{prefix: wordOr(u.Prefix, stream.Prefix)}
+func (u *Upstream) shape(defaults *UpstreamOptions) *shape {
+	s := &shape{prefix: wordOr(u.Prefix, defaults.Prefix)}
 	events := u.Events
 	if events == nil {
-		events = stream.Events
+		events = defaults.Events
 	}
 	if len(events) > 0 {
 		s.events = make(map[string]bool)

@@ -187,10 +187,10 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 			v.Clients.Max = def.maxClients()
 		}
 	}
-	for _, source := range in.sources {
-		n, us := v.count(source.counted), source.status
-		us.add(source.counts)
-		n.combine(source.counts, plus)
+	for _, src := range in.sources {
+		n, us := v.count(src.counted), src.status
+		us.add(src.counts)
+		n.combine(src.counts, plus)
 		n.up = n.up || us.State == phaseUp
 		n.lastEvent = max(n.lastEvent, us.LastEvent)
 		v.upstream(us.Name).merge(us)

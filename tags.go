@@ -83,8 +83,8 @@ func (t *tags) noteUnused(name string) {
 }
 
 // tag returns the tag of an event.
-func (t *tags) tag(source uint32, typ []byte) uint32 {
-	return source<<tagTypeBits | t.typeNumber(typ)
+func (t *tags) tag(number uint32, typ []byte) uint32 {
+	return number<<tagTypeBits | t.typeNumber(typ)
 }
 
 // typeNumber returns the number of a type: its own, as long as there are any to
@@ -124,8 +124,8 @@ func hashedType[T string | []byte](typ T) uint32 {
 func (t *tags) matches(tag uint32, sources, types map[string]bool) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	source, typ := tag>>tagTypeBits, tag&tagTypeMask
-	if s := t.sourceNames[source]; len(sources) > 0 && !sources[s.name] && (s.upstream == "" || !sources[s.upstream]) {
+	number, typ := tag>>tagTypeBits, tag&tagTypeMask
+	if s := t.sourceNames[number]; len(sources) > 0 && !sources[s.name] && (s.upstream == "" || !sources[s.upstream]) {
 		return false
 	}
 	if len(types) == 0 {
@@ -174,10 +174,10 @@ func (t *tags) knows(name string) bool {
 }
 
 // upstreamOf returns the upstream that a source is one of several of, or "".
-func (t *tags) upstreamOf(source string) string {
+func (t *tags) upstreamOf(name string) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if n, ok := t.sources[source]; ok {
+	if n, ok := t.sources[name]; ok {
 		return t.sourceNames[n].upstream
 	}
 	return ""

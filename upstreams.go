@@ -54,7 +54,7 @@ type source struct {
 // Its methods return at once, and call nothing of the source.
 type listener interface {
 	// names returns the names of the upstream and the stream, for log lines.
-	names() (upstream, stream string)
+	names() (upstream, streamName string)
 
 	// deliver takes an event, in the order of arrival, one call at a time. hadID
 	// reports whether the event before it came with an id in force. ev is valid
@@ -270,7 +270,7 @@ func (s *source) uses(env *environment) bool {
 // one configuration and with one transport; it is the same one for all of them.
 func (s *source) usesLocked(env *environment) bool {
 	return slices.ContainsFunc(s.intake.list(), func(sub *subscription) bool {
-		return slices.ContainsFunc(sub.envs, func(used *environment) bool { return used.transport == env.transport })
+		return slices.ContainsFunc(sub.envs, func(other *environment) bool { return other.transport == env.transport })
 	})
 }
 
@@ -519,12 +519,12 @@ func (s *source) logger() *zap.Logger {
 	subs := s.intake.list()
 	streams := make([]string, 0, len(subs))
 	for _, sub := range subs {
-		upstream, stream := sub.to.names()
+		upstream, streamName := sub.to.names()
 		if name == "" {
 			name = upstream
 		}
-		if !slices.Contains(streams, stream) {
-			streams = append(streams, stream)
+		if !slices.Contains(streams, streamName) {
+			streams = append(streams, streamName)
 		}
 	}
 	return logger.With(zap.String("upstream", name), zap.Strings("streams", streams))
