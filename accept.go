@@ -30,7 +30,7 @@ func accepted(accept []string, offers ...string) string {
 	return best
 }
 
-// specificity says how closely a media range means a type; -1: not at all.
+// specificity returns how closely a media range matches a type; -1: not at all.
 func specificity(media, offer string) int {
 	main, _, _ := strings.Cut(offer, "/")
 	switch media {

@@ -18,9 +18,9 @@ func init() {
 }
 
 // adminAPI is a module that provides the /sse_fanin/ endpoints for the Caddy
-// admin API: what the streams of the process do, and two things to do with
-// them. Caddy makes it before the apps, so it reads what the process has, not
-// what a configuration says.
+// admin API: the state of the process's streams, and two operations on them.
+// Caddy makes it before the apps, so it reads the state of the process, not of
+// a configuration.
 type adminAPI struct{}
 
 // adminOn is how many configurations there are whose admin API is on: none, or
@@ -117,8 +117,8 @@ func writeJSON(w http.ResponseWriter, v any) error {
 	return nil
 }
 
-// errNoStream says which streams there are, unless there is one of the name:
-// a keyed stream may have no keys at present.
+// errNoStream lists the streams, unless there is one of the name: a keyed
+// stream may have no keys at present.
 func errNoStream(name string) error {
 	var names []string
 	for _, st := range snapshotStreams() {
@@ -157,20 +157,20 @@ func drainStream(name string) error {
 
 // reconnectUpstream has an upstream connected anew, for all streams that
 // share it. The name of a dynamic upstream stands for all its addresses.
-func reconnectUpstream(stream, upstream string) error {
-	if err := errNoStream(stream); err != nil {
+func reconnectUpstream(streamName, upstream string) error {
+	if err := errNoStream(streamName); err != nil {
 		return err
 	}
 	found, names := 0, make(map[string]bool)
 	for _, v := range viewStreams() {
-		if v.Name == stream {
+		if v.Name == streamName {
 			for name := range v.counted {
 				names[name] = true
 			}
 		}
 	}
 	known := names[upstream]
-	for _, h := range liveHubs.named(stream) {
+	for _, h := range liveHubs.named(streamName) {
 		n, all := h.inputs.reconnect(upstream)
 		found += n
 		for _, name := range all {

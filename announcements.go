@@ -2,7 +2,7 @@ package ssefanin
 
 import "sync"
 
-// The events that are told to a configuration's event handlers.
+// The events that are emitted to a configuration's event handlers.
 const (
 	eventUp   = "upstream_up"
 	eventDown = "upstream_down"
@@ -21,35 +21,36 @@ type announcement struct {
 	// of upstream_up and upstream_down
 	upstream     string
 	reason, text string
-	// of gap: several of a stream are told as one
+	// of gap: several of a stream become one
 	count, missed uint64
 }
 
-// announcements are what happened and was not told yet, in order. What
-// happens must not wait for event handlers, which may run commands; those run
-// one after the other in the goroutine of an App.
+// announcements are the events not emitted yet, in order. Streams must not wait
+// for event handlers, which may run commands; handlers run one after the other
+// in the goroutine of an App.
 var announcements struct {
-	mu      sync.Mutex // protects what follows
+	mu      sync.Mutex // protects the fields below
 	waiting []*announcement
 	gaps    map[[2]string]*announcement // of waiting, by stream and reason
-	dropped int                         // since the last one that was told
+	dropped int                         // since the last one that was emitted
 	holders int                         // Apps that have streams attached
 
-	// signal says that something waits; capacity 1, since once is enough.
+	// signal gets a value when something waits; capacity 1, since one is
+	// enough.
 	signal chan struct{}
-	// teller holds a token while an App tells; capacity 1. So the oldest
-	// configuration tells, until it stops.
-	teller chan struct{}
+	// announcer holds a token while an App emits; capacity 1. So the oldest
+	// configuration emits, until it stops.
+	announcer chan struct{}
 }
 
 func init() {
 	announcements.signal = make(chan struct{}, 1)
-	announcements.teller = make(chan struct{}, 1)
+	announcements.announcer = make(chan struct{}, 1)
 	announcements.gaps = make(map[[2]string]*announcement)
 }
 
-// announce notes an event, if there is a configuration whose handlers could be
-// told. It never waits, but for mu.
+// announce queues an event, if there is a configuration to handle it. It never
+// waits, but for mu.
 func announce(a *announcement) {
 	q := &announcements
 	q.mu.Lock()
@@ -79,8 +80,8 @@ func announce(a *announcement) {
 	}
 }
 
-// holdAnnouncements says that a configuration is there whose handlers are to be
-// told, until releaseAnnouncements.
+// holdAnnouncements has events queued for a configuration's handlers, until it
+// calls releaseAnnouncements.
 func holdAnnouncements() {
 	q := &announcements
 	q.mu.Lock()
@@ -88,8 +89,8 @@ func holdAnnouncements() {
 	q.holders++
 }
 
-// releaseAnnouncements drops what waits when no configuration is left: it is
-// nothing to the handlers of one that comes later.
+// releaseAnnouncements is called once for each holdAnnouncements. The last one
+// drops the waiting events: they do not concern a later configuration.
 func releaseAnnouncements() {
 	q := &announcements
 	q.mu.Lock()
@@ -101,16 +102,16 @@ func releaseAnnouncements() {
 }
 
 // announceState queues that an upstream of a stream has gone up or down.
-func announceState(stream, upstream string, up bool, why reason, text string) {
-	a := announcement{name: eventUp, stream: stream, upstream: upstream}
+func announceState(streamName, upstream string, up bool, why reason, text string) {
+	a := announcement{name: eventUp, stream: streamName, upstream: upstream}
 	if !up {
 		a.name, a.reason, a.text = eventDown, string(why), text
 	}
 	announce(&a)
 }
 
-func announceGap(stream, why string, missed uint64) {
-	announce(&announcement{name: eventGap, stream: stream, reason: why, count: 1, missed: missed})
+func announceGap(streamName, why string, missed uint64) {
+	announce(&announcement{name: eventGap, stream: streamName, reason: why, count: 1, missed: missed})
 }
 
 // nextAnnouncement returns the first that waits, or nil.

@@ -18,9 +18,9 @@ func init() {
 }
 
 // App holds the streams that are shared by several sites, and ties the streams
-// of one configuration to those of the process: it acquires them when the
-// configuration is loaded, has them connected when it starts, and releases
-// them when it is replaced. Handlers bring their streams to it.
+// of one configuration to the process's: it acquires them when the
+// configuration is loaded, has them connected when it starts, and releases them
+// when it is replaced. Handlers bring their streams to it.
 //
 // Nothing of a stream lives here: an App is made anew at every reload, and the
 // streams live on.
@@ -35,15 +35,15 @@ type App struct {
 	definitions []*definition
 	byKey       map[string]*definition // by stream key
 	handlers    []*Handler
-	servers     []*caddyhttp.Server // that tell of the exit; see observe
+	servers     []*caddyhttp.Server // that announce the exit; see observe
 	watching    bool                // they count with the exit's watch
-	attached    []*definition       // of definitions, those that have been attached to their hubs
+	attached    []*definition       // the definitions that have been attached to their hubs
 	started     bool                // its streams are attached
-	teller      *teller             // nil until all apps have started
+	announcer   *announcer          // nil until all apps have started
 }
 
 // CaddyModule returns the Caddy module information. Without a copy of the App:
-// it is the origin of events, which are told while it stops.
+// it is the origin of events, which are emitted while it stops.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "sse_fanin",
@@ -60,22 +60,22 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	if err := a.tellOnceStarted(ctx); err != nil {
+	if err := a.announceOnceStarted(ctx); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Streams)) {
-		stream := a.Streams[name]
+		cfg := a.Streams[name]
 		if err := checkName("stream", name); err != nil {
 			return err
 		}
-		if stream == nil {
+		if cfg == nil {
 			return fmt.Errorf("stream '%s': it has no upstreams", name)
 		}
-		def, err := a.define(name, stream, nil)
+		def, err := a.define(name, cfg, nil)
 		if err != nil {
 			return err
 		}
-		def.clients = &stream.ClientSettings
+		def.clients = &cfg.ClientSettings
 	}
 	return nil
 }
@@ -104,8 +104,8 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop takes the configuration off its streams: what only it wanted is
-// disconnected, and what the next one has changed takes effect.
+// Stop takes the configuration off its streams: sources that only it wanted are
+// disconnected, and changes of the next one take effect.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
 		// The servers may go on for their shutdown_delay; when they stop, they
@@ -135,10 +135,12 @@ func (a *App) Cleanup() error {
 	return nil
 }
 
+// detach undoes Start, even one that failed halfway. Stop and Cleanup call it;
+// a second call has no effect.
 func (a *App) detach() {
-	if a.teller != nil {
-		a.teller.stop()
-		a.teller = nil
+	if a.announcer != nil {
+		a.announcer.stop()
+		a.announcer = nil
 	}
 	for _, def := range a.attached {
 		def.target().detach(def)
@@ -230,8 +232,8 @@ func (a *App) streamNames() []string {
 	return names
 }
 
-// definedLater says whether a handler that is not provisioned yet defines the
-// stream: handlers come in any order, and nothing tells when the last has come.
+// definedLater reports whether a handler that is not provisioned yet defines
+// the stream: handlers come in any order, and there is no sign of the last one.
 func (a *App) definedLater(name string) bool {
 	val, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
@@ -239,7 +241,7 @@ func (a *App) definedLater(name string) bool {
 	}
 	raw, err := json.Marshal(val.(*caddyhttp.App).Servers)
 	if err != nil {
-		return true // Start will tell
+		return true // Start will find out
 	}
 	var tree any
 	return json.Unmarshal(raw, &tree) != nil || hasDefinition(tree, name)
@@ -268,9 +270,10 @@ func hasDefinition(node any, name string) bool {
 	return false
 }
 
-// define judges a stream and acquires its hub. Equal unnamed streams are one.
-func (a *App) define(name string, stream *Stream, owner any) (*definition, error) {
-	def, err := a.builder.build(name, stream)
+// define validates a stream and acquires its hub. Equal unnamed streams are
+// one.
+func (a *App) define(name string, cfg *Stream, owner any) (*definition, error) {
+	def, err := a.builder.build(name, cfg)
 	if err != nil {
 		if name != "" {
 			return nil, fmt.Errorf("stream '%s': %w", name, err)

@@ -13,11 +13,11 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// What the subdirectives of a Caddyfile have in common: each reads all
-// arguments of the current one, and its errors say what was expected instead.
+// The functions below read the subdirectives of a Caddyfile: each reads all
+// arguments of the current one, and its errors name the expected ones.
 
 // at returns a dispenser whose errors name the place of a token.
-func at(token caddyfile.Token) *caddyfile.Dispenser {
+func dispenserAt(token caddyfile.Token) *caddyfile.Dispenser {
 	d := caddyfile.NewDispenser([]caddyfile.Token{token})
 	d.Next()
 	return d
@@ -42,8 +42,8 @@ func once(d *caddyfile.Dispenser, seen map[string]caddyfile.Token) error {
 
 // unrecognized is the error about a subdirective that is none of the known.
 func unrecognized(d *caddyfile.Dispenser, where string, known ...[]string) error {
-	if place := placeOf(d.Val()); place != "" {
-		return d.Errf("%s belongs in %s", d.Val(), place)
+	if block := placeOf(d.Val()); block != "" {
+		return d.Errf("%s belongs in %s", d.Val(), block)
 	}
 	words := slices.Concat(known...)
 	slices.Sort(words)
@@ -67,7 +67,7 @@ func placeOf(word string) string {
 }
 
 // arguments returns the arguments of the current subdirective: at least one,
-// none of them empty, and no block. expected is what they should be.
+// none of them empty, and no block. expected describes them in the error.
 func arguments(d *caddyfile.Dispenser, most int, expected string) ([]string, error) {
 	setting := d.Val()
 	expected = fmt.Sprintf("expected %s %s", setting, expected)
@@ -91,7 +91,7 @@ func arguments(d *caddyfile.Dispenser, most int, expected string) ([]string, err
 func noBlock(d *caddyfile.Dispenser, expected string) error {
 	last := d.Token()
 	if d.NextBlock(d.Nesting()) || d.Val() != last.Text || d.Line() != last.Line { // an empty one has been consumed
-		return at(last).Errf("unexpected block, %s", expected)
+		return dispenserAt(last).Errf("unexpected block, %s", expected)
 	}
 	return nil
 }

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// audience is the clients of one stream: who they are, and the notifier, which
-// wakes them. The hub owns it.
+// audience is the clients of one stream, and the notifier, which wakes them.
+// The hub owns it.
 //
 // Safe for concurrent use.
 type audience struct {
 	hub *hub
 
-	mu          sync.Mutex // protects what follows, and the index and the log of each subscriber
+	mu          sync.Mutex // protects the fields below, and the index and the log of each subscriber
 	subscribers []*subscriber
 	windows     []*window // of the subscribers' settings
 	running     bool      // the notifier
 	gone        bool      // no new subscribers; the stream ends with the last one
 	joined      bool      // there was a client
-	seed        string    // what the first client asked for, with `ids upstream`
+	seed        string    // the first client's position, with `ids upstream`
 
-	// handedOut says that the writers have come to all clients of a window. It
-	// has capacity 1: of two that end in one go, one is enough to say.
+	// handedOut gets a value when the writers have come to all clients of a
+	// window. It has capacity 1: of two that end in one go, one is enough.
 	handedOut chan struct{}
 
 	poke chan struct{} // capacity 1: "look at the subscribers again" needs to be said once
@@ -77,9 +77,9 @@ func (a *audience) unsubscribe(sub *subscriber) (last bool) {
 	return a.gone && end == 0
 }
 
-// close lets no more clients in, ends those there are over their drain windows,
-// and returns how many they are. If there are none, the caller is to release the
-// hub; else the last one's unsubscribe reports it.
+// close lets no more clients in, ends the present ones over their drain
+// windows, and returns their number. If there are none, the caller is to
+// release the hub; else the last one's unsubscribe reports it.
 func (a *audience) close(why endReason) (clients int) {
 	a.mu.Lock()
 	a.gone = true
@@ -118,6 +118,8 @@ func (a *audience) drain(chosen func(*subscriber) bool, why endReason) {
 	a.wakeNotifier()
 }
 
+// drainLocked is drain with the lock held. The caller wakes the notifier once
+// it is released.
 func (a *audience) drainLocked(chosen func(*subscriber) bool, why endReason) {
 	now := time.Now()
 	for _, sub := range a.subscribers {
@@ -164,7 +166,7 @@ func (a *audience) present() bool {
 }
 
 // firstAsked returns the id that the first client came with, if the upstream is
-// to be asked for what follows it; else empty.
+// to be asked for the events after it; else empty.
 func (a *audience) firstAsked() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -172,7 +174,7 @@ func (a *audience) firstAsked() string {
 }
 
 // forgetFirstAsked is called when the log is another one, which does not begin
-// after what the first client asked for.
+// after the first client's id.
 func (a *audience) forgetFirstAsked() {
 	a.mu.Lock()
 	a.seed = ""
@@ -180,15 +182,15 @@ func (a *audience) forgetFirstAsked() {
 	a.wakeNotifier()
 }
 
-// read has a client read a log, from the event at next. It is called in the
+// switchLog has a client read a log, from the event at next. It is called in the
 // client's turn; others look at how far it is behind.
-func (a *audience) read(at *clientPosition, log *streamLog, next uint64) {
+func (a *audience) switchLog(at *clientPosition, log *streamLog, next uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at.read(log, next)
+	at.switchLog(log, next)
 }
 
-// audienceStatus is what operators see of the clients.
+// audienceStatus is the operators' view of the clients.
 type audienceStatus struct {
 	connected int
 	maxLag    uint64 // events
@@ -196,7 +198,7 @@ type audienceStatus struct {
 	gone      bool
 }
 
-// snapshot returns what operators see.
+// snapshot returns the operators' view.
 func (a *audience) snapshot() audienceStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -208,6 +210,7 @@ func (a *audience) snapshot() audienceStatus {
 	return st
 }
 
+// wakeNotifier has the notifier look again. It never blocks; locks may be held.
 func (a *audience) wakeNotifier() {
 	select {
 	case a.poke <- struct{}{}:
@@ -217,11 +220,11 @@ func (a *audience) wakeNotifier() {
 
 // notify wakes the subscribers: all of them when events were appended, at the
 // end of their coalescing window; each when its time has come (see
-// subscriber.due). So the one who appends does not pay for the number of
-// clients, and clients need no timer each. It also has the sources connected
-// while there are clients. The audience owns it; it ends with the last subscriber,
-// after the linger of a stream that is connected on demand, and begins again
-// with the next.
+// subscriber.due). So appending does not cost more with more clients, and
+// clients need no timer each. It also has the sources connected while there are
+// clients. The audience owns it; it ends with the last subscriber, after the
+// linger of a stream that is connected on demand, and begins again with the
+// next.
 func (a *audience) notify() {
 	a.hub.inputs.followDemand()
 	timer := time.NewTimer(time.Hour)
@@ -248,7 +251,7 @@ func (a *audience) notify() {
 				next = clockStep
 			}
 		}
-		log.Expire(now) // where nothing is appended, nobody else does
+		log.Expire(now) // without appends, nothing else does
 		timer.Reset(next)
 		look.appended, look.clocks = false, false
 		appended := log.Appended()
@@ -324,8 +327,8 @@ func (a *audience) windowLocked(length time.Duration) *window {
 	return w
 }
 
-// windowHandedOut tells the notifier that the writers have come to the last
-// client that was woken when a window ended.
+// windowHandedOut signals to the notifier that the writers have come to the
+// last client that was woken when a window ended.
 func (a *audience) windowHandedOut() {
 	select {
 	case a.handedOut <- struct{}{}:
@@ -340,7 +343,7 @@ func (a *audience) leaveWindowLocked(w *window) {
 	}
 }
 
-// glance is what the notifier knows from one look at the subscribers to the next.
+// glance is the notifier's memory between two looks at the subscribers.
 type glance struct {
 	now      int64 // monotonic ns
 	appended bool  // there are new events
@@ -352,9 +355,9 @@ type glance struct {
 	blocked []*subscriber // whose write's time is to be enforced
 }
 
-// wakeSubscribers wakes those whose window has ended, or whose time has come,
-// and returns how long there is nothing to do. False when there is no
-// subscriber.
+// wakeSubscribers wakes the subscribers whose window has ended, or whose time
+// has come, and returns how long there is nothing to do; false when there is no
+// subscriber. The notifier calls it.
 func (a *audience) wakeSubscribers(l *glance) (time.Duration, bool) {
 	var woken turns
 	a.mu.Lock()
@@ -399,9 +402,9 @@ func (a *audience) lookAtWindowsLocked(l *glance) (ended bool, next int64) {
 	return ended, next
 }
 
-// lookAtSubscribersLocked collects the subscribers that are to be woken and
-// those that are blocked, closes the windows that have ended, and notes when the
-// next clock is due.
+// lookAtSubscribersLocked collects the subscribers that are to be woken and the
+// blocked ones, closes the windows that have ended, and notes when the next
+// clock is due.
 func (a *audience) lookAtSubscribersLocked(l *glance, woken *turns) {
 	l.due = l.now + int64(clockIdle)
 	for _, sub := range a.subscribers {
@@ -410,12 +413,12 @@ func (a *audience) lookAtSubscribersLocked(l *glance, woken *turns) {
 			woken.add(sub)
 		}
 		if due <= l.now {
-			// By then it has done what was due, or is woken once more: the
-			// writer's time may have been older than ours.
+			// By then it has done its work, or is woken once more: the writer's
+			// time may have been older than ours.
 			due = l.now + int64(clockStep)
 		}
 		l.due = min(l.due, due)
-		again, blocked := sub.deadline.look(l.now)
+		again, blocked := sub.deadline.overdue(l.now)
 		if blocked {
 			l.blocked = append(l.blocked, sub)
 		} else {

@@ -30,8 +30,8 @@ type backoff struct {
 	n         uint // failures in a row
 }
 
-// setBase replaces the base by what the upstream asked for (`retry:`), within
-// 100ms and the maximum.
+// setBase replaces the base by the upstream's own (`retry:`), within 100ms and
+// the maximum.
 func (b *backoff) setBase(d time.Duration) {
 	b.base = min(max(d, leastRetry), b.max)
 }
@@ -55,10 +55,10 @@ func (b *backoff) next() time.Duration {
 	return wait
 }
 
-// ended notes how long a connection held, and whether it brought an event that
-// was not sent before. One that did either has proved itself, and the count starts
-// again; a 200 alone proves nothing.
-func (b *backoff) ended(lived time.Duration, broughtNew bool) {
+// noteEnd notes how long a connection held, and whether it brought an event
+// that was not sent before. A connection that did either has proved itself, and
+// the count starts again; a 200 alone proves nothing.
+func (b *backoff) noteEnd(lived time.Duration, broughtNew bool) {
 	if broughtNew || lived >= provenAfter {
 		b.n = 0
 	}

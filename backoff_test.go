@@ -75,7 +75,7 @@ func TestBackoffStartsAgain(t *testing.T) {
 		for range tc.failures {
 			b.next()
 		}
-		b.ended(tc.lived, tc.brought)
+		b.noteEnd(tc.lived, tc.brought)
 		if again := b.ceiling() == time.Second; again != tc.again {
 			t.Errorf("%d failures, then a connection of %s, with new events: %t: starts again is %t, want %t", tc.failures, tc.lived, tc.brought, again, tc.again)
 		}

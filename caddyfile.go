@@ -17,16 +17,17 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("sse_fanin", parseHandler)
-	// after what guards a site, before what would proxy the request away
+	// after directives that guard a site, before any that would proxy the
+	// request away
 	httpcaddyfile.RegisterDirectiveOrder("sse_fanin", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterGlobalOption("sse_fanin", parseGlobal)
 }
 
-// parseHandler parses the directive, and judges what one configuration may
-// hold only once while the place in the file is still known.
+// parseHandler parses the directive, and checks things that one configuration
+// may hold only once, while their place in the file is still known.
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	helper.Next()
-	start := at(helper.Token())
+	start := dispenserAt(helper.Token())
 	helper.Reset()
 	h := new(Handler)
 	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
@@ -157,7 +158,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(h.Upstreams) > 0 {
 		return b.check()
 	}
-	start := at(b.start)
+	start := dispenserAt(b.start)
 	if h.Name == "" {
 		return start.Err("no upstreams: give at least one URL, or the name of a stream")
 	}
@@ -179,30 +180,30 @@ func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
 	return &streamBlock{Stream: s, start: start, seen: make(map[string]caddyfile.Token)}
 }
 
-// check judges what only the whole block shows.
+// check validates the block as a whole.
 func (b *streamBlock) check() error {
 	if err := b.judgeWhole(); err != nil {
-		place := b.start
+		culprit := b.start
 		for _, word := range []string{"ids", "connect", "max_streams"} {
 			if token, ok := b.seen[word]; ok && strings.HasPrefix(err.Error(), word+":") {
-				place = token
+				culprit = token
 			}
 		}
-		return at(place).WrapErr(err)
+		return dispenserAt(culprit).WrapErr(err)
 	}
 	for i, u := range b.Upstreams {
 		spec, err := b.judge(i, u)
 		if err != nil {
-			return at(b.upstreams[i]).WrapErr(err)
+			return dispenserAt(b.upstreams[i]).WrapErr(err)
 		}
 		if err := spec.checkFits(b.retainOptions()); err != nil {
-			place := b.upstreams[i]
+			culprit := b.upstreams[i]
 			for _, word := range []string{"retain", "max_event_size"} {
 				if token, ok := b.seen[word]; ok && u.MaxEventSize == 0 {
-					place = token
+					culprit = token
 				}
 			}
-			return at(place).WrapErr(err)
+			return dispenserAt(culprit).WrapErr(err)
 		}
 	}
 	return nil
@@ -401,7 +402,7 @@ func (o *UpstreamOptions) unmarshalTransport(d *caddyfile.Dispenser) error {
 		d.NextArg()
 		return d.Errf("transport: unexpected '%s', expected transport %s { ... }", d.Val(), name)
 	}
-	start := at(d.Token())
+	start := dispenserAt(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport."+name)
 	if err != nil {
 		return err
@@ -419,7 +420,7 @@ func (u *Upstream) unmarshalDynamic(d *caddyfile.Dispenser) error {
 		return d.Errf("dynamic: missing argument, expected dynamic a|srv|multi [<args>...] { ... }")
 	}
 	name := d.Val()
-	start := at(d.Token())
+	start := dispenserAt(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.upstreams."+name)
 	if err != nil {
 		return err
@@ -580,21 +581,21 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", redactText(d.Val()))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if place := placeOf(d.Val()); place != "" {
-			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), place)
+		if block := placeOf(d.Val()); block != "" {
+			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), block)
 		}
 		if d.Val() != "stream" {
 			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
 		}
-		start := at(d.Token())
-		name, stream, err := unmarshalStream(d)
+		start := dispenserAt(d.Token())
+		name, cfg, err := unmarshalStream(d)
 		if err != nil {
 			return nil, err
 		}
 		if app.Streams[name] != nil {
 			return nil, start.Errf("stream '%s' is defined twice in the global option sse_fanin", name)
 		}
-		app.Streams[name] = stream
+		app.Streams[name] = cfg
 	}
 	return httpcaddyfile.App{Name: "sse_fanin", Value: caddyconfig.JSON(app, nil)}, nil
 }
@@ -627,7 +628,7 @@ func unmarshalStream(d *caddyfile.Dispenser) (string, *Stream, error) {
 		}
 	}
 	if len(b.Upstreams) == 0 {
-		return "", nil, at(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
+		return "", nil, dispenserAt(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
 	}
 	return name, b.Stream, b.check()
 }

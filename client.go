@@ -35,8 +35,8 @@ const (
 // belongs to the writer whose turn it is; before and after, to the goroutine of
 // the request, which waits in between.
 type client struct {
-	// What is looked at for each event lies together: most of a turn's own time
-	// goes into fetching it from memory.
+	// Fields used for each event lie together: most of a turn's own time goes
+	// into fetching them from memory.
 	w            http.ResponseWriter
 	hub          *hub
 	settings     *clientSettings
@@ -47,10 +47,10 @@ type client struct {
 	sub          subscriber
 
 	ended        endReason     // empty until it is
-	buf          []byte        // scratch for what is not in the log
-	told         *stateReport  // what was sent last of the sources; nil: nothing
+	buf          []byte        // scratch for output that is not in the log
+	sentStates   *stateReport  // the report sent last; nil: none
 	sentPosition uint64        // of the reader when the client last got an id
-	panics       any           // what a writer between us and the connection panicked with
+	panics       any           // the value of a panic between us and the connection
 	primed       bool          // it may get an id without an event, see ClientSettings.Prime
 	body         *unwantedBody // nil: the request has none
 }
@@ -92,6 +92,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	return nil
 }
 
+// newClient returns the client of a request, not subscribed yet.
 func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *client {
 	c := &client{hub: h, settings: svc.settings, primed: svc.settings.primes(r)}
 	c.sub.init(c, svc, w, r)
@@ -125,7 +126,7 @@ func refuse(w http.ResponseWriter, r *http.Request, svc *service, err error) err
 	return nil
 }
 
-// The range of the waits told to clients that find the stream full.
+// The range of the waits sent to clients that find the stream full.
 const (
 	fullWaitMin = 30 * time.Second
 	fullWaitMax = 90 * time.Second
@@ -144,10 +145,10 @@ func writeHeader(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// turn does what there is to do for the client, but writes no more than once,
-// so that one that has much to get takes its turns with all others. now is the
-// time, and after when the turn ended. more: there was more to do already. last:
-// the stream is at its end.
+// turn serves the client with one write at most, so that one that is far behind
+// takes turns with all others. now is the time, after the time of its end.
+// more: there was more to do already. last: the stream is at its end. One
+// writer at a time calls it.
 func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -155,12 +156,12 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 			after, more, last = time.Now(), false, true
 		}
 	}()
-	why, ended := c.sub.ended(now)
+	why, ended := c.sub.endDue(now)
 	if ended && c.at.log != nil { // the head is written in any case
 		c.ended = why
 		return now, false, true
 	}
-	p, events, err := c.due(now)
+	p, events, err := c.nextWrite(now)
 	switch {
 	case err != nil:
 		c.ended = endSlow
@@ -175,12 +176,12 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	return after, ended || c.behind(), false
 }
 
-// due returns what is to be written next: the head, events, or what is not in
-// the log. events is how many events of the log it is. The error is that of a
-// client that was overtaken, and is not to go on.
-func (c *client) due(now time.Time) (p []byte, events int, err error) {
+// nextWrite returns the next bytes to write: the head, events, or others that
+// are not in the log. events is the number of events of the log. The error is
+// that of a client that was overtaken, and is not to go on.
+func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 	if c.at.log == nil {
-		c.begin(now)
+		c.makeHead(now)
 		head := c.buf
 		c.buf = nil // clients that only get events need no buffer
 		return head, 0, nil
@@ -198,19 +199,20 @@ func (c *client) due(now time.Time) (p []byte, events int, err error) {
 	return c.buf, 0, nil
 }
 
-// behind says whether there is something to write that nobody may say again.
+// behind reports whether there is something to write of which the client may
+// not be notified again.
 func (c *client) behind() bool {
 	return c.at.reader.Position() <= c.at.log.Head() || c.at.log.next.Load() != nil ||
 		c.stateVersion != c.hub.states.version.Load()
 }
 
-// begin makes the head: the position and what there is to say about it. Its
-// first lines belong to the block of whatever comes next: ended by a blank line,
+// makeHead makes the head: the position, and the gap before it if there is one.
+// Its first lines belong to the block that comes next: ended by a blank line,
 // they would be an empty message to several clients.
-func (c *client) begin(now time.Time) {
+func (c *client) makeHead(now time.Time) {
 	c.sub.deadline.own()
 	writeHeader(c.w)
-	c.body.drain(func() { c.sub.endNow(endClient) })
+	c.body.start(func() { c.sub.endNow(endClient) })
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.position(c.sub.asked, now)
@@ -220,8 +222,8 @@ func (c *client) begin(now time.Time) {
 // appendHeartbeat appends a comment, without the blank line that several
 // clients take for the end of an empty event. A filtered client that got
 // nothing while the stream went on gets its position with it, if it may be
-// primed, so that a resume need not look through what it has no interest in, or
-// find it gone.
+// primed, so that a resume need not search events it has no interest in, or
+// find them gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
 	if at := c.at.reader.Position(); c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
@@ -242,8 +244,8 @@ func (c *client) prime(next uint64, now time.Time) {
 	}
 }
 
-// next returns the events to write next, as the log has them.
-func (c *client) next() (chunk []byte, events int, err error) {
+// nextEvents returns the events to write next, as the log has them.
+func (c *client) nextEvents() (chunk []byte, events int, err error) {
 	if c.filter == nil {
 		return c.at.reader.Next(maxWrite)
 	}
@@ -258,7 +260,7 @@ func (c *client) next() (chunk []byte, events int, err error) {
 // the client has everything.
 func (c *client) events() (p []byte, events int, err error) {
 	for {
-		p, events, err = c.next()
+		p, events, err = c.nextEvents()
 		switch {
 		case p != nil:
 			return p, events, nil
@@ -275,7 +277,7 @@ func (c *client) events() (p []byte, events int, err error) {
 			return nil, 0, nil // the rest, if there is any, in another turn
 		}
 		// Other ids, another log. The old one gets no more events.
-		c.open(log, 1)
+		c.switchLog(log, 1)
 		c.sent.head = 0
 	}
 }
@@ -283,15 +285,15 @@ func (c *client) events() (p []byte, events int, err error) {
 // write sends a piece that ends at the end of an event, and notes when the
 // next heartbeat is due. events is how many events of the log it is.
 func (c *client) write(p []byte, events int, now time.Time) (after time.Time, why endReason) {
-	c.sub.deadline.begin(now)
+	c.sub.deadline.startWrite(now)
 	_, err := c.w.Write(p)
 	if err == nil {
 		err = http.NewResponseController(c.w).Flush()
 	}
-	c.sub.deadline.end()
+	c.sub.deadline.endWrite()
 	after = time.Now()
 	if err != nil {
-		if why, ended := c.sub.ended(after); ended && why != endClient {
+		if why, ended := c.sub.endDue(after); ended && why != endClient {
 			return after, why
 		}
 		// HTTP/2 resets the stream, which looks like a client that went away.
@@ -308,10 +310,11 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 }
 
 // finish leaves the connection so that net/http can write the end of the
-// response, which may block, too.
+// response, which may block, too. The goroutine of the request calls it, once,
+// after the last turn; logEnd likewise.
 func (c *client) finish(r *http.Request) {
-	c.hub.counts.ended(c.ended)
-	c.body.end()
+	c.hub.counts.countEnd(c.ended)
+	c.body.stop()
 	var deadline time.Time
 	switch c.ended {
 	case endTimeout: // the connection is broken, or the stream reset
@@ -323,8 +326,8 @@ func (c *client) finish(r *http.Request) {
 	c.sub.deadline.close(c.w, r, deadline)
 }
 
-// logEnd says why the stream ended, in the request's line of the access log
-// and for who debugs.
+// logEnd logs why the stream ended: in the request's line of the access log,
+// and for debugging.
 func (c *client) logEnd(r *http.Request) {
 	c.logSent(r)
 	if entry := c.sub.service.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
@@ -332,8 +335,8 @@ func (c *client) logEnd(r *http.Request) {
 	}
 }
 
-// caught ends a client whose turn panicked. The server is told by the
-// goroutine of the request; it does not know what this one was doing.
+// caught ends a client whose turn panicked. The goroutine of the request panics
+// in turn, for the server, but has not the stack of this one.
 func (c *client) caught(value any) {
 	c.ended, c.panics = endClient, value
 	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http

@@ -121,7 +121,7 @@ func commandDemo(flags caddycmd.Flags) error {
 	return demo.Run(listen, os.Stdout)
 }
 
-// command is what the flags and arguments of `caddy sse-fanin` say.
+// command is the parsed flags and arguments of `caddy sse-fanin`.
 type command struct {
 	site      commandSite
 	path      string
@@ -203,7 +203,7 @@ func parseUpstreamArgument(arg string) (*Upstream, error) {
 	return up, checkURL(up.URLs[0])
 }
 
-// checkPath judges the path of a flag. It becomes a matcher, in which
+// checkPath validates the path of a flag. It becomes a matcher, in which
 // asterisks, placeholders and percent signs would have a meaning, and which
 // looks at paths of requests in their shortest form.
 func checkPath(flag, text string) error {
@@ -217,7 +217,7 @@ func checkPath(flag, text string) error {
 // commandSite is the address of the site.
 type commandSite struct {
 	scheme string
-	listen string // what is listened on
+	listen string // the address to listen on
 	host   string // the only one served; empty: any
 }
 
@@ -337,8 +337,8 @@ func (c *command) config() *caddy.Config {
 // escapeBraces has a text stand for itself where Caddy looks for placeholders.
 var escapeBraces = strings.NewReplacer("{", `\{`, "}", `\}`)
 
-// logging keeps what Caddy has to say of its start and its end from hiding
-// what concerns the streams.
+// logging keeps Caddy's lines about its start and end from hiding the lines
+// about the streams.
 func (c *command) logging() *caddy.Logging {
 	if c.debug {
 		all := &caddy.CustomLog{BaseLog: caddy.BaseLog{Level: zap.DebugLevel.CapitalString()}}

@@ -48,7 +48,7 @@ const (
 	leastDuration = time.Millisecond
 
 	// mostEventSize keeps an event within what the log can store (4 GiB), with
-	// room for what shaping adds.
+	// room for the additions of shaping.
 	mostEventSize = 1 << 30
 
 	// mostRetainSize is above any memory there is; more is a mistake.
@@ -145,12 +145,12 @@ type Upstream struct {
 
 	// The URLs of the upstream: http://, https:// or
 	// unix//path/to.sock|/path/of/the/request. Placeholders such as `{env.*}`
-	// are evaluated once, when the configuration is loaded; those of the request
-	// make the stream a keyed one. Several URLs are replicas of the same
-	// content, see policy.
+	// are evaluated once, when the configuration is loaded; placeholders of the
+	// request make the stream a keyed one. Several URLs are replicas of the
+	// same content, see policy.
 	URLs []string `json:"urls,omitempty"`
 
-	// What to do with several URLs or addresses: `failover` connects one, and
+	// The treatment of several URLs or addresses: `failover` connects one, and
 	// the next when it fails; `mirror` connects all and delivers each event
 	// once; `balance` is failover in an order that differs from node to node
 	// and from key to key; `merge` takes each as a source of its own.
@@ -164,7 +164,7 @@ type Upstream struct {
 	UpstreamOptions
 }
 
-// UpstreamOptions say how an upstream is connected.
+// UpstreamOptions are the settings of an upstream's connections.
 type UpstreamOptions struct {
 	// Changes to the request's header, as in `reverse_proxy`. Placeholders such
 	// as `{env.*}` and `{file.*}` are evaluated at every dial. The stream's
@@ -175,9 +175,9 @@ type UpstreamOptions struct {
 	// Default: `http`.
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
-	// Whether to ask for what was missed (`Last-Event-ID`) when reconnecting,
-	// and to drop what is sent again: `on`, `off`, or an id to begin with at the
-	// very first connection.
+	// Whether to ask for missed events (`Last-Event-ID`) when reconnecting, and
+	// to drop repeated ones: `on`, `off`, or an id to begin with at the very
+	// first connection.
 	// Default: `on`.
 	Resume string `json:"resume,omitempty"`
 
@@ -203,8 +203,8 @@ type UpstreamOptions struct {
 	Prefix string `json:"prefix,omitempty"`
 }
 
-// Connect says when upstreams are connected. In JSON the mode alone may stand
-// for it.
+// Connect determines when upstreams are connected. In JSON the mode alone may
+// stand for it.
 type Connect struct {
 	// `eager` or `on_demand`. Default: `eager`.
 	Mode string `json:"mode,omitempty"`
@@ -263,7 +263,7 @@ type Retain struct {
 	Age caddy.Duration `json:"age,omitempty"`
 }
 
-// checkWord says whether a setting has one of its words, or none.
+// checkWord validates that a setting has one of its words, or none.
 func checkWord(setting, got string, want ...string) error {
 	if got == "" || slices.Contains(want, got) {
 		return nil
@@ -294,7 +294,7 @@ func wordOr(s, def string) string {
 	return s
 }
 
-// checkDuration judges a duration. With orOff, 0 is one, too.
+// checkDuration validates a duration. With orOff, 0 is one, too.
 func checkDuration(setting string, d caddy.Duration, orOff bool) error {
 	switch dur := time.Duration(d); {
 	case dur < 0:
@@ -316,7 +316,7 @@ func checkGiven(setting string, d *caddy.Duration, orOff bool) error {
 	return checkDuration(setting, *d, orOff)
 }
 
-// validate judges the upstream options that were given.
+// validate validates the upstream options that were given.
 func (o *UpstreamOptions) validate() error {
 	if b := o.Backoff; b != nil {
 		if b.Base == 0 && b.Max == 0 {
@@ -374,13 +374,14 @@ func checkSize(setting string, n, most int64) error {
 	return nil
 }
 
-// isControl tells the characters that no field of a header may have.
+// isControl reports whether r is a character that no field of a header may
+// have.
 func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 
 // validField matches the names of header fields, and '*' in its place.
 var validField = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 
-// checkHeaderUp judges what would otherwise fail at every dial.
+// checkHeaderUp rejects operations that would fail at every dial.
 func checkHeaderUp(ops *headers.HeaderOps) error {
 	if ops == nil {
 		return nil
@@ -437,7 +438,7 @@ func (r *Retain) validate() error {
 	return checkDuration("retain: age", r.Age, true)
 }
 
-// validate judges the stream's own settings, without its upstreams.
+// validate validates the stream's own settings, without its upstreams.
 func (s *Stream) validate() error {
 	for _, err := range []error{
 		checkWord("ids", s.IDs, idsStream, idsUpstream, idsNone),
@@ -473,7 +474,8 @@ func (s *Stream) validate() error {
 	return s.ClientSettings.validate()
 }
 
-// hasSourceSide says whether anything but client settings was given, and what.
+// hasSourceSide returns a setting that was given and is not a client setting;
+// empty if there is none.
 func (s *Stream) hasSourceSide() string {
 	switch {
 	case len(s.Upstreams) > 0:
@@ -534,7 +536,7 @@ func (u *Upstream) policy() string {
 	return wordOr(u.Policy, policyFailover)
 }
 
-// retain returns the bounds of the log.
+// retainOptions returns the bounds of the log.
 func (s *Stream) retainOptions() eventlog.Options {
 	o := eventlog.Options{
 		MaxEvents: defaultRetainEvents,

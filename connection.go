@@ -62,10 +62,10 @@ var (
 type ending struct {
 	reason   reason
 	status   int    // of the response, if that was the reason
-	err      error  // if there is more to say
+	err      error  // more about it, or nil
 	url      string // redacted; the last one of a chain of redirects
 	wait     time.Duration
-	hint     string // what to look at
+	hint     string // where to look for the cause
 	wasUp    bool   // it was a stream
 	mistake  bool   // most likely in a configuration
 	slow     bool   // wait is the slow retry's
@@ -114,7 +114,7 @@ func (r *runner) lastEventID() string {
 	return ""
 }
 
-// sendable says whether net/http sends the value: no control characters.
+// sendable reports whether net/http sends the value: no control characters.
 func sendable(id string) bool {
 	for i := 0; i < len(id); i++ {
 		if (id[i] < ' ' && id[i] != '\t') || id[i] == 0x7f {
@@ -124,8 +124,8 @@ func sendable(id string) bool {
 	return true
 }
 
-// attempt dials a replica once and reads until the stream ends, and says what
-// to do next. ctx ends it.
+// attempt dials a replica once and reads until the stream ends, and returns how
+// it ended. ctx ends it. run calls it.
 func (r *runner) attempt(ctx context.Context, cancel context.CancelCauseFunc, env *environment, rep *replica) ending {
 	id := r.lastEventID()
 	if from, ok := r.source.intake.resumeElsewhere(r.slot); ok && !r.withoutID && len(from) <= maxResumeID && sendable(from) {
@@ -133,7 +133,7 @@ func (r *runner) attempt(ctx context.Context, cancel context.CancelCauseFunc, en
 	}
 	r.withoutID = false
 	headTimer := time.AfterFunc(headTimeout, func() { cancel(errHeadTimeout) })
-	resp, end := env.open(ctx, rep, id)
+	resp, end := env.fetch(ctx, rep, id)
 	headTimer.Stop()
 	if resp == nil {
 		if errors.Is(context.Cause(ctx), errHeadTimeout) {
@@ -286,7 +286,7 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		if errors.Is(context.Cause(ctx), errIdle) {
 			end.reason, end.err = reasonIdle, errIdle
 		}
-		rep.backoff.ended(time.Since(opened), r.broughtNew.Load())
+		rep.backoff.noteEnd(time.Since(opened), r.broughtNew.Load())
 		return end
 	}
 }

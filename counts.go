@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// What happens is counted where it happens, in plain atomics on the objects
-// that outlive configurations: a source counts what it receives, a stream
-// what it delivers. Metrics, admin API and status page read them.
+// Events are counted where they happen, in plain atomics on the objects that
+// outlive configurations: a source counts its receipts, a stream its
+// deliveries. Metrics, admin API and status page read them.
 
 // endReasons are all there are, in the order of their counters.
 var endReasons = []endReason{
@@ -27,7 +27,7 @@ const (
 	shownID = 256
 )
 
-// streamCounts is what a stream has counted; the keys of a keyed stream share
+// streamCounts are the counts of a stream; the keys of a keyed stream share
 // one.
 //
 // Safe for concurrent use.
@@ -41,52 +41,55 @@ type streamCounts struct {
 	refused  refusals
 	delay    delays
 
-	mu sync.Mutex // protects what follows; taken last
+	mu sync.Mutex // protects the fields below; taken last
 	// left are the counts of sources that the stream has left, by counted
 	// name: an upstream's count goes on when its source is another one.
 	left map[string]upstreamCounts
-	// told are the counts that were told last, by counted name. Keys come and
-	// go while their counts are added up; what was told is never taken back.
-	told map[string]upstreamCounts
+	// reported are the counts that were reported last, by counted name. Keys
+	// come and go while their counts are added up; a reported count never
+	// falls.
+	reported map[string]upstreamCounts
 }
 
 func newStreamCounts() *streamCounts {
-	return &streamCounts{left: make(map[string]upstreamCounts), told: make(map[string]upstreamCounts)}
+	return &streamCounts{left: make(map[string]upstreamCounts), reported: make(map[string]upstreamCounts)}
 }
 
-func (c *streamCounts) ended(why endReason) {
+// countEnd counts a client that was served, once, by why it ended.
+func (c *streamCounts) countEnd(why endReason) {
 	if i := slices.Index(endReasons, why); i >= 0 {
 		c.ends[i].Add(1)
 	}
 }
 
+// gap counts a gap sent to a client.
 func (c *streamCounts) gap(why string) {
 	if i := slices.Index(gapReasons, why); i >= 0 {
 		c.gaps[i].Add(1)
 	}
 }
 
-// leave adds what a source was counted for that the stream leaves.
-func (c *streamCounts) leave(name string, n upstreamCounts) {
+// addLeft adds the counts of a source that the stream leaves.
+func (c *streamCounts) addLeft(name string, n upstreamCounts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n.combine(c.left[name], plus)
 	c.left[name] = n
 }
 
-// before returns what was counted for the sources that were left.
+// before returns the counts of the sources that were left.
 func (c *streamCounts) before() map[string]upstreamCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.left)
 }
 
-// tell returns the counts, none of them less than what was told before.
-func (c *streamCounts) tell(name string, n upstreamCounts) upstreamCounts {
+// ratchet returns the counts, none of them less than was reported before.
+func (c *streamCounts) ratchet(name string, n upstreamCounts) upstreamCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n.combine(c.told[name], most)
-	c.told[name] = n
+	n.combine(c.reported[name], most)
+	c.reported[name] = n
 	return n
 }
 
@@ -94,7 +97,7 @@ func (c *streamCounts) tell(name string, n upstreamCounts) upstreamCounts {
 func (c *streamCounts) keep(names map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, counts := range []map[string]upstreamCounts{c.left, c.told} {
+	for _, counts := range []map[string]upstreamCounts{c.left, c.reported} {
 		maps.DeleteFunc(counts, func(name string, _ upstreamCounts) bool { return !names[name] })
 	}
 }
@@ -105,10 +108,11 @@ var delayBounds = [...]int64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 500
 
 // delays is a histogram. Safe for concurrent use.
 type delays struct {
-	buckets [len(delayBounds) + 1]atomic.Uint64 // not cumulative; the last is for what is beyond
+	buckets [len(delayBounds) + 1]atomic.Uint64 // not cumulative; the last is for delays beyond the bounds
 	sum     atomic.Int64                        // milliseconds
 }
 
+// observe counts one delay.
 func (d *delays) observe(ms int64) {
 	i := 0
 	for i < len(delayBounds) && ms > delayBounds[i] {
@@ -124,6 +128,8 @@ type delayCounts struct {
 	sum     int64
 }
 
+// load returns the histogram. A delay observed meanwhile may be in a part of
+// it.
 func (d *delays) load() (n delayCounts) {
 	for i := range d.buckets {
 		n.buckets[i] = d.buckets[i].Load()

@@ -11,14 +11,14 @@ import (
 )
 
 // writeDeadline bounds the writes to one client. Setting a deadline at each
-// write would cost a tenth of it, over HTTP/2 a third; so a write only says when
-// it began, and the deadline is set by the hub's notifier when the write has
-// not ended for a while. Where it has no effect, the connection is closed; see
-// clientConnection.
+// write would cost a tenth of it, over HTTP/2 a third; so a write only notes
+// when it began, and the deadline is set by the hub's notifier when the write
+// has not ended for a while. Where it has no effect, the connection is closed;
+// see clientConnection.
 //
 // It sets the deadline below Caddy's writers, which are not made for other
-// goroutines. begin and end are the writing goroutine's; all else is safe for
-// concurrent use.
+// goroutines. startWrite and endWrite are the writing goroutine's; the rest is
+// safe for concurrent use.
 type writeDeadline struct {
 	writing atomic.Int64 // when the write in progress began, monotonic ns; 0: there is none; negative: its deadline is set
 	timeout time.Duration
@@ -31,6 +31,7 @@ type writeDeadline struct {
 	set func(time.Time) error // of the connection; nil once the handler has returned
 }
 
+// init is called once, before the subscriber is known to others.
 func (d *writeDeadline) init(w http.ResponseWriter, r *http.Request, timeout time.Duration) {
 	d.timeout, d.conn = timeout, connectionOf(r)
 	if _, d.idle = caddyhttp.IdleTimeoutsFromContext(r.Context()); d.idle != nil {
@@ -50,25 +51,25 @@ func (d *writeDeadline) own() {
 	}
 }
 
-// begin is called before a write, with the time.
-func (d *writeDeadline) begin(now time.Time) {
+// startWrite is called before a write, with the time.
+func (d *writeDeadline) startWrite(now time.Time) {
 	d.writing.Store(monotonic(now))
 }
 
-// end is called after a write. A deadline left armed would end an idle HTTP/2
-// stream.
-func (d *writeDeadline) end() {
+// endWrite is called after each write. A deadline left armed would end an idle
+// HTTP/2 stream.
+func (d *writeDeadline) endWrite() {
 	if d.writing.Swap(0) < 0 {
-		d.at(d.hard)
+		d.setNow(d.hard)
 	}
 }
 
-// look reports whether there is something to enforce, and when to look again,
-// in monotonic ns: at the latest after half the time, so that no write can begin and
-// be late in between. A write gets its deadline when it has been in progress for
-// a quarter of its time, and the connection is closed when the deadline is long
-// past.
-func (d *writeDeadline) look(now int64) (next int64, enforce bool) {
+// overdue reports whether there is something to enforce, and when to look
+// again, in monotonic ns: at the latest after half the time, so that no write
+// can begin and be late in between. A write gets its deadline when it has been
+// in progress for a quarter of its time, and the connection is closed when the
+// deadline is long past.
+func (d *writeDeadline) overdue(now int64) (next int64, enforce bool) {
 	begun := d.writing.Load()
 	switch {
 	case begun > 0:
@@ -89,7 +90,7 @@ func (d *writeDeadline) grace() time.Duration {
 }
 
 // enforce sets the deadline of the write in progress, if it has none, or closes
-// the connection if look has found it past. It never blocks.
+// the connection if overdue has found it past. It never blocks.
 func (d *writeDeadline) enforce(now int64) {
 	begun := d.writing.Load()
 	if begun < 0 && -begun+int64(d.timeout+d.grace()) <= now {
@@ -111,8 +112,8 @@ func (d *writeDeadline) enforce(now int64) {
 	}
 }
 
-// at sets the deadline of whatever is being written, or is next.
-func (d *writeDeadline) at(deadline time.Time) {
+// setNow sets the deadline of the write in progress, or of the next one.
+func (d *writeDeadline) setNow(deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.set != nil {
@@ -122,7 +123,7 @@ func (d *writeDeadline) at(deadline time.Time) {
 
 // close is called before the handler returns: the connection is no longer its
 // own. The deadline, if there is one, is that of the end of the response, which
-// net/http writes, and nobody looks after.
+// net/http writes, and no notifier looks after.
 func (d *writeDeadline) close(w http.ResponseWriter, r *http.Request, deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -133,8 +134,8 @@ func (d *writeDeadline) close(w http.ResponseWriter, r *http.Request, deadline t
 	d.set = nil
 }
 
-// noDeadlines is what Caddy's idle writer sets its deadlines on instead of the
-// connection: it gives up at the first.
+// noDeadlines takes the deadlines of Caddy's idle writer instead of the
+// connection: the writer gives up at the first.
 type noDeadlines struct{ http.ResponseWriter }
 
 func (noDeadlines) SetWriteDeadline(time.Time) error { return errOwnDeadlines }

@@ -16,7 +16,7 @@ import (
 // definition is a stream as one configuration defines it. Immutable once the
 // configuration is started, as is all that it points to but hub and keyed: the
 // streams of all keys are made of one definition, each under locks of its own.
-// What lives belongs to a hub.
+// Running state belongs to a hub.
 type definition struct {
 	key       string // of the hub
 	label     string
@@ -74,8 +74,7 @@ func memberName(upstream, address string) string {
 	return nameFrom(upstream + "-" + address)
 }
 
-// firstOf returns the configuration that counts of those in use, nil if there is
-// none.
+// firstOf returns the one of uses that counts, nil if there is none.
 func firstOf(uses []*definition) *definition {
 	if len(uses) == 0 {
 		return nil
@@ -83,7 +82,7 @@ func firstOf(uses []*definition) *definition {
 	return uses[0]
 }
 
-// stream is a definition's hub, or what has the hubs of its keys.
+// stream is a definition's hub, or the keyed stream with the hubs of its keys.
 type stream interface {
 	attach(*definition)
 	detach(*definition)
@@ -92,6 +91,7 @@ type stream interface {
 	counted() *streamCounts
 }
 
+// target returns the stream that the definition acquired.
 func (d *definition) target() stream {
 	if d.keyed != nil {
 		return d.keyed
@@ -99,6 +99,7 @@ func (d *definition) target() stream {
 	return d.hub
 }
 
+// release gives up the acquired stream. It is called once.
 func (d *definition) release() {
 	if d.keyed != nil {
 		releaseKeyed(d.keyed)
@@ -107,7 +108,7 @@ func (d *definition) release() {
 	}
 }
 
-// streamShape is what a stream does to all its events. Immutable.
+// streamShape is a stream's treatment of all its events. Immutable.
 type streamShape struct {
 	envelope     bool
 	sourceEvents bool
@@ -115,7 +116,8 @@ type streamShape struct {
 	linger       time.Duration
 }
 
-// shapeOf returns what a stream does to all events, and how it is connected.
+// shapeOf returns a stream's treatment of all its events, and how it is
+// connected.
 func shapeOf(s *Stream) streamShape {
 	h := streamShape{
 		envelope:     s.Envelope == envelopeJSON,
@@ -142,28 +144,28 @@ func newBuilder(ctx caddy.Context) *builder {
 }
 
 // build resolves a stream's configuration.
-func (b *builder) build(name string, stream *Stream) (*definition, error) {
-	if err := stream.validate(); err != nil {
+func (b *builder) build(name string, cfg *Stream) (*definition, error) {
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if len(stream.Upstreams) == 0 {
+	if len(cfg.Upstreams) == 0 {
 		return nil, fmt.Errorf("it has no upstreams")
 	}
-	if err := stream.judgeWhole(); err != nil {
+	if err := cfg.judgeWhole(); err != nil {
 		return nil, err
 	}
 	def := &definition{
 		name:       name,
-		retain:     stream.retainOptions(),
-		ids:        wordOr(stream.IDs, idsStream),
-		shape:      shapeOf(stream),
-		maxStreams: stream.MaxStreams,
+		retain:     cfg.retainOptions(),
+		ids:        wordOr(cfg.IDs, idsStream),
+		shape:      shapeOf(cfg),
+		maxStreams: cfg.MaxStreams,
 	}
 	if def.maxStreams == 0 {
 		def.maxStreams = defaultMaxStreams
 	}
 	taken := make(map[string]bool)
-	for _, u := range stream.Upstreams {
+	for _, u := range cfg.Upstreams {
 		if u == nil || u.Name == "" {
 			continue
 		}
@@ -176,8 +178,8 @@ func (b *builder) build(name string, stream *Stream) (*definition, error) {
 		taken[u.Name] = true
 	}
 	var sources [][3]string // name, key and shape
-	for i, u := range stream.Upstreams {
-		uds, err := b.buildUpstream(i, u, stream, def.retain, taken)
+	for i, u := range cfg.Upstreams {
+		uds, err := b.buildUpstream(i, u, cfg, def.retain, taken)
 		if err != nil {
 			return nil, err
 		}
@@ -204,14 +206,14 @@ func (b *builder) build(name string, stream *Stream) (*definition, error) {
 	return def, nil
 }
 
-// warnOfTwins tells of upstreams that are the same source, shaped the same way.
-func (b *builder) warnOfTwins(stream string, upstreams []*upstreamDef) {
+// warnOfTwins logs upstreams that are the same source, shaped the same way.
+func (b *builder) warnOfTwins(streamName string, upstreams []*upstreamDef) {
 	names := make(map[string]string)
 	for _, u := range upstreams {
 		same := u.key + "\n" + u.shape.text()
 		if first, ok := names[same]; ok {
 			b.logger.Warn("two upstreams of a stream are the same source; each of its events comes twice",
-				zap.String("stream", stream), zap.Strings("upstreams", []string{first, u.name}))
+				zap.String("stream", streamName), zap.Strings("upstreams", []string{first, u.name}))
 		}
 		names[same] = u.name
 	}
@@ -219,15 +221,15 @@ func (b *builder) warnOfTwins(stream string, upstreams []*upstreamDef) {
 
 // buildUpstream resolves an upstream: one source, or several where each URL
 // is one.
-func (b *builder) buildUpstream(i int, u *Upstream, stream *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
-	spec, err := stream.judge(i, u)
+func (b *builder) buildUpstream(i int, u *Upstream, cfg *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
+	spec, err := cfg.judge(i, u)
 	if err != nil {
 		return nil, err
 	}
 	if err := spec.checkFits(retain); err != nil {
 		return nil, u.wrap(i, err)
 	}
-	one := upstreamDef{shape: u.shape(&stream.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}
+	one := upstreamDef{shape: u.shape(&cfg.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}
 	if u.policy() != policyMerge || spec.dynamicRaw != nil {
 		one.expands = u.policy() == policyMerge
 		if err := b.resolve(&one, spec); err != nil {
@@ -276,7 +278,7 @@ func (b *builder) resolve(ud *upstreamDef, spec *sourceSpec) error {
 	return nil
 }
 
-// unique makes a name differ from those that are taken.
+// unique makes a name differ from the taken ones.
 func unique(name string, taken map[string]bool) string {
 	candidate := name
 	for n := 2; taken[candidate]; n++ {

@@ -9,15 +9,14 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// sent is what one client was sent.
+// sent is the record of one client's deliveries.
 type sent struct {
 	events, bytes, replayed, gaps uint64
 
 	head uint64 // of the log when the client came: up to it, events are replayed
 }
 
-// countWrite counts what was written and flushed: a few atomics a write,
-// however many events that was.
+// countWrite counts a flushed write: a few atomics, however many events it had.
 func (c *client) countWrite(bytes, events int, now time.Time) {
 	counts := c.hub.counts
 	c.sent.bytes += uint64(bytes)
@@ -34,9 +33,9 @@ func (c *client) countWrite(bytes, events int, now time.Time) {
 		c.sent.replayed += replayed
 		counts.replayed.Add(replayed)
 	}
-	if last > c.sent.head { // how old a replayed event is says nothing
-		// It arrived while the client was here. What says otherwise is a wall
-		// clock that was set in between, and no delay.
+	if last > c.sent.head { // a replayed event's age is no delay
+		// It arrived while the client was here. Any other result is no delay,
+		// but a wall clock that was set in between.
 		delay := now.UnixMilli() - c.at.reader.Arrived()
 		if here := (monotonic(now) - c.sub.came) / int64(time.Millisecond); delay >= 0 && delay <= here+1 {
 			counts.delay.observe(delay)
@@ -44,7 +43,7 @@ func (c *client) countWrite(bytes, events int, now time.Time) {
 	}
 }
 
-// countGap counts a gap and tells the configuration's event handlers.
+// countGap counts a gap and announces it to the configuration's event handlers.
 func (c *client) countGap(why string, missed *uint64) {
 	c.sent.gaps++
 	c.hub.counts.gap(why)
@@ -55,7 +54,7 @@ func (c *client) countGap(why string, missed *uint64) {
 	announceGap(c.hub.label, why, n)
 }
 
-// logSent adds what was sent to the request's line in the access log.
+// logSent adds the deliveries to the request's line in the access log.
 func (c *client) logSent(r *http.Request) {
 	extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
 	if !ok {

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// lookupEvery is how often addresses are asked for where the module does
-	// not say how often they are refreshed. Modules cache what they look up.
+	// lookupEvery is how often addresses are looked up where the module has no
+	// interval of its own. Modules cache what they look up.
 	lookupEvery = 5 * time.Second
 
 	// lookupTimeout bounds one look-up.
@@ -47,7 +47,7 @@ func (e *environment) loadAddresses(ctx caddy.Context, spec *sourceSpec) error {
 		return fmt.Errorf("dynamic: module %T gives no addresses", mod)
 	}
 	if url := e.endpoints[0].url; url.Scheme == "https" {
-		// addresses are dialled, but the name is what the certificate is for
+		// addresses are dialled, but the certificate is for the name
 		t := e.transport.Transport
 		if t.TLSClientConfig == nil {
 			t.TLSClientConfig = new(tls.Config)
@@ -100,7 +100,7 @@ func (e *environment) refresh() time.Duration {
 
 // watchAddresses looks addresses up again and again, while there is an
 // environment to do so with and they are wanted, and calls changed with them
-// when they are others than before. A look-up that fails keeps what there is;
+// when they are others than before. A look-up that fails keeps the addresses;
 // the first failure in a row is logged. It returns when ctx ends.
 func watchAddresses(ctx context.Context, wanted func() (*environment, bool), logger func() *zap.Logger, changed func([]string)) {
 	var known []string

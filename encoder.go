@@ -14,10 +14,10 @@ const (
 	// that begins with it is renamed.
 	controlPrefix = "fanin."
 
-	// renamed is what such types are given in front.
+	// renamed is the prefix that such types are given.
 	renamed = "upstream."
 
-	// unnamedType is what browsers call an event without a type.
+	// unnamedType is the type of an event without one, for browsers.
 	unnamedType = "message"
 
 	// keepScratch is the largest buffer, in bytes, that is kept for the next
@@ -25,8 +25,8 @@ const (
 	keepScratch = 64 << 10
 )
 
-// encoder shapes and encodes events for the log. What several streams want
-// encoded the same way is encoded once. Not safe for concurrent use.
+// encoder shapes and encodes events for the log. An event that several streams
+// want encoded the same way is encoded once. Not safe for concurrent use.
 type encoder struct {
 	plain   []byte // the current event as it came; empty: not encoded yet
 	shaped  []byte
@@ -34,8 +34,8 @@ type encoder struct {
 	wrapped bytes.Buffer
 }
 
-// begin forgets the previous event.
-func (e *encoder) begin() {
+// reset forgets the previous event.
+func (e *encoder) reset() {
 	for _, buf := range []*[]byte{&e.plain, &e.shaped} {
 		if cap(*buf) > keepScratch {
 			*buf = nil
@@ -49,8 +49,8 @@ func (e *encoder) begin() {
 
 // encode returns the event as the log stores it. typ is its final type,
 // withID writes the upstream's id. The result is valid until the next call or
-// begin.
-func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, withID, resetID bool, now time.Time) []byte {
+// reset.
+func (e *encoder) encode(ev *sse.Event, typ []byte, from string, envelope, withID, resetID bool, now time.Time) []byte {
 	if !envelope && !withID && bytes.Equal(typ, ev.Type) {
 		if len(e.plain) == 0 {
 			e.plain = sse.AppendEvent(e.plain, &sse.Event{Type: ev.Type, Data: ev.Data})
@@ -66,7 +66,7 @@ func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, wit
 		}
 	}
 	if envelope {
-		out.Data = e.wrap(ev, typ, source, now)
+		out.Data = e.wrap(ev, typ, from, now)
 	}
 	e.shaped = sse.AppendEvent(e.shaped, &out)
 	return e.shaped
@@ -74,14 +74,14 @@ func (e *encoder) encode(ev *sse.Event, typ []byte, source string, envelope, wit
 
 // wrap returns the data in its envelope. Data that is JSON is embedded as it
 // is, compacted, with every digit of its numbers; other data is a string.
-func (e *encoder) wrap(ev *sse.Event, typ []byte, source string, now time.Time) []byte {
+func (e *encoder) wrap(ev *sse.Event, typ []byte, from string, now time.Time) []byte {
 	if len(typ) == 0 {
 		typ = []byte(unnamedType)
 	}
 	b := &e.wrapped
 	b.Reset()
 	b.WriteString(`{"source":`)
-	writeJSONString(b, source)
+	writeJSONString(b, from)
 	b.WriteString(`,"type":`)
 	writeJSONString(b, string(typ))
 	b.WriteString(`,"id":`)

@@ -24,8 +24,8 @@ type endpoint struct {
 	url    *url.URL
 	socket string // path of the unix socket; empty for TCP
 
-	// configured is the URL as logs show it where it has placeholders: what
-	// they stand for may be secret. Empty where it has none.
+	// configured is the URL as logs show it where it has placeholders: their
+	// values may be secret. Empty where it has none.
 	configured string
 }
 
@@ -40,7 +40,7 @@ var (
 	notNameChar = regexp.MustCompile(`[^A-Za-z0-9_.-]`)
 )
 
-// checkName judges the name of a stream or an upstream.
+// checkName validates the name of a stream or an upstream.
 func checkName(what, name string) error {
 	if name == "" {
 		return fmt.Errorf("%s: the name is empty", what)
@@ -54,9 +54,9 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// checkNameArgument judges a word that stands where a name or a URL may stand,
-// and is no URL. A name may have a dot, as a host's name has; what no name can
-// have, and a URL often does, is taken for a URL without its scheme.
+// checkNameArgument validates a word that stands where a name or a URL may
+// stand, and is no URL. A name may have a dot, as a host's name has; a word
+// that is no name, but looks like a URL, is taken for a URL without its scheme.
 func checkNameArgument(what, arg string) error {
 	if strings.ContainsAny(arg, "/:@?") {
 		return fmt.Errorf("'%s' is neither a name nor a URL: missing http:// or https://", redactText(arg))
@@ -64,7 +64,7 @@ func checkNameArgument(what, arg string) error {
 	return checkName(what, arg)
 }
 
-// orURL is what an error about a name adds when it may have been meant for a
+// orURL is the addition to an error about a name that may have been meant for a
 // URL.
 func orURL(name string) string {
 	if !strings.Contains(name, ".") {
@@ -73,7 +73,7 @@ func orURL(name string) string {
 	return fmt.Sprintf("; if '%s' is the host of an upstream, begin its URL with http:// or https://", name)
 }
 
-// checkURL judges the text of a URL as far as that is possible before its
+// checkURL validates the text of a URL as far as that is possible before its
 // placeholders are evaluated.
 func checkURL(text string) error {
 	if err := checkPlaceholders(text); err != nil {
@@ -118,7 +118,7 @@ func hasPlaceholder(text string) bool {
 	return ok && strings.Contains(rest, "}")
 }
 
-// checkPlaceholders judges where placeholders of the request stand. A value
+// checkPlaceholders validates the places of the request's placeholders. A value
 // must not decide which server is asked, so they stand in the path and the
 // query. And as it is escaped there, to be one segment of the path or one value
 // of the query, none may be meant for more.
@@ -143,7 +143,7 @@ func checkPlaceholders(text string) error {
 		return checkPlaceholdersInPath(rest[len(fixed):])
 	}
 	if end := strings.IndexByte(text, '}'); text[0] == '{' && findRequestPlaceholder(text[:end+1]) == "" && !strings.HasPrefix(text[end+1:], "://") {
-		return nil // what {env.FEED_URL} is, is judged when it is filled in
+		return nil // the value of {env.FEED_URL} is validated when it is filled in
 	}
 	var path string
 	if scheme, rest, ok := cutScheme(text); ok {
@@ -162,7 +162,7 @@ func checkPlaceholders(text string) error {
 // or both.
 var manySegments = regexp.MustCompile(`^\{http\.request\.(orig_)?uri(_escaped|\.path(_escaped|\.dir)?|\.query(_escaped)?|\.prefixed_query)?\}$`)
 
-// checkPlaceholdersInPath judges what is behind the host or the socket.
+// checkPlaceholdersInPath validates the part behind the host or the socket.
 func checkPlaceholdersInPath(path string) error {
 	if i := indexOutside(path, "?#"); i >= 0 {
 		path = path[:i]
@@ -175,7 +175,7 @@ func checkPlaceholdersInPath(path string) error {
 	return nil
 }
 
-// checkPlaceholdersInQuery judges the query of a URL, if it is known by now
+// checkPlaceholdersInQuery validates the query of a URL, if it is known by now
 // where that begins.
 func checkPlaceholdersInQuery(text string) error {
 	query := ""
@@ -202,11 +202,11 @@ func checkPlaceholdersInQuery(text string) error {
 	return nil
 }
 
-// evaluateURL fills the placeholders of a URL, once, but for those of the
-// request, and parses it. An error names the configured text: the evaluated
-// one may hold secrets.
+// evaluateURL fills the placeholders of a URL, once, but for the request's, and
+// parses it. An error names the configured text: the evaluated one may hold
+// secrets.
 func evaluateURL(text string) (template string, ep endpoint, err error) {
-	// what a request fills in is set aside; a letter stands where it was
+	// the request's placeholders are set aside; a letter stands for each
 	var kept []string
 	outer := requestPlaceholders.ReplaceAllStringFunc(text, func(p string) string {
 		if findRequestPlaceholder(p) == "" {
@@ -249,8 +249,8 @@ func evaluateURL(text string) (template string, ep endpoint, err error) {
 	return template, ep, nil
 }
 
-// inLongForm adds to an error about placeholders what those are called that are
-// a Caddyfile's short forms: elsewhere only the long ones are known.
+// inLongForm adds to an error about placeholders the long names of a
+// Caddyfile's short forms: elsewhere only the long ones are known.
 func inLongForm(text string, err error) error {
 	for _, p := range anyPlaceholder.FindAllString(text, -1) {
 		if long := expandShorthand(p); long != p {
@@ -312,7 +312,7 @@ func parseEndpoint(text string) (endpoint, error) {
 	return endpoint{url: u}, nil
 }
 
-// parseUnixEndpoint parses what follows unix/.
+// parseUnixEndpoint parses the part after unix/.
 func parseUnixEndpoint(rest string) (endpoint, error) {
 	socket, path, _ := strings.Cut(rest, "|")
 	if socket == "" || socket == "/" {
@@ -352,7 +352,8 @@ func (e endpoint) String() string {
 	return redactURL(e.url)
 }
 
-// redactURL leaves what identifies a server and drops what may be secret.
+// redactURL keeps the parts that identify a server and drops any that may be
+// secret.
 func redactURL(u *url.URL) string {
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
 	return shown.String()
@@ -393,7 +394,7 @@ func defaultPort(scheme string) string {
 	return "80"
 }
 
-// origin is what a browser calls by that name; requests that leave it take no
+// origin is an origin in a browser's sense; requests that leave it take no
 // secrets along.
 func origin(u *url.URL) string {
 	port := u.Port()
@@ -425,9 +426,9 @@ func canonicalURL(text string) string {
 }
 
 // defaultName derives an upstream's name from its first URL: host and path,
-// every other character a dash. Placeholders of the host are filled in, those
-// of the path are not: paths hold tokens. text is the URL in canonical form,
-// ep the same evaluated.
+// every other character a dash. Placeholders of the host are filled in,
+// placeholders of the path are not: paths hold tokens. text is the URL in
+// canonical form, ep the same evaluated.
 func defaultName(text string, ep endpoint) string {
 	host, path := ep.url.Host, ep.url.EscapedPath()
 	if rest, ok := strings.CutPrefix(text, unixPrefix); ok {
@@ -443,7 +444,7 @@ func defaultName(text string, ep endpoint) string {
 	return nameFrom(host + path)
 }
 
-// configuredPath finds the path in what follows a URL's scheme. A '/' within a
+// configuredPath finds the path in a URL without its scheme. A '/' within a
 // placeholder, as in {file./path}, begins none.
 func configuredPath(rest string) string {
 	if i := indexOutside(rest, "/?#"); i >= 0 && rest[i] == '/' {
@@ -452,7 +453,7 @@ func configuredPath(rest string) string {
 	return ""
 }
 
-// cutScheme finds the scheme of a URL. A "://" within what follows, as in
+// cutScheme finds the scheme of a URL. A "://" further on, as in
 // {env.FEED_URL}?next=https://example.com, ends none.
 func cutScheme(text string) (scheme, rest string, ok bool) {
 	scheme, rest, ok = strings.Cut(text, "://")

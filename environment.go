@@ -30,8 +30,8 @@ const (
 	userAgent = "caddy-sse-fanin"
 )
 
-// environment is what one configuration supplies to dial a source with. It is
-// used only while the configuration is: from its Start to its Stop.
+// environment has one configuration's means to dial a source. It is used only
+// while the configuration is: from its Start to its Stop.
 type environment struct {
 	endpoints []endpoint // of the URLs, evaluated; unusable where a template has placeholders
 	templates []string   // of the URLs, evaluated but for placeholders of the request
@@ -71,7 +71,7 @@ func newEnvironment(ctx caddy.Context, spec *sourceSpec) (*environment, error) {
 	return env, nil
 }
 
-// loadTransport loads the transport module and rejects what cannot stream
+// loadTransport loads the transport module and rejects one that cannot stream
 // outside a client's request.
 func loadTransport(ctx caddy.Context, spec *sourceSpec, eps []endpoint) (*reverseproxy.HTTPTransport, error) {
 	// Loaded as a module, the default one, too: Caddy closes the idle connections
@@ -119,7 +119,7 @@ func usableTransport(mod any) (*reverseproxy.HTTPTransport, error) {
 	return transport, nil
 }
 
-// checkTransport judges a transport against the URL; the scheme decides TLS.
+// checkTransport validates a transport against the URL; the scheme decides TLS.
 func checkTransport(t *reverseproxy.HTTPTransport, ep endpoint) error {
 	tls := ep.url.Scheme == "https"
 	only := func(version string) bool { return len(t.Versions) == 1 && t.Versions[0] == version }
@@ -134,7 +134,7 @@ func checkTransport(t *reverseproxy.HTTPTransport, ep endpoint) error {
 	return nil
 }
 
-// hasClientCertificate says whether requests are authenticated by TLS.
+// hasClientCertificate reports whether requests are authenticated by TLS.
 func (e *environment) hasClientCertificate() bool {
 	tls := e.transport.TLS
 	return tls != nil && (tls.ClientCertificateFile != "" || tls.ClientCertificateAutomate != "")
@@ -143,13 +143,13 @@ func (e *environment) hasClientCertificate() bool {
 // target is one endpoint to ask, and how to dial it.
 type target struct {
 	endpoint
-	address string // discovered; empty: where the URL says
+	address string // discovered; empty: the URL's
 	number  int    // of the URL among the upstream's
 }
 
-// open asks for the stream, following redirects. It returns a response that
+// fetch asks for the stream, following redirects. It returns a response that
 // is no redirect, whose body is to be closed, or nil and why there is none.
-func (e *environment) open(ctx context.Context, rep *replica, lastEventID string) (*http.Response, ending) {
+func (e *environment) fetch(ctx context.Context, rep *replica, lastEventID string) (*http.Response, ending) {
 	t := target{endpoint: e.endpoints[rep.url], address: rep.address, number: rep.url}
 	at := t.url
 	abroad := false // a redirect has left the upstream's origin
@@ -192,8 +192,8 @@ func (e *environment) open(ctx context.Context, rep *replica, lastEventID string
 	}
 }
 
-// maxErrorText bounds what an error says, in bytes: net/http quotes answers
-// that are no HTTP, and those can be anything.
+// maxErrorText bounds the text of an error, in bytes: net/http quotes answers
+// that are no HTTP, and they can be anything.
 const maxErrorText = 200
 
 func bounded(err error) error {
@@ -209,7 +209,7 @@ func (t target) shown(at *url.URL) string {
 	switch {
 	case t.configured != "" && at == t.url:
 		shown = t.configured
-	case t.configured != "": // redirected; a path may repeat what was filled in
+	case t.configured != "": // redirected; a path may repeat values filled in
 		shown = origin(at) + "/…"
 	case t.socket != "":
 		shown = unixPrefix + t.socket + "|" + at.EscapedPath()
@@ -220,7 +220,7 @@ func (t target) shown(at *url.URL) string {
 	return shown
 }
 
-// redirect judges where a response sends us.
+// redirect returns the target of a response's redirect, or why it is refused.
 func (e *environment) redirect(t target, from *url.URL, resp *http.Response, hop int) (*url.URL, error) {
 	if hop == maxRedirects {
 		return nil, fmt.Errorf("more than %d redirects", maxRedirects)
@@ -248,7 +248,7 @@ func (e *environment) redirect(t target, from *url.URL, resp *http.Response, hop
 			return nil, fmt.Errorf("a redirect to another origin, %s, whose certificate would be checked against the upstream's name", redactURL(next))
 		}
 	}
-	next.User = nil // never what a Location says
+	next.User = nil // never a Location's
 	return next, nil
 }
 
@@ -270,7 +270,7 @@ func (e *environment) request(ctx context.Context, t target, at *url.URL, abroad
 				hostport = unixPrefix + t.socket
 			}
 			// net/http keeps idle connections by the URL's host, so that must
-			// tell the places of an upstream apart
+			// differ between the places of an upstream
 			dialled.Host = info.Address
 			if info.Port == "" {
 				dialled.Host = "localhost:" + strconv.Itoa(t.number+1)
@@ -296,8 +296,8 @@ func (e *environment) request(ctx context.Context, t target, at *url.URL, abroad
 	if abroad {
 		return req, nil
 	}
-	// what a client's request says, for keyed streams; what it does not say is
-	// not to be taken from our own request
+	// the values of a client's request, for keyed streams; missing ones are not
+	// to be taken from our own request
 	for name, value := range e.values {
 		repl.Set(name, value)
 	}
@@ -317,7 +317,7 @@ func (e *environment) request(ctx context.Context, t target, at *url.URL, abroad
 	return req, nil
 }
 
-// dialInfo says where to dial, if that is not where the URL says.
+// dialInfo returns where to dial, if that is not the URL's host.
 func (t target) dialInfo() (*reverseproxy.DialInfo, error) {
 	if t.socket != "" {
 		return &reverseproxy.DialInfo{Network: "unix", Address: t.socket, Host: t.socket}, nil

@@ -15,9 +15,9 @@ import (
 // event.
 const lastWord = time.Second
 
-// teller tells one configuration's event handlers what happens. The App
-// starts and stops it.
-type teller struct {
+// announcer emits events to one configuration's event handlers. The App starts
+// and stops it.
+type announcer struct {
 	ctx    caddy.Context
 	events *caddyevents.App
 	logger *zap.Logger
@@ -25,17 +25,17 @@ type teller struct {
 	done   chan struct{} // closed when run has returned
 }
 
-// tellOnceStarted has the configuration's event handlers told, once all apps
-// have started: they start in any order, and before the events app has, it
-// knows no handlers.
-func (a *App) tellOnceStarted(ctx caddy.Context) error {
+// announceOnceStarted starts the configuration's announcer, once all apps have
+// started: they start in any order, and before the events app has, it knows no
+// handlers.
+func (a *App) announceOnceStarted(ctx caddy.Context) error {
 	val, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	events := val.(*caddyevents.App)
 	return events.On("started", startedHandler(func() {
-		a.teller = startTeller(ctx, events, a.logger)
+		a.announcer = startAnnouncer(ctx, events, a.logger)
 	}))
 }
 
@@ -48,16 +48,17 @@ func (f startedHandler) Handle(context.Context, caddy.Event) error {
 	return nil
 }
 
-func startTeller(ctx caddy.Context, events *caddyevents.App, logger *zap.Logger) *teller {
-	t := &teller{ctx: ctx, events: events, logger: logger, done: make(chan struct{})}
+// startAnnouncer starts an announcer, which the caller is to stop once.
+func startAnnouncer(ctx caddy.Context, events *caddyevents.App, logger *zap.Logger) *announcer {
+	t := &announcer{ctx: ctx, events: events, logger: logger, done: make(chan struct{})}
 	t.ctx.Context, t.cancel = context.WithCancel(ctx.Context)
 	go t.run()
 	return t
 }
 
-// stop ends the teller. A handler that is running sees its context end; one
+// stop ends the announcer. A handler that is running sees its context end; one
 // that takes no notice is left behind after a second.
-func (t *teller) stop() {
+func (t *announcer) stop() {
 	t.cancel()
 	timer := time.NewTimer(lastWord)
 	defer timer.Stop()
@@ -68,16 +69,16 @@ func (t *teller) stop() {
 	}
 }
 
-// run tells, once the configuration before has stopped. The App owns it; stop
-// ends it.
-func (t *teller) run() {
+// run emits events, once the configuration before has stopped. The App owns it;
+// stop ends it.
+func (t *announcer) run() {
 	defer close(t.done)
 	select {
-	case announcements.teller <- struct{}{}:
+	case announcements.announcer <- struct{}{}:
 	case <-t.ctx.Done():
 		return
 	}
-	defer func() { <-announcements.teller }()
+	defer func() { <-announcements.announcer }()
 	for t.ctx.Err() == nil {
 		a, dropped := nextAnnouncement()
 		if a == nil {

@@ -12,7 +12,7 @@ import (
 // exitPoll is how often the exit is looked for where nothing announces it.
 const exitPoll = 100 * time.Millisecond
 
-// endingAll says that all clients are being ended, and hubs take no new ones.
+// endingAll is set when all clients are being ended, and hubs take no new ones.
 var endingAll atomic.Bool
 
 // exitBegun is done when the viewers of status pages are to end, together with
@@ -29,7 +29,7 @@ func endAllClients() {
 	}
 }
 
-// cutAllClients ends every client and, at the deadline, cuts off those that
+// cutAllClients ends every client and, at the deadline, cuts off the ones that
 // do not read; soon after it, it closes the connections where that had no
 // effect. It belongs to the process and ends with the last client; hubs take no
 // new ones by then. Deadlines are set again and again since the end of a write
@@ -47,7 +47,7 @@ func cutAllClients(deadline time.Time) {
 				if late {
 					sub.deadline.conn.cut()
 				} else {
-					sub.deadline.at(deadline)
+					sub.deadline.setNow(deadline)
 				}
 			}
 		}
@@ -59,14 +59,14 @@ func cutAllClients(deadline time.Time) {
 }
 
 // exits looks for the exit on behalf of clients that are served by older
-// configurations only. Caddy has no hook for the beginning of the exit but those
-// of the running configuration, which may have nothing of ours, and its servers
-// wait for the clients of all earlier ones.
+// configurations only. Caddy has no hook for the beginning of the exit but the
+// running configuration's, which may have nothing of ours, and its servers wait
+// for the clients of all earlier ones.
 var exits exitWatch
 
 // exitWatch asks Caddy, again and again, whether the process exits, while there
-// are clients and no running configuration has a server that will tell. Safe for
-// concurrent use.
+// are clients and no running configuration has a server that announces it. Safe
+// for concurrent use.
 type exitWatch struct {
 	told atomic.Int64 // configurations in use with such a server
 
@@ -74,7 +74,7 @@ type exitWatch struct {
 	timer *time.Timer // nil: there is nothing to watch for
 }
 
-// hold is called when a configuration with a server that tells of the exit
+// hold is called when a configuration with a server that announces the exit
 // starts, drop when it has been replaced.
 func (e *exitWatch) hold() { e.told.Add(1) }
 

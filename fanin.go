@@ -25,9 +25,9 @@ var hubs = caddy.NewUsagePool()
 // liveHubs are all hubs of the process.
 var liveHubs hubSet
 
-// hubSet has the hubs that exist, including those that a reload has removed and
-// whose clients are still leaving: on exit all of them end their clients, and the
-// pool no longer knows the removed ones. Safe for concurrent use.
+// hubSet has the hubs that exist, including removed ones whose clients are
+// still leaving: on exit all of them end their clients, and the pool no longer
+// knows the removed ones. Safe for concurrent use.
 type hubSet struct {
 	mu  sync.Mutex // protects all; taken last
 	all map[*hub]struct{}
@@ -55,8 +55,8 @@ func (s *hubSet) list() []*hub {
 	return slices.Collect(maps.Keys(s.all))
 }
 
-// named returns the hubs of the streams of a name: those of all keys, and those
-// of removed streams whose clients are leaving.
+// named returns the hubs of the streams of a name: of all keys, and of removed
+// streams whose clients are leaving.
 func (s *hubSet) named(label string) []*hub {
 	return slices.DeleteFunc(s.list(), func(h *hub) bool { return h.label != label })
 }
@@ -72,7 +72,7 @@ type hub struct {
 	inputs   *inputs
 	audience *audience
 
-	// keyed is set for one key's stream of a keyed stream; what they share.
+	// keyed is the stream that this is one key of, or nil.
 	keyed   *keyedStream
 	clients *atomic.Int64 // connected ones, over all keys
 	counts  *streamCounts // over all keys
@@ -107,7 +107,8 @@ func releaseHub(h *hub) {
 	_, _ = hubs.Delete(h.key)
 }
 
-// newHub returns a hub without sources. keyed is what it is one key of, if any.
+// newHub returns a hub without sources. keyed is the stream that it is one key
+// of, or nil.
 func newHub(def *definition, keyed *keyedStream) *hub {
 	h := &hub{
 		key:     def.key,
@@ -166,8 +167,8 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 	log.appendWithID(now, tag, body, ev.ID)
 }
 
-// reasonChanged notes that a source is down for another reason, which clients
-// that come later are told.
+// reasonChanged notes that a source is down for another reason, which only
+// later clients get.
 func (h *hub) reasonChanged() { h.states.reasonChanged() }
 
 // sourceChanged notes that a source has gone up or down, has come or has left.
@@ -196,7 +197,7 @@ func (h *hub) Destruct() error {
 
 // warnOfEnded logs that a reload ends the clients of a stream that has no name.
 // It may have been meant to go; more often something of it was changed, and
-// nothing else tells that this made it another stream.
+// nothing else shows that this made it another stream.
 func warnOfEnded(key, label string, clients int) {
 	if clients == 0 || caddy.Exiting() || isNamedKey(key) {
 		return
@@ -222,8 +223,8 @@ func (h *hub) admit(limit int) bool {
 	return true
 }
 
-// beginsWithFirstClient reports whether the first client says where the log
-// begins: the upstream is asked for what follows the id that it has.
+// beginsWithFirstClient reports whether the first client determines where the
+// log begins: the upstream is asked for what follows the id that it has.
 func (h *hub) beginsWithFirstClient() bool {
 	return h.log.Load().ids == idsUpstream && h.shaped.Load().onDemand
 }

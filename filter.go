@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// filter is what one client wants of a stream. Used by the client's goroutine
-// only.
+// filter selects the events that one client wants of a stream. Used by the
+// client's goroutine only.
 type filter struct {
 	tags    *tags
 	sources map[string]bool // empty: all
 	types   map[string]bool // final types, "" for unnamed; empty: all
-	known   map[uint32]bool // what was found for tags so far; at most maxKnownTags
+	known   map[uint32]bool // the results for tags so far; at most maxKnownTags
 }
 
 // A client chooses its filter, so its size is bounded. As much memory as the
@@ -23,8 +23,8 @@ type filter struct {
 // text are 18 KiB, 1024 tags are 18 KiB.
 const (
 	// maxFilterNames is how many different names ?source= and ?type= may have,
-	// each. It also bounds what one event costs: names of types beyond those
-	// that have a number are compared one by one.
+	// each. It also bounds what one event costs: names of types that have no
+	// number are compared one by one.
 	maxFilterNames = 100
 
 	// maxFilterBytes is how long all of them may be together.
@@ -62,8 +62,8 @@ func (h *hub) filterOf(r *http.Request) (*filter, error) {
 	return f, nil
 }
 
-// listed returns the names that a parameter has. room is how long names may be
-// yet, and is lowered by what these take.
+// listed returns the names that a parameter has. room is the length that names
+// may have yet, and is lowered by these.
 func listed(parameter string, values []string, room *int) (map[string]bool, error) {
 	set := make(map[string]bool)
 	for _, value := range values {
@@ -83,7 +83,7 @@ func listed(parameter string, values []string, room *int) (map[string]bool, erro
 	return set, nil
 }
 
-// wants says whether the client wants events with a tag.
+// wants reports whether the client wants events with a tag.
 func (f *filter) wants(tag uint32) bool {
 	wanted, ok := f.known[tag]
 	if !ok {
@@ -95,7 +95,8 @@ func (f *filter) wants(tag uint32) bool {
 	return wanted
 }
 
-// wantsSource says whether the client wants to hear of a source. Nil wants all.
+// wantsSource reports whether the client wants to hear of a source. Nil wants
+// all.
 func (f *filter) wantsSource(name string) bool {
 	return f == nil || len(f.sources) == 0 || f.sources[name] || f.sources[f.tags.upstreamOf(name)]
 }
@@ -105,14 +106,14 @@ func (h *hub) sourceNames() []string {
 	return slices.Sorted(maps.Keys(h.inputs.states()))
 }
 
-// appendStates appends a source event for each source whose state is not what
-// the client was told last.
+// appendStates appends a source event for each source whose state is not the
+// one sent last.
 func (c *client) appendStates(now time.Time) {
 	c.stateVersion = c.hub.states.version.Load()
 	if !c.hub.shaped.Load().sourceEvents {
 		return
 	}
 	report := c.hub.stateReport()
-	c.buf = report.appendChanges(c.buf, c.told, c.filter.wantsSource, now)
-	c.told = report
+	c.buf = report.appendChanges(c.buf, c.sentStates, c.filter.wantsSource, now)
+	c.sentStates = report
 }

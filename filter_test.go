@@ -293,7 +293,7 @@ func TestTagsForManySources(t *testing.T) {
 	for i := range 3 * tagSources {
 		name := fmt.Sprint("pool-", i)
 		last = tags.source(name, "pool")
-		tags.release(name)
+		tags.noteUnused(name)
 	}
 	if len(tags.sources) > tagSources || len(tags.sourceNames) > tagSources {
 		t.Errorf("%d sources are remembered", len(tags.sources))

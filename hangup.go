@@ -12,8 +12,8 @@ import (
 // deadline had no effect.
 const closeGrace = 500 * time.Millisecond
 
-// clientConnection is what the requests of one connection over TCP or a unix
-// socket share.
+// clientConnection is shared by the requests of one connection over TCP or a
+// unix socket.
 //
 // A deadline over HTTP/2 is one of the stream, and resets it: that is right
 // where the client takes no more of this stream but goes on with others. Where
@@ -54,7 +54,7 @@ func (c *clientConnection) cut() {
 	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = secure.NetConn()
 	}
-	_ = conn.Close() // nobody left to tell
+	_ = conn.Close() // nobody is left to notify
 }
 
 // wasCut reports whether cut was called.
@@ -89,7 +89,7 @@ func (c *clientConnection) cutUnlessEnded(w http.ResponseWriter, r *http.Request
 func responseEnd(w http.ResponseWriter) <-chan bool {
 	for {
 		switch inner := w.(type) {
-		case interface{ CloseNotify() <-chan bool }: // deprecated, but nothing else tells the end of a stream from that of its handler
+		case interface{ CloseNotify() <-chan bool }: // deprecated, but nothing else distinguishes the end of a stream from its handler's
 			return inner.CloseNotify()
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = inner.Unwrap()

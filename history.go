@@ -29,7 +29,7 @@ const (
 	historyMinutes   = int(historySpan / time.Minute)
 	minuteSteps      = int(time.Minute / historyStep)
 
-	// recentMinutes is what the verdict is about: older gaps and refusals are
+	// recentMinutes are covered by the verdict: older gaps and refusals are
 	// history.
 	recentMinutes = 10
 )
@@ -53,14 +53,14 @@ type sampler struct {
 	joined    int    // samples a point
 	pending   int    // samples of the next point
 	minute    int    // samples of the present minute
-	taken     uint64 // points; those of before the last change of joined do not count
+	taken     uint64 // points since the last change of joined
 	changed   uint64 // times that joined has changed, or that all was forgotten
 	end       int64  // when the last point was taken, Unix ms
 	streams   map[historyKey]*oneHistory
 	upstreams int // that have minutes
 }
 
-// historyKey is what the status tells streams apart by.
+// historyKey identifies a stream of the status.
 type historyKey struct {
 	name    string
 	removed bool
@@ -91,7 +91,7 @@ type upstreamHistory struct {
 
 type upstreamMinute struct{ events, skipped, ends uint32 }
 
-// wake has the sampler work. Whoever adds a stream calls it.
+// wake has the sampler work. It is called after a stream was added.
 func (h *sampler) wake() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -181,7 +181,7 @@ func (h *sampler) add(now time.Time, views []*streamView) {
 		if fresh {
 			s = &oneHistory{upstreams: make(map[string]*upstreamHistory), pending: noPoint()}
 			if v.Removed {
-				s.last = historyCountsOf(v) // what it did before is not of this time
+				s.last = historyCountsOf(v) // its earlier counts are not of this time
 			}
 			s.marks = append(s.marks, s.last.recentCounts)
 			h.streams[key] = s
@@ -201,9 +201,9 @@ func (h *sampler) add(now time.Time, views []*streamView) {
 	}
 }
 
-// addUpstreams adds a sample of a stream's upstreams and returns the events
-// and bytes since the last one. What an upstream has counted before it is seen
-// for the first time does not count, unless all of it is new.
+// addUpstreams adds a sample of a stream's upstreams and returns the events and
+// bytes since the last one. Counts of an upstream from before it is seen for
+// the first time are left out, unless all of it is new.
 func (h *sampler) addUpstreams(s *oneHistory, v *streamView, fresh, minute bool) (events, bytes uint64) {
 	for i := range v.Upstreams {
 		us := &v.Upstreams[i]

@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// A historyPoint has one value for each of the columns. What was not measured
-// is not a number.
+// A historyPoint has one value for each of the columns. Values that were not
+// measured are NaN.
 type historyPoint [historyColumns]float32
 
 const (
@@ -36,7 +36,7 @@ type historyCounts struct {
 	delay delayCounts
 }
 
-// recentCounts are the counters that the verdict compares with those of
+// recentCounts are the counters that the verdict compares with their values
 // recentMinutes ago.
 type recentCounts struct {
 	expired, unknown     uint64
@@ -63,7 +63,7 @@ func recentCountsOf(st *streamStatus) recentCounts {
 	return c
 }
 
-// since returns what was counted after an earlier time.
+// since returns the counts after an earlier time.
 func (c recentCounts) since(before recentCounts) recentCounts {
 	return recentCounts{
 		expired: grown(before.expired, c.expired), unknown: grown(before.unknown, c.unknown),
@@ -108,7 +108,7 @@ func historyCountsOf(v *streamView) historyCounts {
 	}
 }
 
-// since returns what was observed after an earlier time.
+// since returns the delays observed after an earlier time.
 func (n delayCounts) since(before delayCounts) delayCounts {
 	for i := range n.buckets {
 		n.buckets[i] = grown(before.buckets[i], n.buckets[i])
@@ -141,7 +141,7 @@ func (n delayCounts) quantile(all uint64, q float64) float32 {
 	return float32(lower)
 }
 
-// shownHistory is the history of a stream, or what came since the last one.
+// shownHistory is the history of a stream, or its points since the last one.
 type shownHistory struct {
 	Step int64 `json:"step"` // between two points, in ms
 	End  int64 `json:"end"`  // when the last point was taken, Unix ms
@@ -152,7 +152,7 @@ type shownHistory struct {
 	Upstreams map[string][]uint32 `json:"upstreams"`
 }
 
-// historyColumn is encoded with null for what is not a number.
+// historyColumn is encoded with null for NaN.
 type historyColumn []float32
 
 // MarshalJSON implements json.Marshaler.
@@ -183,7 +183,7 @@ func grown(before, now uint64) uint64 {
 
 func clamp(n uint64) uint32 { return uint32(min(n, math.MaxUint32/uint64(minuteSteps+1))) } //nolint:gosec // bounded
 
-// pushed appends a value to those that there may be at most; the oldest goes.
+// pushed appends a value to a list with a limit, at which the oldest goes.
 func pushed[T any](list []T, value T, most int) []T {
 	if len(list) < most {
 		return append(list, value)

@@ -19,11 +19,12 @@ type input struct {
 	sourceID uint32 // number of the name in the stream's tags
 	shape    atomic.Pointer[shape]
 
-	// since is what the source had counted when the stream joined it.
+	// since has the source's counts when the stream joined it.
 	since    upstreamCounts
 	unwanted atomic.Uint64 // events that `events` drops
 }
 
+// newInput returns a stream's use of a source, not subscribed yet.
 func newInput(h *hub, s *source, u *upstreamDef) *input {
 	in := &input{hub: h, name: u.name, key: u.key, source: s, sourceID: h.tags.source(u.name, u.upstream)}
 	in.since = s.countedSince()
@@ -32,7 +33,7 @@ func newInput(h *hub, s *source, u *upstreamDef) *input {
 }
 
 // names implements listener.
-func (in *input) names() (upstream, stream string) { return in.name, in.hub.label }
+func (in *input) names() (upstream, streamName string) { return in.name, in.hub.label }
 
 // deliver implements listener: it shapes an event and has it appended to the log.
 func (in *input) deliver(ev *sse.Event, hadID bool, enc *encoder, now time.Time) {
@@ -91,7 +92,7 @@ func (in *input) status() upstreamStatus {
 	return us
 }
 
-// count returns what the source has counted since the stream joined it.
+// count returns the source's counts since the stream joined it.
 func (in *input) count() upstreamCounts {
 	n := in.source.counts.load()
 	n.combine(in.since, minus)
@@ -99,9 +100,8 @@ func (in *input) count() upstreamCounts {
 	return n
 }
 
-// countedName is the name under which a source is counted: that of its
-// upstream where addresses come and go, so that names are those that are
-// configured.
+// countedName is the name under which a source is counted: that of its upstream
+// where addresses come and go, so that all names are configured ones.
 func (in *input) countedName() string {
 	if in.source.spec.Address != "" {
 		if upstream := in.hub.tags.upstreamOf(in.name); upstream != "" {

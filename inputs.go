@@ -8,18 +8,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// inputs is what configurations want of one stream, and the sources that it has
-// therefore. The hub owns it.
+// inputs has the configurations that use one stream, and the sources that it
+// has therefore. The hub owns it.
 //
-// Its lock is held while sources start and end, never on the way of an event. Of
-// a client's way, only what asks for the sources (their states, a filter's names)
-// takes it.
+// Its lock is held while sources start and end, never on the way of an event.
+// On a client's way, only questions about the sources (their states, a filter's
+// names) take it.
 //
 // Safe for concurrent use.
 type inputs struct {
 	hub *hub
 
-	mu       sync.Mutex        // protects what follows; taken before the audience's, and before those of sources
+	mu       sync.Mutex        // protects the fields below; taken before the audience's, and before the sources'
 	uses     []*definition     // configurations that use the stream, oldest first
 	sources  map[string]*input // by upstream name
 	watches  map[string]*watch // by source key: dynamic upstreams whose addresses are sources of their own
@@ -52,9 +52,9 @@ func (in *inputs) attach(def *definition) {
 	in.reconcileLocked()
 }
 
-// detach removes a configuration, and with it what only that one wanted. The
-// last one leaves everything running: either the hub is destructed at once, or
-// clients are still to be drained.
+// detach removes a configuration, and with it the sources that only it wanted.
+// The last one leaves everything running: either the hub is destructed at once,
+// or clients are still to be drained.
 func (in *inputs) detach(def *definition) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -80,10 +80,10 @@ func (in *inputs) release() {
 	}
 }
 
-// followDemand has the sources of a stream that is connected on demand wanted as
-// long as there is a notifier: while there are clients, or were a linger ago. Of
-// two calls the later one counts, whoever makes it: a notifier that ends takes
-// nothing from the next one, which a client has started meanwhile.
+// followDemand has the sources of a stream that is connected on demand wanted
+// as long as there is a notifier: while there are clients, or were a linger
+// ago. Of two calls, from any goroutines, the later one counts: a notifier that
+// ends takes nothing from the next one, which a client has started meanwhile.
 func (in *inputs) followDemand() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -93,14 +93,15 @@ func (in *inputs) followDemand() {
 	}
 }
 
-// watchEnvironment returns what to look the addresses of a watch up with, and
-// whether they are wanted.
+// watchEnvironment returns the environment to look up the addresses of a watch
+// with, and whether they are wanted.
 func (in *inputs) watchEnvironment(w *watch) (*environment, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return w.upstream.env, len(in.uses) > 0 && in.wantsSourcesLocked()
 }
 
+// watchLogger returns the logger of a watch, which a reload may replace.
 func (in *inputs) watchLogger(w *watch) *zap.Logger {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -145,9 +146,9 @@ func (in *inputs) defines(name string) bool {
 	})
 }
 
-// beginAfter reports whether an id is the one that the only upstream was, or is
+// beginsAfter reports whether an id is the one that the only upstream was, or is
 // to be, asked for at its very first connection: the log begins after it.
-func (in *inputs) beginAfter(id string) bool {
+func (in *inputs) beginsAfter(id string) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.hub.audience.firstAsked() != id || len(in.sources) == 0 {
@@ -176,14 +177,14 @@ func (in *inputs) reconnect(upstream string) (n int, names []string) {
 	return n, names
 }
 
-// inputStatus is what operators see of one source.
+// inputStatus is the operators' view of one source.
 type inputStatus struct {
 	counted string // the name under which it is counted
 	counts  upstreamCounts
 	status  upstreamStatus // without counts
 }
 
-// inputsStatus is what operators see of the sources of a stream.
+// inputsStatus is the operators' view of the sources of a stream.
 type inputsStatus struct {
 	attached bool          // a configuration was started; if not, nothing is known
 	uses     []*definition // in use, oldest first
@@ -192,7 +193,7 @@ type inputsStatus struct {
 	empty    []*upstreamDef            // dynamic ones without an address
 }
 
-// snapshot returns what operators see.
+// snapshot returns the operators' view.
 func (in *inputs) snapshot() inputsStatus {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -10,13 +10,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// This file has how the sources of a stream become those of the configurations
-// that use it. Its methods of inputs are called with the lock held, but for
+// This file makes the sources of a stream follow the configurations that use
+// it. Its methods of inputs are called with the lock held, but for
 // watchMembers.
 
-// used is what the configurations in use make of a stream's upstreams: those of
-// each of them, oldest first, with an upstream for each address where addresses
-// are sources of their own.
+// used has a stream's upstreams in each of the configurations in use, oldest
+// first, with an upstream for each address where addresses are sources of their
+// own.
 type used [][]*upstreamDef
 
 // wanted returns the upstreams by name. One that several configurations name
@@ -41,7 +41,7 @@ func (all used) newest() []*upstreamDef {
 // sourceOf is a source of a stream, by its name and key.
 type sourceOf struct{ name, key string }
 
-// environments returns what each source can be dialled with, oldest first.
+// environments returns the environments to dial each source with, oldest first.
 func (all used) environments() map[sourceOf][]*environment {
 	envs := make(map[sourceOf][]*environment)
 	for _, upstreams := range all {
@@ -53,9 +53,8 @@ func (all used) environments() map[sourceOf][]*environment {
 	return envs
 }
 
-// reconcileLocked makes the sources and settings those of the configurations in
-// use. An upstream that several of them name differently is that of the
-// oldest.
+// reconcileLocked makes the sources and settings follow the configurations in
+// use. If several name an upstream differently, the oldest one counts.
 func (in *inputs) reconcileLocked() {
 	if len(in.uses) > 0 {
 		first := in.uses[0]
@@ -162,10 +161,10 @@ func (in *inputs) watchMembers(ctx context.Context, w *watch) {
 	watchAddresses(ctx, wanted, logger, func(addresses []string) { in.found(ctx, w, addresses) })
 }
 
-// renameSourcesLocked finds the upstreams that only have another name in the newest
-// configuration. They keep their connection, and are not joined beside what
-// they are renamed from: every event would come twice. It returns the names
-// that have to wait until the configuration with the old name has left.
+// renameSourcesLocked finds the upstreams that only have another name in the
+// newest configuration. They keep their connection, and are not joined beside
+// their old names: every event would come twice. It returns the names that have
+// to wait until the configuration with the old name has left.
 func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) (postponed map[string]bool) {
 	if len(all) == 0 {
 		return nil
@@ -204,9 +203,9 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 			in.leaveLocked(other)
 		}
 		renamed := newInput(in.hub, one.source, wanted[name])
-		in.hub.counts.leave(one.countedName(), one.count())
+		in.hub.counts.addLeft(one.countedName(), one.count())
 		renamed.sub = one.source.exchange(one.sub, renamed)
-		in.hub.tags.release(one.name)
+		in.hub.tags.noteUnused(one.name)
 		in.sources[name] = renamed
 	}
 	return postponed
@@ -219,20 +218,20 @@ func (in *inputs) joinLocked(u *upstreamDef) {
 	in.sources[u.name] = joined
 }
 
-// leaveLocked gives up a source. It waits until the source has ended, if this one
-// its last subscription, and takes over its events until then: what the source
-// has read counts as received when another goes on where it one.
+// leaveLocked gives up a source. It waits until the source has ended, if this
+// was its last subscription, and takes over its events until then: events that
+// the source has read count as received when another goes on where it was.
 func (in *inputs) leaveLocked(one *input) {
 	releaseSource(one.source)
 	one.source.unsubscribe(one.sub)
-	in.hub.counts.leave(one.countedName(), one.count())
-	in.hub.tags.release(one.name)
+	in.hub.counts.addLeft(one.countedName(), one.count())
+	in.hub.tags.noteUnused(one.name)
 	delete(in.sources, one.name)
 }
 
-// replaceLocked exchanges the source of an upstream whose connection is configured
-// differently from now on. When the new source asks the same URLs, it goes on
-// where the old one one.
+// replaceLocked exchanges the source of an upstream whose connection is
+// configured differently from now on. When the new source asks the same URLs,
+// it goes on where the old one was.
 func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
 	old := one.source
 	in.leaveLocked(one)
@@ -240,19 +239,19 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
 	}
-	if next := in.sources[u.name].source; old.ended() {
+	if next := in.sources[u.name].source; old.hasEnded() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
-		next.begin(old.intake.lastID(one.sub, math.MaxInt))
+		next.setSeed(old.intake.lastID(one.sub, math.MaxInt))
 	}
 }
 
-// wantsSourcesLocked says whether the stream wants its sources connected.
+// wantsSourcesLocked reports whether the stream wants its sources connected.
 func (in *inputs) wantsSourcesLocked() bool {
 	return in.demanded || !in.hub.shaped.Load().onDemand
 }
 
-// applyDemandLocked tells the sources whether they are wanted.
+// applyDemandLocked notifies the sources whether they are wanted.
 func (in *inputs) applyDemandLocked() {
 	seed := in.hub.audience.firstAsked()
 	if in.hub.log.Load().Head() > 0 {

@@ -14,7 +14,7 @@ import (
 
 var errDynamicSocket = errors.New("dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://")
 
-// judgeWhole judges what only the stream as a whole shows.
+// judgeWhole validates the stream as a whole.
 func (s *Stream) judgeWhole() error {
 	keyed := s.keyed()
 	switch {
@@ -36,12 +36,12 @@ func (s *Stream) judgeWhole() error {
 }
 
 // spec merges the upstream's options with the stream's.
-func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
+func (u *Upstream) spec(defaults *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
 	s := &sourceSpec{
-		Resume:       wordOr(u.Resume, wordOr(stream.Resume, resumeOn)),
+		Resume:       wordOr(u.Resume, wordOr(defaults.Resume, resumeOn)),
 		BackoffBase:  defaultBackoffBase,
 		BackoffMax:   defaultBackoffMax,
-		IdleTimeout:  durationOr(u.IdleTimeout, durationOr(stream.IdleTimeout, 0)),
+		IdleTimeout:  durationOr(u.IdleTimeout, durationOr(defaults.IdleTimeout, 0)),
 		MaxEventSize: maxEventSize,
 	}
 	if len(u.URLs) > 1 || given(u.DynamicRaw) {
@@ -56,7 +56,7 @@ func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpe
 	for _, text := range u.URLs {
 		s.URLs = append(s.URLs, canonicalURL(text))
 	}
-	for _, ops := range []*headers.HeaderOps{stream.HeaderUp, u.HeaderUp} {
+	for _, ops := range []*headers.HeaderOps{defaults.HeaderUp, u.HeaderUp} {
 		if ops == nil || len(ops.Add)+len(ops.Set)+len(ops.Delete)+len(ops.Replace) == 0 {
 			continue
 		}
@@ -67,28 +67,28 @@ func (u *Upstream) spec(stream *UpstreamOptions, maxEventSize int64) (*sourceSpe
 		s.HeaderUp = append(s.HeaderUp, text)
 		s.headerOps = append(s.headerOps, ops)
 	}
-	backoff := u.Backoff
-	if backoff == nil {
-		backoff = stream.Backoff
+	wait := u.Backoff
+	if wait == nil {
+		wait = defaults.Backoff
 	}
-	if backoff != nil {
-		if backoff.Base != 0 {
-			s.BackoffBase = time.Duration(backoff.Base)
+	if wait != nil {
+		if wait.Base != 0 {
+			s.BackoffBase = time.Duration(wait.Base)
 		}
 		s.BackoffMax = max(s.BackoffMax, s.BackoffBase)
-		if backoff.Max != 0 {
-			s.BackoffMax = time.Duration(backoff.Max)
+		if wait.Max != 0 {
+			s.BackoffMax = time.Duration(wait.Max)
 		}
 	}
 	if u.MaxEventSize != 0 {
 		s.MaxEventSize = u.MaxEventSize
-	} else if stream.MaxEventSize != 0 {
-		s.MaxEventSize = stream.MaxEventSize
+	} else if defaults.MaxEventSize != 0 {
+		s.MaxEventSize = defaults.MaxEventSize
 	}
 	if given(u.TransportRaw) {
 		s.transportRaw = u.TransportRaw
-	} else if given(stream.TransportRaw) {
-		s.transportRaw = stream.TransportRaw
+	} else if given(defaults.TransportRaw) {
+		s.transportRaw = defaults.TransportRaw
 	}
 	var err error
 	s.Transport, err = canonicalTransport(s.transportRaw)
@@ -117,8 +117,8 @@ func canonicalTransport(raw json.RawMessage) (any, error) {
 	return transport, nil
 }
 
-// judge says whether an upstream makes sense within the stream, and merges its
-// options with the stream's. i counts the stream's upstreams.
+// judge validates an upstream within the stream, and merges its options with
+// the stream's. i counts the stream's upstreams.
 func (s *Stream) judge(i int, u *Upstream) (*sourceSpec, error) {
 	if u == nil {
 		return nil, fmt.Errorf("upstream %d is null", i+1)
@@ -136,14 +136,14 @@ func (s *Stream) judge(i int, u *Upstream) (*sourceSpec, error) {
 	return spec, nil
 }
 
-func (u *Upstream) judge(stream *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
+func (u *Upstream) judge(defaults *UpstreamOptions, maxEventSize int64) (*sourceSpec, error) {
 	if err := u.judgePlaces(); err != nil {
 		return nil, err
 	}
 	if err := u.UpstreamOptions.validate(); err != nil {
 		return nil, err
 	}
-	spec, err := u.spec(stream, maxEventSize)
+	spec, err := u.spec(defaults, maxEventSize)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (u *Upstream) judge(stream *UpstreamOptions, maxEventSize int64) (*sourceSp
 	return spec, nil
 }
 
-// judgePlaces judges the URLs, and what is to be done with several.
+// judgePlaces validates the URLs, and the policy for several.
 func (u *Upstream) judgePlaces() error {
 	if len(u.URLs) == 0 {
 		return errors.New("it has no URL")
@@ -204,12 +204,12 @@ func (u *Upstream) judgePlaces() error {
 	return nil
 }
 
-// wrap tells which upstream an error is about.
+// wrap adds to an error which upstream it is about.
 func (u *Upstream) wrap(i int, err error) error {
 	switch {
 	case u.Name != "":
 		return fmt.Errorf("upstream '%s': %w", u.Name, err)
-	case errors.As(err, new(*urlError)): // it says so
+	case errors.As(err, new(*urlError)): // it names the upstream
 		return err
 	case len(u.URLs) > 0:
 		return fmt.Errorf("upstream '%s': %w", redactText(u.URLs[0]), err)

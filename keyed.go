@@ -24,7 +24,7 @@ var keyedStreams = caddy.NewUsagePool()
 // for each key that has clients, or had until a linger ago; nothing else is
 // kept of a key.
 //
-// Locks: mu, then those of its hubs.
+// Locks: mu, then its hubs'.
 //
 // Safe for concurrent use.
 type keyedStream struct {
@@ -33,7 +33,7 @@ type keyedStream struct {
 	clients atomic.Int64 // of all keys
 	counts  *streamCounts
 
-	mu   sync.Mutex    // protects what follows
+	mu   sync.Mutex    // protects the fields below
 	uses []*definition // configurations that use the stream, oldest first
 	hubs map[string]*keyedHub
 	gone bool // removed: no new clients
@@ -43,12 +43,12 @@ type keyedStream struct {
 type keyedHub struct {
 	hub    *hub
 	values map[string]string           // of the placeholders
-	defs   map[*definition]*definition // what each configuration is for this key
+	defs   map[*definition]*definition // each configuration's, for this key
 }
 
 var errTooManyStreams = errors.New("the keyed stream has as many live keys as max_streams allows")
 
-// keyError is an error about what a request has for a placeholder.
+// keyError is an error about a request's value for a placeholder.
 type keyError struct {
 	placeholder string
 	err         error
@@ -122,14 +122,14 @@ func (k *keyedStream) Destruct() error {
 	return nil
 }
 
-// keyedStatus is what operators see of a keyed stream, its hubs aside.
+// keyedStatus is the operators' view of a keyed stream, its hubs aside.
 type keyedStatus struct {
 	keys int
 	gone bool
 	uses []*definition // oldest first
 }
 
-// snapshot returns what operators see.
+// snapshot returns the operators' view.
 func (k *keyedStream) snapshot() keyedStatus {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -235,9 +235,9 @@ func (d *definition) keyOf(r *http.Request) (map[string]string, error) {
 	return values, nil
 }
 
-// maxKeyValue bounds a value of a key, in bytes: what fits into the request
-// line and header fields of any server. A live key keeps some four copies of
-// its values: 16 KiB for each placeholder at most.
+// maxKeyValue bounds a value of a key, in bytes: as much as fits into the
+// request line and header fields of any server. A live key keeps some four
+// copies of its values: 16 KiB for each placeholder at most.
 const maxKeyValue = 4 << 10
 
 func checkKeyValue(value string) error {
@@ -257,11 +257,11 @@ func checkKeyValue(value string) error {
 	return nil
 }
 
-// checkKeyPath judges the segments of a URL's path that values are part of. A
-// value is escaped, but the server, or a proxy in front of it, may decode what
-// it gets, and some do so more than once: whatever that makes of a segment, it
-// must not lead to another place of the path. Values that stand side by side,
-// or beside the template's own text, are judged together, as they arrive.
+// checkKeyPath validates the segments of a URL's path that values are part of.
+// A value is escaped, but the server, or a proxy in front of it, may decode it,
+// and some do so more than once: no decoding of a segment may lead to another
+// place of the path. Values that stand side by side, or beside the template's
+// own text, are validated together, as they arrive.
 func checkKeyPath(template string, values map[string]string) error {
 	path := template
 	if i := indexOutside(template, "?"); i >= 0 {
@@ -349,7 +349,7 @@ func digestValues(values map[string]string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// instantiate returns what a keyed definition is for one key.
+// instantiate returns a keyed definition for one key.
 func (d *definition) instantiate(values map[string]string) (*definition, error) {
 	own := *d
 	own.upstreams = make([]*upstreamDef, len(d.upstreams))
@@ -363,14 +363,14 @@ func (d *definition) instantiate(values map[string]string) (*definition, error) 
 	return &own, nil
 }
 
-// instantiate returns what an upstream is for one key: another source for
-// each combination of the values it uses. One that uses none is shared by all.
+// instantiate returns an upstream for one key: another source for each
+// combination of the values it uses. One that uses none is shared by all.
 func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error) {
-	used := make(map[string]string)
+	filled := make(map[string]string)
 	for _, name := range append(placeholdersIn(u.env.templates...), u.headerPlaceholders...) {
-		used[name] = values[name]
+		filled[name] = values[name]
 	}
-	if len(used) == 0 {
+	if len(filled) == 0 {
 		return u, nil
 	}
 	own := *u
@@ -387,7 +387,7 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 			return nil, err
 		}
 		env.endpoints[i].configured = u.env.endpoints[i].configured
-		// what is configured identifies the source, not what that evaluates to
+		// the configured text identifies the source, not its value
 		configured, err := fillURL(u.spec.URLs[i], values)
 		if err != nil {
 			return nil, err
@@ -405,7 +405,7 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 	}
 	env.values = spec.Values
 	own.spec, own.env = &spec, &env
-	spec.Key = digestValues(used) // for the order of replicas; and never shared with a plain stream
+	spec.Key = digestValues(filled) // for the order of replicas; and never shared with a plain stream
 	own.key = spec.key()
 	return &own, nil
 }

@@ -23,7 +23,7 @@ const (
 )
 
 // leading judges the events that a connection begins with, until one is new.
-// Those that may be repeats are held meanwhile.
+// Possible repeats are held meanwhile.
 //
 // The intake's lock protects it.
 type leading struct {
@@ -39,17 +39,17 @@ type leading struct {
 	lagsUntil time.Time
 }
 
-// open begins a connection. Before that, and once an event was new, there is
-// nothing to judge.
-func (l *leading) open(now time.Time, patience time.Duration, maxEventSize int) {
+// startJudging begins a connection. Before that, and once an event was new,
+// there are no events to judge.
+func (l *leading) startJudging(now time.Time, patience time.Duration, maxEventSize int) {
 	*l = leading{opened: true, last: now, patience: patience, limit: max(leastHeld, maxEventSize)}
 }
 
-// end gives up what is there to judge with. Nothing must be held.
-func (l *leading) end() { *l = leading{} }
+// stopJudging ends the judging, and frees its memory. No event may be held.
+func (l *leading) stopJudging() { *l = leading{} }
 
-// due is when what is held has been held for long enough. A run that lies in
-// several places is no more than a guess, and a new event must not wait long
+// due is when the held events have been held for long enough. A run that lies
+// in several places is no more than a guess, and a new event must not wait long
 // for it: it has one patience in all.
 func (l *leading) due() time.Time {
 	longest := l.patience
@@ -63,7 +63,7 @@ func (l *leading) due() time.Time {
 	return due
 }
 
-// late reports whether the events are too late to line up with those before
+// late reports whether the events are too late to line up with the ones before
 // the connection.
 func (l *leading) late(now time.Time) bool {
 	if len(l.held.events) == 0 {
@@ -107,7 +107,7 @@ func (h *held) add(p print, ev *sse.Event, now time.Time, limit int) bool {
 // since is the arrival of the first.
 func (h *held) since() time.Time { return h.events[0].at }
 
-// take empties it and returns what it held.
+// take empties it and returns its events.
 func (h *held) take() held {
 	was := *h
 	*h = held{}

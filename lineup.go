@@ -2,12 +2,12 @@ package ssefanin
 
 import "slices"
 
-// lineup finds where the events that a connection begins with lie among those
-// that were seen before it. It is the whole of the rule: what else there is to
-// it is time (leading) and where the events go (source).
+// lineup finds where the events that a connection begins with lie among the
+// ones seen before it. It is the whole of the rule, but for time (leading) and
+// where the events go (source).
 //
-// The run of the connection's events so far may lie in several stretches of
-// what was seen. It is known for a repeat when it reaches an end, the newest
+// The run of the connection's events so far may lie in several stretches of the
+// events seen. It is known for a repeat when it reaches an end, the newest
 // event seen, in a stretch that fits:
 //
 //   - it is the only one: "ring" after "ring x ring" may be the first ring
@@ -33,7 +33,7 @@ type lineup struct {
 // idUsed marks ids that occurred more than once, or were met again already.
 const idUsed = -1
 
-// stretch is a place of the run among what was seen.
+// stretch is a place of the run among the events seen.
 type stretch struct {
 	first, next int32 // of its events and after it
 	sure        bool  // it was known: by an id, or when it reached an end
@@ -45,15 +45,15 @@ type lineEnd struct {
 	fits []bool // by index: the stretch from there to the end fits
 }
 
-// verdict is what an event is in the light of those before it.
+// verdict is the class of an event in the light of the ones before it.
 type verdict int
 
 const (
-	verdictNew      verdict = iota // it and what is held; the lineup is over
+	verdictNew      verdict = iota // it and the held events; the lineup is over
 	verdictFollows                 // it may be a repeat, and is to be held
 	verdictReaches                 // a repeat, as is all that is held
 	verdictKnown                   // a repeat, by its id
-	verdictKnownOff                // a repeat, by its id; what is held is new
+	verdictKnownOff                // a repeat, by its id; the held events are new
 )
 
 // newLineup takes the prints of the events seen before, oldest first, and how
@@ -139,7 +139,8 @@ func (l *lineup) next(p print) (v verdict, through int) {
 	return verdictFollows, 0
 }
 
-// known returns the index of the event's first time if its own id tells it.
+// known returns the index of the event's first time if its own id identifies
+// it.
 func (l *lineup) known(p print) (at int, ok bool) {
 	id, ok := p.id()
 	if !ok {
@@ -164,7 +165,7 @@ func (l *lineup) known(p print) (at int, ok bool) {
 	return at, true
 }
 
-// nextKnown goes on from an event that its id has told.
+// nextKnown goes on from an event that its id has identified.
 func (l *lineup) nextKnown(at int) verdict {
 	v, first := verdictKnownOff, int32(at)
 	if i := slices.IndexFunc(l.runs, func(run stretch) bool { return int(run.next) == at }); i >= 0 {

@@ -15,12 +15,12 @@ const (
 	skippedType     = "type"      // not among `events`
 )
 
-// metrics tells the counts of all streams when it is asked. They are counted
-// whether somebody asks or not, on objects that outlive configurations; so
-// every configuration's registry gets the same collector.
+// metrics collects the counts of all streams on demand. Counting goes on
+// without it, on objects that outlive configurations; so every configuration's
+// registry gets the same collector.
 //
 // Labels are names from the configuration and the reasons there are. A stream
-// that was removed and one of the same name are told together, as are the
+// that was removed and one of the same name are reported together, as are the
 // keys of a keyed stream and the addresses of a dynamic upstream.
 var metrics = streamCollector{
 	upstreamUp:     desc("upstream_up", "Whether the upstream is connected: 1 or 0. Of several connections, one is enough.", "upstream"),

@@ -17,11 +17,11 @@ const (
 	// maxBehind is the most that counts as a replica's lag.
 	maxBehind = time.Minute
 
-	// lagDecay says how fast it is forgotten how far a replica was behind: by a
-	// sixteenth of it with each event.
+	// lagDecay is how fast a replica's lag is forgotten: by a sixteenth of it
+	// with each event.
 	lagDecay = 16
 
-	// maxMirrors is how many replicas can be told apart: a bit each.
+	// maxMirrors is how many replicas can be distinguished: a bit each.
 	maxMirrors = 64
 )
 
@@ -30,9 +30,9 @@ const (
 // their own id, type and data are, and it is the same occurrence: the second
 // "tick" of one replica is the second of another.
 //
-// What was delivered before a replica connected is another matter: how much of
-// it the replica will send, again or late, is unknown. lineup says what that is
-// compared with.
+// Events delivered before a replica connected are another matter: how many of
+// them the replica will send, again or late, is unknown. lineup returns which
+// ones to compare with.
 //
 // Not safe for concurrent use.
 type mirror struct {
@@ -52,7 +52,7 @@ type occurrence struct {
 	at    time.Duration // its arrival, since the mirror began
 }
 
-// mirrorSlot is what is known of a replica.
+// mirrorSlot is the state of a replica.
 type mirrorSlot struct {
 	used  bool
 	up    bool   // it is connected
@@ -60,7 +60,7 @@ type mirrorSlot struct {
 	next  uint64 // the event after the newest it has sent, 0: it has sent none
 	base  uint64 // number of the first event in its lineup
 
-	// behind is how far it was behind whoever sent first; it falls slowly.
+	// behind is how far it was behind the first sender; it falls slowly.
 	behind time.Duration
 }
 
@@ -87,25 +87,25 @@ func (m *mirror) remove(slot int) {
 	}
 }
 
-// resumeElsewhere returns the id to resume a replica from if its own last
-// event is no longer in the window: asked from there, it would send again
-// what could not be recognised.
+// resumeElsewhere returns the id to resume a replica from if its own last event
+// is no longer in the window: asked from there, it would send repeats that
+// could not be recognised.
 func (m *mirror) resumeElsewhere(slot int) (id string, ok bool) {
 	stale := len(m.window) == mirrorWindow && m.slots[slot].next+mirrorWindow <= m.seq
 	return string(m.newest), stale && len(m.newest) > 0
 }
 
-// open begins a connection of a replica. It returns how far the replica was
+// noteUp begins a connection of a replica. It returns how far the replica was
 // behind the others before: that long after them, events from before the
 // connection are to be expected of it.
-func (m *mirror) open(slot int) (behind time.Duration) {
+func (m *mirror) noteUp(slot int) (behind time.Duration) {
 	s := &m.slots[slot]
 	s.up, s.first = true, m.seq
 	return s.behind
 }
 
-// close ends a connection of a replica.
-func (m *mirror) close(slot int) { m.slots[slot].up = false }
+// noteDown ends a connection of a replica.
+func (m *mirror) noteDown(slot int) { m.slots[slot].up = false }
 
 // othersUp reports whether another replica is connected.
 func (m *mirror) othersUp(slot int) bool {
@@ -117,10 +117,10 @@ func (m *mirror) othersUp(slot int) bool {
 	return false
 }
 
-// lineup compares the leading events of a replica's connection with what was
-// delivered before it. A replay ends with the newest event that the replica
-// has sent itself; one that lags, or was away, goes on from there to the newest
-// of all.
+// lineup compares the leading events of a replica's connection with the events
+// delivered before it. A replay ends with the newest event that the replica has
+// sent itself; one that lags, or was away, goes on from there to the newest of
+// all.
 func (m *mirror) lineup(slot int) *lineup {
 	s := &m.slots[slot]
 	s.base = m.seq - uint64(len(m.window))
@@ -143,8 +143,8 @@ func (m *mirror) repeated(slot, number int) {
 	}
 }
 
-// alsoSince reports whether events, those held and one more, lie also among
-// what was delivered since the replica connected: then that is what they are.
+// alsoSince reports whether the held events and one more lie also among the
+// ones delivered since the replica connected: then they are repeats of these.
 func (m *mirror) alsoSince(slot int, h *held, last print) bool {
 	n := uint64(len(h.events)) + 1
 	for from := m.slots[slot].first; from+n <= m.seq; from++ {
@@ -236,6 +236,7 @@ func (m *mirror) take(slot int, same []uint64) (seq uint64, ok bool) {
 	return seq, true
 }
 
+// push adds an event to the window. At its limit the oldest goes.
 func (m *mirror) push(o occurrence) {
 	if len(m.window) < mirrorWindow {
 		m.window = append(m.window, o)

@@ -22,7 +22,7 @@ func newFeed(replicas int) *feed {
 	f := &feed{mirror: newMirror(), now: time.Now()}
 	for range replicas {
 		slot, _ := f.add()
-		f.open(slot)
+		f.noteUp(slot)
 	}
 	return f
 }
@@ -93,7 +93,7 @@ func TestMirrorGivesSlotsOutAgain(t *testing.T) {
 	if slot, ok := f.add(); !ok || slot != 7 {
 		t.Fatalf("got slot %d, %v", slot, ok)
 	}
-	f.open(7)
+	f.noteUp(7)
 	if f.send(7, "1", "tick") {
 		t.Error("what another replica in the slot has sent counts as sent by this one")
 	}
@@ -388,14 +388,14 @@ func TestMirrorForgetsALag(t *testing.T) {
 		pass(time.Hour)
 		r.send(1, "0")
 		m := r.s.intake.mirror
-		if behind := m.open(1); behind != maxBehind {
+		if behind := m.noteUp(1); behind != maxBehind {
 			t.Errorf("it counts as %s behind", behind)
 		}
 		for _, word := range numbers(1, 200) {
 			r.send(0, word)
 			r.send(1, word)
 		}
-		if behind := m.open(1); behind > time.Millisecond {
+		if behind := m.noteUp(1); behind > time.Millisecond {
 			t.Errorf("it counts as %s behind", behind)
 		}
 	})

@@ -16,9 +16,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// Most failures to connect are accidents, which pass. Those that are known here
-// most likely are mistakes in the configuration of one side or the other: they
-// last until somebody mends them, so they are logged with what to mend.
+// Most failures to connect are accidents, which pass. The ones known here most
+// likely are mistakes in the configuration of one side or the other: they last
+// until they are mended, so they are logged with a hint.
 
 const (
 	// probeTimeout bounds the look whether a port speaks TLS.
@@ -32,23 +32,24 @@ const (
 	// whose type crypto/tls does not export.
 	alertFromPeer = "remote error: tls: "
 
-	// noSuchHost is what package net says of a name that does not exist, on all
-	// systems. The transport's error has no Unwrap to find the *net.DNSError by.
+	// noSuchHost is package net's text for a name that does not exist, on all
+	// systems. The transport's error has no Unwrap to find the *net.DNSError
+	// by.
 	noSuchHost = "no such host"
 )
 
-// diagnosis is what an attempt most likely failed of.
+// diagnosis is the likely cause of a failed attempt.
 type diagnosis struct {
 	reason  reason
 	err     error
-	hint    string // what to look at
+	hint    string // where to look for the cause
 	mistake bool   // in the configuration, here or there
 	slow    bool   // it will not change soon
 }
 
 // diagnose looks at how a request was answered, by a response or an error. Nil:
-// there is nothing to say but what the response or error says. It may make a
-// connection of its own; the request's context bounds it.
+// there is nothing to add to the response or error. It may make a connection of
+// its own; the request's context bounds it.
 func (e *environment) diagnose(req *http.Request, rep *replica, resp *http.Response, err error) *diagnosis {
 	if err == nil {
 		// Servers of HTTPS that see HTTP say so in their own words.
@@ -88,7 +89,7 @@ func needsTLS(err error) *diagnosis {
 	}
 }
 
-// diagnoseTLS judges the errors of a TLS handshake.
+// diagnoseTLS diagnoses the errors of a TLS handshake.
 func diagnoseTLS(err error) *diagnosis {
 	d := &diagnosis{reason: reasonCertificate, err: bounded(err), mistake: true, slow: true}
 	var (
@@ -133,7 +134,7 @@ func isClosed(err error) bool {
 			return true
 		}
 	}
-	// what net/http says, with an error that it does not export, of a connection
+	// net/http's text, of an error that it does not export, for a connection
 	// that was closed before the request was written
 	return strings.Contains(err.Error(), "server closed idle connection")
 }
@@ -155,7 +156,7 @@ func (e *environment) wantsTLS(req *http.Request, rep *replica) bool {
 func (e *environment) probeTLS(req *http.Request) bool {
 	transport := e.transport.Transport
 	if proxy, err := transport.Proxy(req); proxy != nil || err != nil {
-		return false // what the proxy connects to is not ours to try
+		return false // the proxy's target is not ours to try
 	}
 	port := req.URL.Port()
 	if port == "" {

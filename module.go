@@ -26,12 +26,12 @@ func init() {
 // With `upstreams` it defines a stream; with only the name of one in `stream`,
 // it serves a stream that the `sse_fanin` app or another handler defines.
 //
-// What clients receive is text/event-stream as WHATWG HTML, section 9.2, defines it.
-// How upstreams are followed and positions are kept is this module's own.
+// Clients receive text/event-stream as WHATWG HTML, section 9.2, defines it.
+// The ways of following upstreams and keeping positions are this module's own.
 type Handler struct {
-	// The name of the stream. A named stream keeps its clients and its
-	// position over reloads that change its upstreams or settings; without a
-	// name, a stream is what its upstreams and settings make it.
+	// The name of the stream. A named stream keeps its clients and its position
+	// over reloads that change its upstreams or settings; without a name, a
+	// stream is identified by its upstreams and settings.
 	Name string `json:"stream,omitempty"`
 
 	Stream
@@ -47,7 +47,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision judges the configuration and hands the stream to the app, which
+// Provision validates the configuration and hands the stream to the app, which
 // owns it from there on: the handler itself has nothing to clean up.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.service.logger = ctx.Logger()
@@ -118,12 +118,12 @@ func handlesErrors(ctx caddy.Context) bool {
 	})
 }
 
-// allowedMethods are those of the stream and of its status.
+// allowedMethods are the methods of the stream and of its status.
 const allowedMethods = "GET, HEAD, OPTIONS"
 
-// answerOptions answers a browser that asks whether a page of another origin may
-// send a request, and a load balancer's check. What a preflight wants to know
-// beyond the methods, the directive `header` adds.
+// answerOptions answers a browser that asks whether a page of another origin
+// may send a request, and a load balancer's check. The directive `header` adds
+// a preflight's answers beyond the methods.
 func answerOptions(w http.ResponseWriter) {
 	w.Header().Set("Allow", allowedMethods)
 	w.WriteHeader(http.StatusNoContent)

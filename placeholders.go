@@ -10,7 +10,7 @@ import (
 )
 
 // requestPlaceholders finds placeholders that only a request can fill.
-// Those of the upstream itself are filled at every dial.
+// Placeholders of the upstream itself are filled at every dial.
 var requestPlaceholders = regexp.MustCompile(`\{(http\.[^{}]*)\}`)
 
 func findRequestPlaceholder(s string) string {
@@ -37,7 +37,7 @@ func placeholdersIn(texts ...string) []string {
 	return names
 }
 
-// headerPlaceholders returns those of header operations.
+// headerPlaceholders returns the placeholders of header operations.
 func headerPlaceholders(ops ...*headers.HeaderOps) []string {
 	var texts []string
 	for _, o := range ops {

@@ -15,8 +15,8 @@ const (
 	// maxPosition is the longest Last-Event-ID that is looked at, in bytes.
 	maxPosition = 1 << 10
 
-	// noPosition stands for what cannot be one. With its NUL it is no cursor, no
-	// upstream's id, and never sent.
+	// noPosition stands for a text that cannot be a position. With its NUL it
+	// is no cursor, no upstream's id, and never sent.
 	noPosition = "\x00"
 
 	// clockSkew is by how much the clocks of two nodes, or of two runs, may
@@ -24,23 +24,24 @@ const (
 	clockSkew = time.Second
 )
 
-// clientPosition is where a client reads. The log is replaced by audience.read,
-// since anybody may want to know the lag; all else is the client's.
+// clientPosition is where a client reads. The log is replaced by
+// audience.switchLog, since any goroutine may read the lag; all else is the
+// client's.
 type clientPosition struct {
 	log    *streamLog // nil until the head is written
 	reader logReader
 }
 
-// begin has the client read from the event at next.
-func (p *clientPosition) begin(next uint64) {
-	p.reader.begin(p.log, next)
+// seek has the client read from the event at next.
+func (p *clientPosition) seek(next uint64) {
+	p.reader.seek(p.log, next)
 }
 
-// read has the client read another log, from the event at next; see
-// audience.read.
-func (p *clientPosition) read(log *streamLog, next uint64) {
+// switchLog has the client read another log, from the event at next; see
+// audience.switchLog.
+func (p *clientPosition) switchLog(log *streamLog, next uint64) {
 	p.log = log
-	p.begin(next)
+	p.seek(next)
 }
 
 // lag is how many events a client has still to get.
@@ -58,20 +59,21 @@ func (p *clientPosition) lag() uint64 {
 	return n
 }
 
-// open has the client read a log, from the event at next.
-func (c *client) open(log *streamLog, next uint64) { c.hub.audience.read(&c.at, log, next) }
+// switchLog has the client read a log, from the event at next.
+func (c *client) switchLog(log *streamLog, next uint64) { c.hub.audience.switchLog(&c.at, log, next) }
 
-// position finds where the client begins, makes its reader, and appends what
-// there is to say about it to the head.
+// position finds where the client begins, makes its reader, and appends the
+// position, and the gap before it if there is one, to the head. Called once, in
+// the first turn.
 func (c *client) position(asked string, now time.Time) {
 	log := c.hub.log.Load()
 	log.Expire(now)
-	c.sent.head = log.Head() // what comes later is no replay
-	c.open(log, c.sent.head+1)
+	c.sent.head = log.Head() // later events are no replay
+	c.switchLog(log, c.sent.head+1)
 	defer func() { c.sentPosition = c.at.reader.Position() }()
 	if asked == "" || !c.at.log.resumable() {
 		next := c.startPosition()
-		c.at.begin(next)
+		c.at.seek(next)
 		c.prime(next, now)
 		return
 	}
@@ -87,9 +89,9 @@ func (c *client) position(asked string, now time.Time) {
 	}
 	switch state {
 	case eventlog.Known:
-		c.at.begin(next)
+		c.at.seek(next)
 	case eventlog.Expired:
-		c.at.begin(next)
+		c.at.seek(next)
 		missed := next - cursor.Offset - 1
 		c.buf = c.appendGap(c.buf, gapExpired, &missed)
 	default:
@@ -97,7 +99,7 @@ func (c *client) position(asked string, now time.Time) {
 		if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
 			next = c.at.log.Since(cursor.Time - clockSkew.Milliseconds())
 		}
-		c.at.begin(next)
+		c.at.seek(next)
 		c.buf = c.appendGap(c.buf, gapUnknown, nil)
 	}
 }
@@ -105,14 +107,14 @@ func (c *client) position(asked string, now time.Time) {
 // positionByID resumes after the event with the upstream's id.
 func (c *client) positionByID(asked string) {
 	next, ok := c.at.log.afterID(asked)
-	if !ok && c.hub.inputs.beginAfter(asked) && c.at.log.Tail() == 1 {
-		// Everything in the log is what came after that id.
+	if !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.Tail() == 1 {
+		// Everything in the log came after that id.
 		next, ok = 1, true
 	}
 	if !ok {
 		next = c.startPosition()
 	}
-	c.at.begin(next)
+	c.at.seek(next)
 	if !ok {
 		c.buf = c.appendGap(c.buf, gapUnknown, nil)
 	}
@@ -130,9 +132,9 @@ func (c *client) idAt(next uint64, now time.Time) string {
 	return ""
 }
 
-// requestedPosition is the cursor that a client comes with; the header wins.
-// What cannot be a cursor is still one, of an unknown epoch. It shares no memory
-// with the request: the hub may keep it for longer.
+// requestedPosition is the cursor that a client comes with; the header wins. A
+// text that cannot be a cursor is regarded as one of an unknown epoch. It
+// shares no memory with the request: the hub may keep it for longer.
 func requestedPosition(r *http.Request) string {
 	asked := r.Header.Get("Last-Event-ID")
 	if asked == "" {
@@ -172,8 +174,8 @@ type gapData struct {
 	Resumed *string `json:"resumed"`
 }
 
-// appendGap appends the event that tells the client that something is gone,
-// with an id that makes its next reconnect good.
+// appendGap appends the event for a gap, with an id that makes the client's
+// next reconnect good.
 func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
 	c.countGap(why, missed)
 	gap := gapData{Reason: why, Missed: missed}

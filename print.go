@@ -7,18 +7,18 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// print is what is remembered of an event to recognise it: a hash of its own
-// id, its type and its data. An id that is merely in force is not the event's
-// own: whether it is in force differs between a replay and the first time.
+// print is the memory of an event, to recognise it: a hash of its own id, its
+// type and its data. An id that is merely in force is not the event's own:
+// whether it is in force differs between a replay and the first time.
 //
-// The highest bit tells events with an id of their own. Theirs have 32 bits of
+// The highest bit marks events with an id of their own. They have 32 bits of
 // the id's hash, so that how often an id occurred can be counted, and 31 of the
 // rest; the others have 63 bits of type and data.
 type print uint64
 
 const ownIDBit print = 1 << 63
 
-// printSeed makes prints hard to predict: nobody shall be able to send an
+// printSeed makes prints hard to predict: no upstream shall be able to send an
 // event that is taken for another.
 var printSeed = maphash.MakeSeed()
 

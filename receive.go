@@ -9,8 +9,8 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// intake is what a source does with an event between the runner that has read it
-// and the streams: repeats are dropped, of a connection's leading events and of a
+// intake takes a source's events from the runners that have read them to the
+// streams: repeats are dropped, of a connection's leading events and of a
 // mirror's replicas, and the rest is handed to every subscription. The source
 // owns it.
 //
@@ -22,13 +22,14 @@ type intake struct {
 	// subs is replaced, never changed, so that delivering an event copies nothing.
 	subs atomic.Pointer[[]*subscription]
 
-	// mu makes judging and delivering an event one step. It protects what
-	// follows, lastID of the subscriptions, and recents, leading, release and enc
-	// of the runners. Those of the streams' logs are taken below it.
+	// mu makes judging and delivering an event one step. It protects the fields
+	// below, lastID of the subscriptions, and recents, leading, release and enc
+	// of the runners. The locks of the streams' logs are taken below it.
 	mu     sync.Mutex
 	mirror *mirror // nil without `mirror`
 }
 
+// init is called once, before the first subscription.
 func (in *intake) init(spec *sourceSpec, counts *sourceCounts) {
 	in.spec, in.counts = spec, counts
 	in.subs.Store(new([]*subscription))
@@ -47,16 +48,16 @@ func (in *intake) add(sub *subscription) {
 	in.subs.Store(&subs)
 }
 
-// remove has a subscription get no event from now on. What has arrived and is
-// held of the runners' connections it gets before: it may never hear of it again.
+// remove has a subscription get no event from now on. It gets the events held
+// of the runners' connections before: they may never come again.
 func (in *intake) remove(sub *subscription, runners map[string]*runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, r := range runners {
-		held := &r.leading.held
-		for i := range held.events {
-			r.enc.begin()
-			sub.deliverLocked(held.event(i), &r.enc, held.events[i].at)
+		waiting := &r.leading.held
+		for i := range waiting.events {
+			r.enc.reset()
+			sub.deliverLocked(waiting.event(i), &r.enc, waiting.events[i].at)
 		}
 	}
 	subs := slices.DeleteFunc(slices.Clone(in.list()), func(other *subscription) bool { return other == sub })
@@ -114,15 +115,15 @@ func (in *intake) opened(r *runner, now time.Time) {
 	defer in.mu.Unlock()
 	patience := replayPatience
 	if in.mirror != nil {
-		patience += in.mirror.open(r.slot)
+		patience += in.mirror.noteUp(r.slot)
 	}
 	if in.spec.Resume != resumeOff {
-		r.leading.open(now, patience, int(in.spec.MaxEventSize))
+		r.leading.startJudging(now, patience, int(in.spec.MaxEventSize))
 	}
 }
 
-// closed notes that a runner's connection has ended. What is held of it cannot
-// be told any more, and is delivered.
+// closed notes that a runner's connection has ended. The events held of it
+// cannot be judged any more, and are delivered.
 func (in *intake) closed(r *runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -130,10 +131,10 @@ func (in *intake) closed(r *runner) {
 		if l := &r.leading; l.line != nil && len(l.line.runs) == 1 {
 			in.dropLateLocked(r, l.line.runs[0])
 		}
-		in.mirror.close(r.slot)
+		in.mirror.noteDown(r.slot)
 	}
 	in.releaseLocked(r)
-	r.leading.end()
+	r.leading.stopJudging()
 	if r.release != nil {
 		r.release.Stop()
 	}
@@ -161,20 +162,20 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 		l.line.close()
 	}
 	l.last = now
-	verdict, through := l.line.next(p)
-	if verdict == verdictReaches && in.mirror != nil && in.mirror.alsoSince(r.slot, &l.held, p) {
-		verdict, l.line.broken = verdictNew, stretch{}
+	v, through := l.line.next(p)
+	if v == verdictReaches && in.mirror != nil && in.mirror.alsoSince(r.slot, &l.held, p) {
+		v, l.line.broken = verdictNew, stretch{}
 	}
-	if verdict == verdictNew && in.mirror != nil && in.mirror.lags(r.slot) && in.dropLateLocked(r, l.line.broken) {
+	if v == verdictNew && in.mirror != nil && in.mirror.lags(r.slot) && in.dropLateLocked(r, l.line.broken) {
 		// It goes on with what was there, but others have missed something of it,
 		// or had it in another order.
 		if l.lagsUntil.IsZero() {
 			l.lagsUntil = now.Add(l.patience)
 		}
 		l.line.again()
-		verdict, through = l.line.next(p)
+		v, through = l.line.next(p)
 	}
-	switch verdict {
+	switch v {
 	case verdictFollows:
 		if l.held.add(p, ev, now, l.limit) {
 			in.releaseLaterLocked(r, now)
@@ -201,7 +202,7 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 		}
 	}
 	in.releaseLocked(r)
-	l.end()
+	l.stopJudging()
 	in.passLocked(r, p, ev, now)
 }
 
@@ -246,29 +247,28 @@ func (r *runner) bringsNew() {
 
 // publishLocked hands an event to every subscription.
 func (in *intake) publishLocked(r *runner, ev *sse.Event, now time.Time) {
-	r.enc.begin()
+	r.enc.reset()
 	for _, sub := range in.list() {
 		sub.deliverLocked(ev, &r.enc, now)
 	}
 }
 
-// releaseLocked delivers what is held of a runner's connection.
+// releaseLocked delivers the events held of a runner's connection.
 func (in *intake) releaseLocked(r *runner) {
-	held := r.leading.held.take()
-	for i := range held.events {
-		e := &held.events[i]
+	waiting := r.leading.held.take()
+	for i := range waiting.events {
+		e := &waiting.events[i]
 		if in.mirror != nil {
-			in.passLocked(r, e.print, held.event(i), e.at)
+			in.passLocked(r, e.print, waiting.event(i), e.at)
 			continue
 		}
 		r.bringsNew()
 		r.recents.addUndecided(e.print)
-		in.publishLocked(r, held.event(i), e.at)
+		in.publishLocked(r, waiting.event(i), e.at)
 	}
 }
 
-// releaseLaterLocked sees to it that what is held is delivered in time,
-// whatever comes.
+// releaseLaterLocked has the held events delivered in time in any case.
 func (in *intake) releaseLaterLocked(r *runner, now time.Time) {
 	if len(r.leading.held.events) > 1 {
 		return // the timer runs already
@@ -281,7 +281,7 @@ func (in *intake) releaseLaterLocked(r *runner, now time.Time) {
 	}
 }
 
-// releaseLate is called by a timer when what is held may be due. It returns at
+// releaseLate is called by a timer when held events may be due. It returns at
 // once; the end of the connection stops the timer.
 func (r *runner) releaseLate() {
 	in := &r.source.intake

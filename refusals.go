@@ -45,7 +45,7 @@ func refusalOf(err error) refusal {
 const refusalLogInterval = time.Minute
 
 // refusals counts and logs the clients that a stream refused. The first one of
-// a reason is logged at once, those that follow together.
+// a reason is logged at once, the following ones together.
 //
 // Safe for concurrent use.
 type refusals struct {
@@ -55,7 +55,7 @@ type refusals struct {
 	lines [len(allRefusals)]refusalLine
 }
 
-// refusalLine is what is to be logged of one reason.
+// refusalLine is a line to be logged about one reason.
 type refusalLine struct {
 	waiting uint64 // refused since the last line
 	silent  bool   // the interval after the last line is not over
@@ -80,8 +80,8 @@ func (r *refusals) add(why refusal, log func(count uint64)) {
 	}
 }
 
-// endSilence has the silence end after an interval, and what has been waiting
-// logged. Nobody stops the timer: a stream that has ended meanwhile has no
+// endSilence has the silence end after an interval, and the refusals in it
+// logged. The timer is not stopped: a stream that has ended meanwhile has no
 // logger any more.
 func (r *refusals) endSilence(i int, log func(count uint64)) {
 	time.AfterFunc(refusalLogInterval, func() {
@@ -109,22 +109,22 @@ func (r *refusals) load() map[refusal]uint64 {
 // refused counts a client that gets no stream for an error, and has it logged.
 func (d *definition) refused(err error) {
 	why := refusalOf(err)
-	level := zap.WarnLevel
+	severity := zap.WarnLevel
 	if why == refusedExit {
-		level = zap.InfoLevel
+		severity = zap.InfoLevel
 	}
-	target := d.target()
-	target.counted().refused.add(why, func(count uint64) { logRefused(target, level, why, err, count) })
+	refusing := d.target()
+	refusing.counted().refused.add(why, func(count uint64) { logRefused(refusing, severity, why, err, count) })
 }
 
 // logRefused logs with a configuration that is in use at the time: the one
 // that refused may be gone.
-func logRefused(target stream, level zapcore.Level, why refusal, err error, count uint64) {
-	def := target.inUse()
+func logRefused(refusing stream, severity zapcore.Level, why refusal, err error, count uint64) {
+	def := refusing.inUse()
 	if def == nil || len(def.services) == 0 {
 		return
 	}
-	if entry := def.services[0].logger.Check(level, "clients refused"); entry != nil {
+	if entry := def.services[0].logger.Check(severity, "clients refused"); entry != nil {
 		entry.Write(zap.String("stream", def.label), zap.String("reason", string(why)), zap.Uint64("count", count), zap.Error(err))
 	}
 }

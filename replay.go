@@ -2,8 +2,8 @@ package ssefanin
 
 const (
 	// recentEvents is how many events of an upstream are remembered, to
-	// recognise what it sends again. Origins that keep a history for resumption
-	// keep 1,000 to 10,000 events.
+	// recognise repeated ones. Origins that keep a history for resumption keep
+	// 1,000 to 10,000 events.
 	recentEvents = 16 << 10
 
 	// recentSlack is how many more are kept, so that the older ones are moved
@@ -34,7 +34,7 @@ func (r *recents) add(p print) {
 }
 
 // addUndecided remembers an event that was held, and is delivered because
-// nothing says that it is a repeat.
+// nothing shows that it is a repeat.
 func (r *recents) addUndecided(p print) {
 	if r.repeats {
 		r.prints = r.prints[:len(r.prints)-r.undecided]
@@ -44,6 +44,7 @@ func (r *recents) addUndecided(p print) {
 	r.undecided = min(r.undecided+1, recentEvents)
 }
 
+// push appends an event. Beyond the slack, the oldest are dropped in one go.
 func (r *recents) push(p print) {
 	if len(r.prints) == recentEvents+recentSlack {
 		r.prints = r.prints[:copy(r.prints, r.prints[recentSlack:])]
@@ -51,8 +52,8 @@ func (r *recents) push(p print) {
 	r.prints = append(r.prints, p)
 }
 
-// reached notes that a replay has come to an end of what lineup was given:
-// whether it was the last one.
+// reached notes that a replay has come to an end of the events that lineup was
+// given. last: it was the last one.
 func (r *recents) reached(last bool) {
 	if last {
 		r.undecided = 0
@@ -60,7 +61,7 @@ func (r *recents) reached(last bool) {
 	r.repeats = r.undecided > 0
 }
 
-// lineup compares a connection's events with those remembered.
+// lineup compares a connection's events with the remembered ones.
 func (r *recents) lineup() *lineup {
 	seen := r.prints[max(len(r.prints)-recentEvents, 0):]
 	return newLineup(append([]print(nil), seen...), len(seen)-r.undecided, len(seen))

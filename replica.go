@@ -16,7 +16,7 @@ import (
 )
 
 // replica is one place where an upstream can be dialled. Its runner uses it,
-// and the source under its mutex tells the runner which there are.
+// and the source, under its mutex, gives the runner the list.
 type replica struct {
 	place
 
@@ -27,7 +27,7 @@ type replica struct {
 	failed    string    // how it failed last, for people; empty: it has not since it was up. mu of the runner protects it
 	logged    string    // kind of the failure that was logged last
 	probed    time.Time // when it was looked whether it speaks TLS; see wantsTLS
-	speaksTLS bool      // what was found then
+	speaksTLS bool      // the result of that
 }
 
 func newReplica(p place, spec *sourceSpec) *replica {
@@ -36,9 +36,9 @@ func newReplica(p place, spec *sourceSpec) *replica {
 
 // place is an address of an upstream.
 type place struct {
-	id      string // tells it from the others: the URL as configured, or the address
+	id      string // identifies it: the URL as configured, or the address
 	url     int    // number of the URL
-	address string // discovered; empty: where the URL says
+	address string // discovered; empty: the URL's
 }
 
 // runner keeps one connection to an upstream, over one or several replicas:
@@ -57,17 +57,16 @@ type runner struct {
 	done   chan struct{} // closed when run has returned
 	signal chan struct{} // capacity 1: "look again" needs to be said once
 
-	mu        sync.Mutex // protects what follows; never held over I/O
+	mu        sync.Mutex // protects the fields below; never held over I/O
 	replicas  []*replica
 	at        int                     // number of the one that was tried last
 	current   *replica                // being connected or read
 	interrupt context.CancelCauseFunc // of the current attempt
-	reset     bool                    // forget who answered 204
+	reset     bool                    // forget 204 answers
 	afresh    bool                    // forget waits, too, and begin with the first
 	state     sourceState
 
-	// of run: what is known of the upstream's stream, over connections and
-	// replicas
+	// of run: the state of the upstream's stream, over connections and replicas
 	decoder      *sse.Decoder
 	buf          []byte
 	connected    bool      // an answer was a stream at least once
@@ -82,7 +81,7 @@ type runner struct {
 	// of the source's intake, whose lock protects them
 	recents recents     // without `mirror`
 	leading leading     // of the current connection
-	release *time.Timer // of what is held; nil until something was
+	release *time.Timer // of held events; nil until there were some
 	enc     encoder
 }
 
@@ -93,6 +92,7 @@ var (
 	errReconnect = errors.New("an operator asked for another connection")
 )
 
+// newRunner returns a runner. The caller, its source, starts run once.
 func newRunner(s *source, replicas []*replica, slot int) *runner {
 	r := &runner{
 		source:   s,
@@ -112,7 +112,7 @@ func newRunner(s *source, replicas []*replica, slot int) *runner {
 	return r
 }
 
-// wake has the runner look again at what it is to do.
+// wake has the runner look again for something to do.
 func (r *runner) wake() {
 	select {
 	case r.signal <- struct{}{}:
@@ -120,8 +120,8 @@ func (r *runner) wake() {
 	}
 }
 
-// setReplicas tells which replicas there are. A connection to one that is no
-// longer among them is ended.
+// setReplicas replaces the replicas. A connection to one that is no longer
+// among them is ended.
 func (r *runner) setReplicas(replicas []*replica) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,8 +151,8 @@ func (r *runner) stopNow(why error) {
 	r.wake()
 }
 
-// reconnect ends the current connection, forgets waits and who answered 204,
-// and has the first replica dialled at once.
+// reconnect ends the current connection, forgets waits and 204 answers, and has
+// the first replica dialled at once.
 func (r *runner) reconnect() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,6 +171,7 @@ func (r *runner) retryFinished() {
 	r.wake()
 }
 
+// status returns the runner's state. Safe for concurrent use.
 func (r *runner) status() sourceState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -181,7 +182,7 @@ func (r *runner) status() sourceState {
 // it, and waits for it in Destruct.
 func (r *runner) run() {
 	defer close(r.done)
-	defer r.source.leaves(r)
+	defer r.source.runnerEnded(r)
 	for r.ctx.Err() == nil {
 		env, wanted := r.source.wanted()
 		if !wanted {
@@ -254,7 +255,7 @@ func (r *runner) pick(now time.Time) (*replica, time.Duration) {
 	return nil, wait
 }
 
-// try makes one attempt, and notes what follows for the replica.
+// try makes one attempt, and notes the consequences for the replica.
 func (r *runner) try(env *environment, rep *replica) {
 	ctx, cancel := context.WithCancelCause(r.ctx)
 	defer cancel(nil)
@@ -278,7 +279,7 @@ func (r *runner) try(env *environment, rep *replica) {
 	r.mu.Unlock()
 	if r.ctx.Err() != nil {
 		end.reason = reasonClosed
-		r.source.counts.ended(end)
+		r.source.counts.countEnd(end)
 		return
 	}
 	now := time.Now()
@@ -291,7 +292,7 @@ func (r *runner) try(env *environment, rep *replica) {
 		// failure of the upstream
 		end.wait = 0
 	}
-	r.source.counts.ended(end)
+	r.source.counts.countEnd(end)
 	r.noteAway(now, end)
 	rep.finished = end.finished
 	rep.notBefore = now.Add(end.wait)
@@ -304,13 +305,15 @@ func (r *runner) try(env *environment, rep *replica) {
 	r.logDown(rep, end)
 }
 
-// several says whether there are other replicas.
+// several reports whether there are other replicas.
 func (r *runner) several() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.replicas) > 1 || r.source.intake.mirrors()
 }
 
+// allFinished reports whether each replica has answered 204. The runner's
+// goroutine calls it.
 func (r *runner) allFinished() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -322,8 +325,7 @@ func (r *runner) allFinished() bool {
 	return true
 }
 
-// setState notes what the runner is doing, and has the source tell those who
-// want to know.
+// setState notes the runner's state, and has the source notify its listeners.
 func (r *runner) setState(st sourceState) {
 	r.mu.Lock()
 	st.since = time.Now()
@@ -335,8 +337,8 @@ func (r *runner) setState(st sourceState) {
 	r.source.stateChanged()
 }
 
-// noteAway notes for how long the upstream is away, for the log. What we have
-// closed ourselves is not.
+// noteAway notes for how long the upstream is away, for the log. A connection
+// that we have closed ourselves does not count.
 func (r *runner) noteAway(now time.Time, end ending) {
 	switch {
 	case end.reason == reasonClosed:

@@ -21,8 +21,8 @@ const (
 )
 
 // ignoreBody has a request answered as if it had no body. Over HTTP/1 net/http
-// reads what is left of one before it writes a response's header, and again at
-// the response's end, without a deadline of its own. If the connection is to be
+// reads the rest of one before it writes a response's header, and again at the
+// response's end, without a deadline of its own. If the connection is to be
 // closed, it leaves out the first, and a read deadline bounds the second.
 //
 // Over HTTP/2 and HTTP/3 a response does not wait for its request. It is called
@@ -41,8 +41,8 @@ func withBody(r *http.Request) bool {
 }
 
 // unwantedBody is the body of a request for an endless response. As long as
-// anything of one has not come, net/http does not notice that the client leaves;
-// so somebody else reads it, and does. Nil is none.
+// anything of one has not come, net/http does not notice that the client
+// leaves; so run reads it, and does. Nil is none.
 type unwantedBody struct {
 	body io.Reader
 	rc   *http.ResponseController
@@ -61,10 +61,10 @@ func bodyOf(w http.ResponseWriter, r *http.Request) *unwantedBody {
 	return &unwantedBody{body: r.Body, rc: http.NewResponseController(w)}
 }
 
-// drain reads the body until the client leaves, which it tells with left. It is
+// start has the body read until the client leaves, and then left called. It is
 // called once, with the header written: a body that waits for "100 Continue" is
 // not to be asked for.
-func (b *unwantedBody) drain(left func()) {
+func (b *unwantedBody) start(left func()) {
 	if b == nil {
 		return
 	}
@@ -74,7 +74,7 @@ func (b *unwantedBody) drain(left func()) {
 }
 
 // run reads the body until its end, maxUnwanted, or the end of the connection.
-// The handler owns it, and waits for it in end.
+// The handler owns it, and waits for it in stop.
 func (b *unwantedBody) run() {
 	defer close(b.done)
 	buf := make([]byte, 512)
@@ -90,9 +90,9 @@ func (b *unwantedBody) run() {
 	}
 }
 
-// end is called before the handler returns: nobody is to wait for the rest of
+// stop is called before the handler returns: nothing is to wait for the rest of
 // the body.
-func (b *unwantedBody) end() {
+func (b *unwantedBody) stop() {
 	if b == nil {
 		return
 	}

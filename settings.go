@@ -10,9 +10,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// ClientSettings say how clients are served. They belong to a handler, never
-// to the identity of a stream; in a stream of the global options they are the
-// defaults for the handlers that name it.
+// ClientSettings are the settings for serving clients. They belong to a
+// handler, never to the identity of a stream; in a stream of the global options
+// they are the defaults for the handlers that name it.
 type ClientSettings struct {
 	// Where a client without a position begins: `live` (now), `oldest`
 	// (everything retained), or a number (the last n). Default: `live`.
@@ -24,22 +24,22 @@ type ClientSettings struct {
 
 	// Whether a client without a position gets a block with an `id` and no data
 	// before the first event, so that it misses nothing should its connection
-	// fail before that. The format says that such a block fires nothing; some
-	// clients fire an empty message. `auto`: for a browser's EventSource,
-	// recognized by the header of its request. Default: `auto`.
+	// fail before that. By the format, such a block fires nothing; some clients
+	// fire an empty message. `auto`: for a browser's EventSource, recognized by
+	// the header of its request. Default: `auto`.
 	Prime string `json:"prime,omitempty"`
 
 	// How often a comment is sent to a client that gets nothing else. 0 is
 	// never. Default: `15s`.
 	Heartbeat *caddy.Duration `json:"heartbeat,omitempty"`
 
-	// The range from which each client's reconnection time is drawn.
-	// One value alone is told to all. Default: `2s` to `5s`.
+	// The range from which each client's reconnection time is drawn. One value
+	// alone is sent to all. Default: `2s` to `5s`.
 	Retry *RetryRange `json:"retry,omitempty"`
 
-	// What becomes of a client so slow that events it has not got yet are
-	// dropped from the retained ones: `skip` tells it so and goes on,
-	// `disconnect` ends it. Default: `skip`.
+	// The treatment of a client so slow that retained events are dropped before
+	// it got them: `skip` sends it a gap and goes on, `disconnect` ends it.
+	// Default: `skip`.
 	Slow string `json:"slow,omitempty"`
 
 	// How long one write to a client may take. Default: `10s`.
@@ -49,7 +49,7 @@ type ClientSettings struct {
 	// Default: 0.
 	MaxClients *int `json:"max_clients,omitempty"`
 
-	// What the next client gets when the stream is full: `reject` is a 503
+	// The answer to the next client when the stream is full: `reject` is a 503
 	// with Retry-After, `retry` is a stream that ends at once with a long
 	// reconnection time (EventSource never comes back from a 503).
 	// Default: `reject`.
@@ -68,13 +68,13 @@ type ClientSettings struct {
 	// Default: `5s`.
 	Drain *caddy.Duration `json:"drain,omitempty"`
 
-	// What a reload does to connected clients: `keep` leaves them alone,
+	// The effect of a reload on connected clients: `keep` leaves them alone,
 	// `drain` ends them over the drain time, so that they come back under the
 	// new configuration. Default: `keep`.
 	OnReload string `json:"on_reload,omitempty"`
 }
 
-// RetryRange is the range of the reconnection times told to clients.
+// RetryRange is the range of the reconnection times sent to clients.
 type RetryRange struct {
 	// The shortest. Default: `2s`, or the longest where that is shorter.
 	Min caddy.Duration `json:"min,omitempty"`
@@ -90,7 +90,7 @@ type Start string
 // UnmarshalJSON accepts a string or a number.
 func (s *Start) UnmarshalJSON(b []byte) error {
 	if string(b) == "null" {
-		return nil // as if it were absent, which is what null means everywhere else
+		return nil // as if it were absent, as null means everywhere else
 	}
 	if len(b) > 0 && b[0] != '"' {
 		var n uint64
@@ -113,7 +113,7 @@ func (s Start) validate() error {
 	return nil
 }
 
-// validate judges the client settings that were given.
+// validate validates the client settings that were given.
 func (c *ClientSettings) validate() error {
 	if err := c.Start.validate(); err != nil {
 		return err
@@ -260,8 +260,8 @@ func (s *clientSettings) primes(r *http.Request) bool {
 }
 
 // byEventSource reports whether a request is a browser's EventSource's. Clients
-// that are no browsers send the first two fields as well; of a browser's requests,
-// those that a script fetches have no Cache-Control of their own.
+// that are no browsers send the first two fields as well; of a browser's
+// requests, a script's have no Cache-Control of their own.
 func byEventSource(r *http.Request) bool {
 	return only(r.Header["Accept"], typeEvents) && only(r.Header["Cache-Control"], "no-cache") && len(r.Header["Sec-Fetch-Mode"]) > 0
 }

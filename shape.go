@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// shape is what one stream does to the events of one source. Immutable.
+// shape is one stream's treatment of the events of one source. Immutable.
 type shape struct {
 	events map[string]bool // types that are taken over; nil: all
 	prefix string
 }
 
 // shape merges the upstream's options with the stream's.
-func (u *Upstream) shape(stream *UpstreamOptions) *shape {
-	s := &shape{prefix: wordOr(u.Prefix, stream.Prefix)}
+func (u *Upstream) shape(defaults *UpstreamOptions) *shape {
+	s := &shape{prefix: wordOr(u.Prefix, defaults.Prefix)}
 	events := u.Events
 	if events == nil {
-		events = stream.Events
+		events = defaults.Events
 	}
 	if len(events) > 0 {
 		s.events = make(map[string]bool)
@@ -34,7 +34,7 @@ func (s *shape) text() string {
 	return strings.Join(append(slices.Sorted(maps.Keys(s.events)), s.prefix), "\n")
 }
 
-// takes says whether an event of the upstream's type is taken over.
+// takes reports whether an event of the upstream's type is taken over.
 func (s *shape) takes(typ []byte) bool {
 	if s.events == nil {
 		return true

@@ -196,10 +196,10 @@ func TestEncoderGivesBackLargeBuffers(t *testing.T) {
 	s := new(shape)
 	large := &sse.Event{Data: bytes.Repeat([]byte("x"), 4*keepScratch)}
 	for _, envelope := range []bool{false, true} {
-		e.begin()
+		e.reset()
 		e.encode(large, s.finalType(&e, nil), "a", envelope, false, false, time.Now())
 	}
-	e.begin()
+	e.reset()
 	if n := cap(e.plain) + cap(e.shaped) + e.wrapped.Cap(); n > 3*keepScratch {
 		t.Errorf("%d bytes are kept", n)
 	}

@@ -15,12 +15,12 @@ var reasons = []reason{
 
 const maxReasons = 16 // room for reasons; a test keeps it
 
-// sourceCounts is what a source has counted, over all its replicas.
+// sourceCounts are the counts of a source, over all its replicas.
 //
 // Safe for concurrent use.
 type sourceCounts struct {
 	connects    atomic.Uint64 // answers that were a stream
-	disconnects atomic.Uint64 // ends of those
+	disconnects atomic.Uint64 // ends of such streams
 	ends        [maxReasons]atomic.Uint64
 	events      atomic.Uint64 // received, duplicates included
 	bytes       atomic.Uint64 // received, comments included
@@ -40,8 +40,8 @@ type lastEnd struct {
 	at     time.Time
 }
 
-// ended counts an attempt that has ended.
-func (c *sourceCounts) ended(end ending) {
+// countEnd counts an attempt that has ended.
+func (c *sourceCounts) countEnd(end ending) {
 	if end.wasUp {
 		c.disconnects.Add(1)
 	}
@@ -49,13 +49,13 @@ func (c *sourceCounts) ended(end ending) {
 		c.ends[i].Add(1)
 	}
 	if end.reason == reasonClosed {
-		return // by us; tells nothing about the upstream
+		return // by us; not the upstream's
 	}
 	c.lastEnd.Store(&lastEnd{reason: end.reason, text: end.detail(), status: end.status, hint: end.hint, at: time.Now()})
 }
 
-// load returns the counts. Those that are raised together may differ by what
-// is counted at the moment.
+// load returns the counts. Counts that are raised together may differ by an
+// event in progress.
 func (c *sourceCounts) load() upstreamCounts {
 	n := upstreamCounts{
 		connects:    c.connects.Load(),

@@ -13,44 +13,44 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// stateReport is what source events tell of a stream's sources, made once for
-// all clients: at each change of a source, every client asks for it. Immutable.
+// stateReport has the states of a stream's sources for source events, made once
+// for all clients: at each change of a source, every client asks for it.
+// Immutable.
 type stateReport struct {
 	change  uint64          // of stateReports.changes
 	sources []reportedState // by name
 }
 
-// reportedState is a source's state, and the event that tells it.
+// reportedState is a source's state, and the event that reports it.
 type reportedState struct {
 	name  string
-	state toldState
+	state clientState
 	event []byte
 }
 
-// toldState is what source events tell of a state.
-type toldState struct {
+// clientState is a state as source events report it.
+type clientState struct {
 	up     bool
 	reason reason
 	since  int64 // Unix ms
 }
 
-func (st sourceState) told() toldState {
-	told := toldState{up: st.phase == phaseUp, reason: st.reason, since: st.since.UnixMilli()}
+func (st sourceState) forClients() clientState {
+	public := clientState{up: st.phase == phaseUp, reason: st.reason, since: st.since.UnixMilli()}
 	switch {
-	case told.up:
-		told.reason = ""
-	case told.reason == "":
-		told.reason = reason(st.phase)
+	case public.up:
+		public.reason = ""
+	case public.reason == "":
+		public.reason = reason(st.phase)
 	}
-	return told
+	return public
 }
 
 // stateReports makes the reports of one stream, one for each change. Safe for
 // concurrent use.
 type stateReports struct {
-	// version counts the changes of sources' states that clients are told of;
-	// changes, which is raised first, those in which only a reason is another,
-	// too.
+	// version counts the changes of sources' states that clients are notified
+	// of; changes, which is raised first, counts changes of a reason only, too.
 	version atomic.Uint64
 	changes atomic.Uint64
 
@@ -58,8 +58,8 @@ type stateReports struct {
 	newest atomic.Pointer[stateReport]
 }
 
-// changed notes a change that clients are told of, reasonChanged one that only
-// clients that come later are.
+// changed notes a change that clients are notified of, reasonChanged one that
+// only later clients get.
 func (r *stateReports) changed() {
 	r.changes.Add(1)
 	r.version.Add(1)
@@ -82,7 +82,7 @@ func (r *stateReports) now(states func() map[string]sourceState) *stateReport {
 	next := &stateReport{change: change}
 	all := states()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		s := reportedState{name: name, state: all[name].told()}
+		s := reportedState{name: name, state: all[name].forClients()}
 		if before, ok := last.find(name); ok && before.state == s.state {
 			s = before
 		} else {
@@ -97,7 +97,7 @@ func (r *stateReports) now(states func() map[string]sourceState) *stateReport {
 // stateReport returns the states of the sources as they are now.
 func (h *hub) stateReport() *stateReport { return h.states.now(h.inputs.states) }
 
-// find returns what is reported of a source. A nil report has none.
+// find returns the reported state of a source. A nil report has none.
 func (r *stateReport) find(name string) (reportedState, bool) {
 	if r == nil {
 		return reportedState{}, false
@@ -112,11 +112,11 @@ func (r *stateReport) find(name string) (reportedState, bool) {
 }
 
 // appendChanges appends a source event for each wanted source whose state is not
-// what was told last; told is nil if nothing was.
-func (r *stateReport) appendChanges(dst []byte, told *stateReport, wants func(name string) bool, now time.Time) []byte {
+// that of last, the report sent before; nil if there was none.
+func (r *stateReport) appendChanges(dst []byte, last *stateReport, wants func(name string) bool, now time.Time) []byte {
 	var before []reportedState
-	if told != nil {
-		before = told.sources
+	if last != nil {
+		before = last.sources
 	}
 	for i := range r.sources {
 		s := &r.sources[i]
@@ -145,12 +145,12 @@ func appendRemoved(dst []byte, name string, wants func(name string) bool, now ti
 	if !wants(name) {
 		return dst
 	}
-	return appendSourceEvent(dst, name, toldState{reason: reasonRemoved, since: now.UnixMilli()})
+	return appendSourceEvent(dst, name, clientState{reason: reasonRemoved, since: now.UnixMilli()})
 }
 
 // appendSourceEvent appends a fanin.source event. Names and reasons have no
 // characters that JSON escapes. It carries no id, and never enters the log.
-func appendSourceEvent(dst []byte, name string, st toldState) []byte {
+func appendSourceEvent(dst []byte, name string, st clientState) []byte {
 	state := "down"
 	if st.up {
 		state = "up"

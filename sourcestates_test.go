@@ -112,7 +112,7 @@ func TestChangesOfStates(t *testing.T) {
 		want := make(map[string]string)
 		for name, st := range h.inputs.states() {
 			if odd(name) {
-				_, data, _ := strings.Cut(string(appendSourceEvent(nil, name, st.told())), "data: ")
+				_, data, _ := strings.Cut(string(appendSourceEvent(nil, name, st.forClients())), "data: ")
 				want[name] = strings.TrimSpace(data)
 			}
 		}

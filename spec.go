@@ -20,8 +20,8 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 )
 
-// sourceSpec is everything that makes a shared source what it is, in
-// canonical form and as configured: before placeholders are evaluated.
+// sourceSpec is everything that identifies a shared source, in canonical form
+// and as configured: before placeholders are evaluated.
 type sourceSpec struct {
 	URLs         []string             `json:"urls"`
 	HeaderUp     []json.RawMessage    `json:"header_up,omitempty"`
@@ -33,15 +33,15 @@ type sourceSpec struct {
 	MaxEventSize int64                `json:"max_event_size"`
 	Policy       string               `json:"policy,omitempty"`  // empty for a single place
 	Dynamic      any                  `json:"dynamic,omitempty"` // where addresses come from
-	Address      string               `json:"address,omitempty"` // one of those addresses
+	Address      string               `json:"address,omitempty"` // one of the discovered addresses
 	Key          string               `json:"key,omitempty"`     // of a keyed stream, hashed
 	Values       map[string]string    `json:"values,omitempty"`  // of a keyed stream's placeholders in headers
-	headerOps    []*headers.HeaderOps // what HeaderUp is the text of
-	transportRaw json.RawMessage      // what Transport is the canonical form of
-	dynamicRaw   json.RawMessage      // what Dynamic is the canonical form of
+	headerOps    []*headers.HeaderOps // HeaderUp is their text
+	transportRaw json.RawMessage      // Transport is its canonical form
+	dynamicRaw   json.RawMessage      // Dynamic is its canonical form
 }
 
-// checkFits says whether the largest event fits into what is retained.
+// checkFits validates that the largest event fits into the log.
 func (s *sourceSpec) checkFits(o eventlog.Options) error {
 	if s.MaxEventSize > o.MaxBytes {
 		return fmt.Errorf("max_event_size: %d bytes is more than the size of all that is retained, %d bytes; lower max_event_size, or raise size in retain", s.MaxEventSize, o.MaxBytes)
@@ -61,9 +61,9 @@ func (s *sourceSpec) places() []place {
 	return s.order(places)
 }
 
-// order puts places into the order in which they are tried. With `balance`
-// that is by rendezvous hash of the node, the key and the place: it spreads
-// nodes and keys evenly, and losing a place moves only those that were there.
+// order puts places into the order in which they are tried. With `balance` that
+// is by rendezvous hash of the node, the key and the place: it spreads nodes
+// and keys evenly, and losing a place moves only its own.
 func (s *sourceSpec) order(places []place) []place {
 	if s.Policy != policyBalance {
 		return places

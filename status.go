@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// streamStatus is what operators see of a stream. It has no credentials, no
+// streamStatus is the operators' view of a stream. It has no credentials, no
 // query strings and no data. Times are Unix milliseconds, 0 is never or none.
 type streamStatus struct {
 	// The name, or for an unnamed stream 8 hex digits.
 	Name string `json:"name"`
-	// It depends on the request: what follows is of all keys together.
+	// It depends on the request: the fields below are of all keys together.
 	Keyed bool `json:"keyed"`
 	// How many keys there are now.
 	Keys int `json:"keys"`
@@ -31,7 +31,7 @@ type streamStatus struct {
 	Types map[string]int `json:"types"`
 }
 
-// upstreamStatus is what operators see of an upstream of a stream.
+// upstreamStatus is the operators' view of an upstream of a stream.
 type upstreamStatus struct {
 	Name string `json:"name"`
 	// As configured, without user and query.
@@ -64,7 +64,7 @@ type upstreamStatus struct {
 	replicas []replicaStatus
 }
 
-// logStatus is what operators see of a log.
+// logStatus is the operators' view of a log.
 type logStatus struct {
 	Epoch  string `json:"epoch"`
 	IDs    string `json:"ids"`
@@ -82,7 +82,7 @@ type logStatus struct {
 	MaxAge    int64 `json:"max_age"` // milliseconds
 }
 
-// clientsStatus is what operators see of the clients of a stream.
+// clientsStatus is the operators' view of the clients of a stream.
 type clientsStatus struct {
 	Connected int    `json:"connected"`
 	Total     uint64 `json:"total"`
@@ -96,7 +96,7 @@ type clientsStatus struct {
 	timeouts, overtaken uint64 // that were disconnected for reading too slowly
 }
 
-// deliveredStatus is what clients were sent.
+// deliveredStatus counts deliveries to clients.
 type deliveredStatus struct {
 	Events   uint64 `json:"events"` // replayed ones included
 	Bytes    uint64 `json:"bytes"`
@@ -187,8 +187,8 @@ func unixMilli(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// shownURLs are the URLs as configured, without what may be secret, and with
-// the addresses that were looked up for them.
+// shownURLs are the URLs as configured, without parts that may be secret, and
+// with the addresses that were looked up for them.
 func shownURLs(spec *sourceSpec, addresses []string) []string {
 	urls := make([]string, 0, len(spec.URLs))
 	for i := range spec.URLs {

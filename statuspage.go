@@ -40,13 +40,13 @@ const (
 	newestEventSize = 4 << 10
 )
 
-// StatusPage shows operators what the streams of this process do: as a page,
-// as JSON, or as a stream of one JSON snapshot a second, whichever the client
-// accepts. Asked for `?ready`, it says whether the streams are fed, for load
+// StatusPage shows operators what the streams of this process do: as a page, as
+// JSON, or as a stream of one JSON snapshot a second, whichever the client
+// accepts. Asked for `?ready`, it reports whether the streams are fed, for load
 // balancers.
 //
 // It is for operators: names, addresses and errors of the upstreams are shown
-// to whoever may open it.
+// to everyone who may open it.
 type StatusPage struct {
 	// The names of the streams to show. Default: all of the process.
 	Streams []string `json:"streams,omitempty"`
@@ -74,7 +74,7 @@ func (StatusPage) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision judges the configuration.
+// Provision validates the configuration.
 func (p *StatusPage) Provision(ctx caddy.Context) error {
 	if err := p.validate(); err != nil {
 		return err
@@ -248,7 +248,7 @@ func labelsOf(all []streamStatus) []string {
 // recentOf returns the newest events of a stream, newest first.
 func recentOf(name string) []recentEvent {
 	var log *streamLog
-	hubs.Range(func(_, value any) bool { // those that are configured
+	hubs.Range(func(_, value any) bool { // the configured ones
 		if h := value.(*hub); h.label == name {
 			log = h.log.Load()
 		}
@@ -372,8 +372,8 @@ func (p *StatusPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	body := bodyOf(w, r)
-	defer body.end()
-	body.drain(cancel)
+	defer body.stop()
+	body.start(cancel)
 	v := newViewer(w, r)
 	defer v.close()
 	stop := context.AfterFunc(p.ended, func() {

@@ -30,7 +30,7 @@ type streamLog struct {
 	next atomic.Pointer[streamLog]
 
 	// mu makes appending an event and noting its id one step.
-	mu       sync.Mutex        // protects what follows
+	mu       sync.Mutex        // protects the fields below
 	byID     map[uint64]uint64 // offset of the event that brought an id last, by the id's hash
 	noted    []notedID         // the events that brought a new id, oldest first; some may be evicted
 	lastHash uint64            // of the id in force
@@ -50,7 +50,7 @@ func newStreamLog(o eventlog.Options, ids string) *streamLog {
 	return &streamLog{Log: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
 }
 
-// resumable says whether clients can come back with an id.
+// resumable reports whether clients can come back with an id.
 func (l *streamLog) resumable() bool { return l.ids != idsNone }
 
 // appendWithID appends an event that carries the upstream's id. The id of an
@@ -118,11 +118,11 @@ func (l *streamLog) idBefore(next uint64) string {
 // somewhere first. Not safe for concurrent use, but for Position.
 type logReader struct{ eventlog.Reader }
 
-// begin has the reader read a log from the event at next.
-func (r *logReader) begin(l *streamLog, next uint64) { r.Begin(l.Log, next) }
+// seek has the reader read a log from the event at next.
+func (r *logReader) seek(l *streamLog, next uint64) { r.Begin(l.Log, next) }
 
 // newest calls each with the newest n events, oldest first: as stored, with the
-// time of arrival in Unix ms. What is evicted meanwhile is left out.
+// time of arrival in Unix ms. Events evicted meanwhile are left out.
 func (l *streamLog) newest(n uint64, each func(stored []byte, arrived int64)) {
 	reader := l.NewReader(l.Last(n))
 	for range n {

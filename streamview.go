@@ -14,7 +14,7 @@ const (
 	sampledTypes   = 4096 // events of all keys' logs together
 )
 
-// streamView is a status, and what only metrics have beside it.
+// streamView is a status, and the counts that only metrics have beside it.
 type streamView struct {
 	streamStatus
 	counted map[string]*countedUpstream // by counted name
@@ -23,7 +23,7 @@ type streamView struct {
 	seen    int // events whose types were looked at
 }
 
-// countedUpstream is what is counted under one configured name.
+// countedUpstream has the counts under one configured name.
 type countedUpstream struct {
 	upstreamCounts
 	up        bool
@@ -96,8 +96,8 @@ func (h *hub) view() *streamView {
 // view returns the view of a keyed stream and the hubs of its keys; nil before
 // a configuration with it was started.
 func (k *keyedStream) view(all []*hub) *streamView {
-	// Before the hubs: what is counted by one that ends in between is missing
-	// this time, rather than counted twice.
+	// Before the hubs: the counts of one that ends in between are missing this
+	// time, rather than counted twice.
 	before := k.counts.before()
 	v := newStreamView(k.label)
 	v.Keyed, v.OnDemand = true, true
@@ -117,7 +117,7 @@ func (k *keyedStream) view(all []*hub) *streamView {
 	for _, h := range all {
 		v.addHub(h)
 	}
-	v.Log.Epoch, v.Log.Tail = "", 0 // of one key, they say nothing
+	v.Log.Epoch, v.Log.Tail = "", 0 // of one key, they mean nothing
 	v.addCounts(k.counts, before)
 	return v
 }
@@ -187,10 +187,10 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 			v.Clients.Max = def.maxClients()
 		}
 	}
-	for _, source := range in.sources {
-		n, us := v.count(source.counted), source.status
-		us.add(source.counts)
-		n.combine(source.counts, plus)
+	for _, src := range in.sources {
+		n, us := v.count(src.counted), src.status
+		us.add(src.counts)
+		n.combine(src.counts, plus)
 		n.up = n.up || us.State == phaseUp
 		n.lastEvent = max(n.lastEvent, us.LastEvent)
 		v.upstream(us.Name).merge(us)
@@ -225,12 +225,12 @@ func (v *streamView) addTypes(t *tags, log *streamLog) {
 	}
 }
 
-// addCounts adds what the stream has counted. before is what was counted for
-// sources that were left, unless it is in the counts already.
+// addCounts adds the stream's counts. before has the counts of sources that
+// were left, unless they are in the stream's already.
 func (v *streamView) addCounts(c *streamCounts, before map[string]upstreamCounts) {
 	for name, n := range v.counted {
 		n.combine(before[name], plus)
-		n.upstreamCounts = c.tell(name, n.upstreamCounts)
+		n.upstreamCounts = c.ratchet(name, n.upstreamCounts)
 		if i := slices.IndexFunc(v.Upstreams, func(u upstreamStatus) bool { return u.Name == name }); i >= 0 {
 			v.Upstreams[i].set(n.upstreamCounts)
 		}

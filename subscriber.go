@@ -26,14 +26,14 @@ const (
 // never is a time that does not come, in monotonic nanoseconds.
 const never = math.MaxInt64
 
-// subscriber is the hub's handle of one connected client. Whatever the client
-// is to do, write events, a heartbeat, end, it is woken for, and looks for
+// subscriber is the hub's handle of one connected client. The client is woken
+// for each thing it is to do (write events or a heartbeat, end), and looks for
 // everything in its turn.
 //
-// What nobody is named for is set before the hub knows the subscriber. Its
+// Fields without a named owner are set before the hub knows the subscriber. Its
 // methods are safe for concurrent use.
 type subscriber struct {
-	// What is looked at for each event lies together.
+	// Fields used for each event lie together.
 	turn        atomic.Uint32 // where the client stands with the writers
 	lastWoken   bool          // the hub wants to know when its turn begins; the notifier's and then the writer's
 	multiplexed bool          // over HTTP/2 or HTTP/3, where each of its writes waits for another goroutine
@@ -52,7 +52,7 @@ type subscriber struct {
 	left    chan struct{} // closed by the writers after the last turn
 	index   int           // in the hub's list; the hub's
 
-	mu        sync.Mutex // protects what follows, and the lowering of endAt
+	mu        sync.Mutex // protects the fields below, and the lowering of endAt
 	endReason endReason
 }
 
@@ -161,8 +161,8 @@ func (s *subscriber) lost() {
 	}
 }
 
-// ended says whether the client is to end by now, and why.
-func (s *subscriber) ended(now time.Time) (endReason, bool) {
+// endDue reports whether the client is to end by now, and why.
+func (s *subscriber) endDue(now time.Time) (endReason, bool) {
 	if monotonic(now) < s.endAt.Load() {
 		return "", false
 	}

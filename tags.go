@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// A tag is what the log's index knows of an event, to filter by: 12 bits
-	// for the source and 20 for the type.
+	// A tag is an event's entry in the log's index, to filter by: 12 bits for
+	// the source and 20 for the type.
 	tagTypeBits = 20
 	tagTypeMask = 1<<tagTypeBits - 1
 	tagSources  = 1 << (32 - tagTypeBits)
@@ -25,7 +25,7 @@ var tagSeed = maphash.MakeSeed()
 // tags numbers the sources and types of one stream. The numbers stay for the
 // stream's life, over reloads. Safe for concurrent use.
 type tags struct {
-	mu          sync.RWMutex      // protects what follows
+	mu          sync.RWMutex      // protects the fields below
 	sources     map[string]uint32 // number by name
 	sourceNames []sourceName      // by number
 	next        uint32            // number to give out again, once all were
@@ -72,9 +72,9 @@ func (t *tags) source(name, upstream string) uint32 {
 	return n
 }
 
-// release says that a source is no longer in use. It is known until its number
-// is given out again.
-func (t *tags) release(name string) {
+// noteUnused notes that a source is no longer in use. It is known until its
+// number is given out again.
+func (t *tags) noteUnused(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n, ok := t.sources[name]; ok {
@@ -83,10 +83,12 @@ func (t *tags) release(name string) {
 }
 
 // tag returns the tag of an event.
-func (t *tags) tag(source uint32, typ []byte) uint32 {
-	return source<<tagTypeBits | t.typeNumber(typ)
+func (t *tags) tag(number uint32, typ []byte) uint32 {
+	return number<<tagTypeBits | t.typeNumber(typ)
 }
 
+// typeNumber returns the number of a type: its own, as long as there are any to
+// give out, or a shared one.
 func (t *tags) typeNumber(typ []byte) uint32 {
 	t.mu.RLock()
 	n, ok := t.types[string(typ)]
@@ -117,13 +119,13 @@ func hashedType[T string | []byte](typ T) uint32 {
 	return tagTypes + uint32(maphash.String(tagSeed, string(typ))%(tagTypeMask+1-tagTypes))
 }
 
-// matches says whether a tag is of the sources and types wanted; an empty set
-// is all.
+// matches reports whether a tag is of the sources and types wanted; an empty
+// set is all.
 func (t *tags) matches(tag uint32, sources, types map[string]bool) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	source, typ := tag>>tagTypeBits, tag&tagTypeMask
-	if s := t.sourceNames[source]; len(sources) > 0 && !sources[s.name] && (s.upstream == "" || !sources[s.upstream]) {
+	number, typ := tag>>tagTypeBits, tag&tagTypeMask
+	if s := t.sourceNames[number]; len(sources) > 0 && !sources[s.name] && (s.upstream == "" || !sources[s.upstream]) {
 		return false
 	}
 	if len(types) == 0 {
@@ -160,7 +162,7 @@ func (t *tags) countTypes(all []uint32) map[string]int {
 	return counts
 }
 
-// knows says whether a source of that name was ever seen, or one of an
+// knows reports whether a source of that name was ever seen, or one of an
 // upstream of that name.
 func (t *tags) knows(name string) bool {
 	t.mu.RLock()
@@ -172,10 +174,10 @@ func (t *tags) knows(name string) bool {
 }
 
 // upstreamOf returns the upstream that a source is one of several of, or "".
-func (t *tags) upstreamOf(source string) string {
+func (t *tags) upstreamOf(name string) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if n, ok := t.sources[source]; ok {
+	if n, ok := t.sources[name]; ok {
 		return t.sourceNames[n].upstream
 	}
 	return ""

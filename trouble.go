@@ -64,7 +64,7 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 	for i := range all {
 		st := &all[i]
 		if st.Removed {
-			continue // its clients are leaving, as they were told to
+			continue // its clients are leaving, as they were asked to
 		}
 		s := streams[historyKey{st.Name, false}]
 		if s == nil {

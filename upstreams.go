@@ -25,7 +25,7 @@ var sources = caddy.NewUsagePool()
 // the same way. It owns the connections to its replicas, and hands each event
 // to every subscription. It lives in the pool of sources.
 //
-// Of the streams it knows what a listener is told, and nothing else.
+// It knows the streams as listeners only.
 //
 // Safe for concurrent use.
 type source struct {
@@ -34,15 +34,15 @@ type source struct {
 
 	intake intake
 
-	// mu protects what follows, and envs and demand of the subscriptions. Those of
-	// runners and intake are taken below it.
+	// mu protects the fields below, and envs and demand of the subscriptions.
+	// The locks of runners and intake are taken below it.
 	mu        sync.Mutex
 	runners   map[string]*runner  // one, or with `mirror` one for each replica
 	places    map[string]*replica // by id
 	inherited *runner             // whose position to go on from
 	seed      string              // id to begin with, from the first client
 	state     sourceState         // of the best runner
-	announced phase               // told to event handlers last: up, down, or nothing yet
+	announced phase               // announced to event handlers last: up, down, or nothing yet
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
 	counts sourceCounts
@@ -51,28 +51,28 @@ type source struct {
 	cancel context.CancelFunc
 }
 
-// listener is what a source knows of a stream that has subscribed to it. Its
-// methods return at once, and call nothing of the source.
+// listener is a stream that has subscribed to a source, as the source knows it.
+// Its methods return at once, and call nothing of the source.
 type listener interface {
-	// names returns those of the upstream and the stream, for log lines.
-	names() (upstream, stream string)
+	// names returns the names of the upstream and the stream, for log lines.
+	names() (upstream, streamName string)
 
 	// deliver takes an event, in the order of arrival, one call at a time. hadID
 	// reports whether the event before it came with an id in force. ev is valid
 	// until deliver returns; enc is shared by the listeners that get the event.
 	deliver(ev *sse.Event, hadID bool, enc *encoder, now time.Time)
 
-	// stateChanged is told that the source has gone up or down, or else that it
-	// is down for another reason.
+	// stateChanged is called when the source has gone up or down, or else when
+	// it is down for another reason.
 	stateChanged(upOrDown bool)
 
-	// announce is told once, for event handlers, that the source has gone up or
-	// down; one that never was up goes down when it first fails.
+	// announce is called once, for event handlers, when the source has gone up
+	// or down; one that never was up goes down when it first fails.
 	announce(up bool, why reason, text string)
 }
 
-// sourceState is what a source or a runner is doing; for people, logs and
-// source events.
+// sourceState is the state of a source or a runner; for people, logs and source
+// events.
 type sourceState struct {
 	phase   phase
 	since   time.Time
@@ -108,13 +108,13 @@ func (p phase) rank() int {
 	}
 }
 
-// subscription is what a source knows of one stream's use of it.
+// subscription is one stream's use of a source, as the source knows it.
 type subscription struct {
 	to     listener
 	lastID []byte // of the event delivered last; the intake's lock protects it
 
 	// envs are the environments of the configurations that use the stream and
-	// this source, oldest first. demand says that the stream wants events now.
+	// this source, oldest first. demand is set while the stream wants events.
 	// The source's lock protects both.
 	envs   []*environment
 	demand bool
@@ -136,11 +136,14 @@ func acquireSource(key string, spec *sourceSpec) *source {
 	return val.(*source)
 }
 
+// releaseSource gives up a reference. With the last one it waits for the
+// source's end, so the caller holds no lock of the source.
 func releaseSource(s *source) {
 	// the error is that of Destruct, which has none
 	_, _ = sources.Delete(s.key)
 }
 
+// newSource returns a source without connections.
 func newSource(key string, spec *sourceSpec) *source {
 	s := &source{
 		key:     key,
@@ -182,7 +185,7 @@ func (s *source) subscribe(to listener) *subscription {
 }
 
 // unsubscribe removes a subscription: its listener gets no event from now on.
-// What has arrived and is held it gets before.
+// It gets the held events before.
 func (s *source) unsubscribe(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +204,7 @@ func (s *source) exchange(old *subscription, to listener) *subscription {
 	return renamed
 }
 
-// setEnvironments says which configurations a subscription can dial with,
+// setEnvironments sets the environments that a subscription can dial with,
 // oldest first.
 func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	s.mu.Lock()
@@ -209,15 +212,15 @@ func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	added := slices.ContainsFunc(envs, func(env *environment) bool { return !s.usesLocked(env) })
 	sub.envs = envs
 	s.reconcileLocked()
-	if added { // a reload: what had finished may be asked again
+	if added { // a reload: a finished upstream may be asked again
 		for _, r := range s.runners {
 			r.retryFinished()
 		}
 	}
 }
 
-// setDemand says whether a subscription wants the source connected. seed is
-// an id to begin with, if the source was never connected and has none.
+// setDemand sets whether a subscription wants the source connected. seed is an
+// id to begin with, if the source was never connected and has none.
 func (s *source) setDemand(sub *subscription, demand bool, seed string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,8 +231,8 @@ func (s *source) setDemand(sub *subscription, demand bool, seed string) {
 	s.reconcileLocked()
 }
 
-// beginsAfter says whether the source was asked for what comes after an id at
-// its very first connection, or, not connected yet, can still be.
+// beginsAfter reports whether the source was asked for the events after an id
+// at its very first connection, or, not connected yet, can still be.
 func (s *source) beginsAfter(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,7 +260,7 @@ func (s *source) wanted() (env *environment, wanted bool) {
 	return s.wantedLocked()
 }
 
-// uses says whether an environment is still in use.
+// uses reports whether an environment is still in use.
 func (s *source) uses(env *environment) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -268,13 +271,13 @@ func (s *source) uses(env *environment) bool {
 // one configuration and with one transport; it is the same one for all of them.
 func (s *source) usesLocked(env *environment) bool {
 	return slices.ContainsFunc(s.intake.list(), func(sub *subscription) bool {
-		return slices.ContainsFunc(sub.envs, func(used *environment) bool { return used.transport == env.transport })
+		return slices.ContainsFunc(sub.envs, func(other *environment) bool { return other.transport == env.transport })
 	})
 }
 
-// reconcileLocked starts what is wanted and tells the runners to look again.
-// A source that no configuration can dial any more keeps the connections it
-// has: its stream may have clients that are still leaving.
+// reconcileLocked starts the runners if they are wanted, and has the present
+// ones look again. A source that no configuration can dial any more keeps the
+// connections it has: its stream may have clients that are still leaving.
 func (s *source) reconcileLocked() {
 	demand := false
 	for _, sub := range s.intake.list() {
@@ -300,8 +303,8 @@ func (s *source) reconcileLocked() {
 	}
 }
 
-// resolveAddresses keeps the replicas those that the look-ups give. The
-// source owns it; it ends with the source.
+// resolveAddresses keeps the replicas in step with the look-ups. The source
+// owns it; it ends with the source.
 func (s *source) resolveAddresses(done chan struct{}) {
 	defer close(done)
 	watchAddresses(s.ctx, s.wanted, s.logger, func(addresses []string) {
@@ -315,8 +318,8 @@ func (s *source) resolveAddresses(done chan struct{}) {
 	})
 }
 
-// setPlacesLocked makes the replicas those at the given places, in their
-// order, and has them connected as the policy says.
+// setPlacesLocked makes the replicas match the given places, in their order,
+// and has them connected as the policy says.
 func (s *source) setPlacesLocked(places []place) {
 	if s.ctx.Err() != nil {
 		return
@@ -356,6 +359,8 @@ func (s *source) setPlacesLocked(places []place) {
 	}
 }
 
+// startLocked starts a runner, which begins after the seed, or where an
+// inherited one was.
 func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	r := newRunner(s, replicas, slot)
 	if s.seed != "" && r.decoder.LastEventID() == "" {
@@ -382,10 +387,10 @@ func (s *source) inherit(old *source) {
 	}
 }
 
-// begin makes a source that was not dialled yet begin after an event of an
+// setSeed makes a source that was not dialled yet begin after an event of an
 // upstream that another one is still connected to. One that was dialled, or has
 // another beginning, keeps it.
-func (s *source) begin(lastID string) {
+func (s *source) setSeed(lastID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.runners) == 0 && s.seed == "" {
@@ -393,8 +398,8 @@ func (s *source) begin(lastID string) {
 	}
 }
 
-// reconnect drops the connections there are, forgets waits and who answered
-// 204, and dials at once if the source is wanted.
+// reconnect drops the connections there are, forgets waits and 204 answers, and
+// dials at once if the source is wanted.
 func (s *source) reconnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -403,15 +408,15 @@ func (s *source) reconnect() {
 	}
 }
 
-// ended says whether the source has ended for good.
-func (s *source) ended() bool {
+// hasEnded reports whether the source has ended for good.
+func (s *source) hasEnded() bool {
 	return s.ctx.Err() != nil
 }
 
-// leaves gives the slot of a runner that has ended back, and tells the streams
-// what is left without it.
-func (s *source) leaves(r *runner) {
-	if !s.intake.mirrors() || s.ended() {
+// runnerEnded gives back the slot of a runner that has ended, and notifies the
+// streams of the state without it.
+func (s *source) runnerEnded(r *runner) {
+	if !s.intake.mirrors() || s.hasEnded() {
 		return
 	}
 	s.intake.removeReplica(r.slot)
@@ -425,8 +430,8 @@ func (s *source) status() sourceState {
 	return s.state
 }
 
-// stateChanged is called by a runner whose state has changed. The streams
-// are told when the source has gone up or down.
+// stateChanged is called by a runner whose state has changed. The streams are
+// notified when the source has gone up or down.
 func (s *source) stateChanged() {
 	s.mu.Lock()
 	was := s.state
@@ -440,8 +445,8 @@ func (s *source) stateChanged() {
 }
 
 // announceLocked announces that the source has gone up or down. One that is not
-// wanted is not down. A stream that no configuration has any more, whose clients
-// are still there, is not told.
+// wanted is not down. A stream that no configuration has any more, whose
+// clients are still there, is not notified.
 func (s *source) announceLocked() {
 	now, text := phaseUp, ""
 	switch st := s.state; {
@@ -465,6 +470,8 @@ func (s *source) announceLocked() {
 	}
 }
 
+// bestStateLocked returns the state of the best runner; its since is when the
+// source last went up or down.
 func (s *source) bestStateLocked() sourceState {
 	best := sourceState{phase: phaseIdle, since: s.state.since}
 	for _, r := range s.runners {
@@ -480,7 +487,7 @@ func (s *source) bestStateLocked() sourceState {
 	return best
 }
 
-// countedSince returns what a stream that joins now does not count. A
+// countedSince returns the counts that a stream that joins now leaves out. A
 // connection that is open counts: the stream has come to be connected.
 func (s *source) countedSince() upstreamCounts {
 	n := s.counts.load()
@@ -532,12 +539,12 @@ func (s *source) logger() *zap.Logger {
 	subs := s.intake.list()
 	streams := make([]string, 0, len(subs))
 	for _, sub := range subs {
-		upstream, stream := sub.to.names()
+		upstream, streamName := sub.to.names()
 		if name == "" {
 			name = upstream
 		}
-		if !slices.Contains(streams, stream) {
-			streams = append(streams, stream)
+		if !slices.Contains(streams, streamName) {
+			streams = append(streams, streamName)
 		}
 	}
 	return logger.With(zap.String("upstream", name), zap.Strings("streams", streams))

@@ -100,10 +100,10 @@ func TestSlowEndsAreInTheStatus(t *testing.T) {
 	serve(t, "", directive("/e", "stream s\nupstream u "+a.URL()))
 	hubs.Range(func(_, value any) bool {
 		c := value.(*hub).counts
-		c.ended(endTimeout)
-		c.ended(endSlow)
-		c.ended(endSlow)
-		c.ended(endClient)
+		c.countEnd(endTimeout)
+		c.countEnd(endSlow)
+		c.countEnd(endSlow)
+		c.countEnd(endClient)
 		return true
 	})
 	if st := streamNamed(t, "s"); st.Clients.timeouts != 1 || st.Clients.overtaken != 2 {
@@ -161,7 +161,7 @@ func TestRemedies(t *testing.T) {
 		}
 	}
 	c := new(sourceCounts)
-	c.ended(ending{reason: reasonTLS, err: errors.New("EOF"), hint: hint})
+	c.countEnd(ending{reason: reasonTLS, err: errors.New("EOF"), hint: hint})
 	end := c.lastEnd.Load()
 	us := upstreamStatus{Reason: end.reason, Error: end.text, hint: end.hint}
 	if got := us.cause(); got != "EOF" {

@@ -47,6 +47,7 @@ func (v *viewer) write(p []byte) error {
 	return v.disarm()
 }
 
+// arm is called before a write, with its deadline.
 func (v *viewer) arm(deadline time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -69,12 +70,14 @@ func (v *viewer) disarm() error {
 		return errEnding
 	}
 	v.late.Stop()
-	v.deadline.at(v.deadline.hard)
+	v.deadline.setNow(v.deadline.hard)
 	return nil
 }
 
+// setLocked sets the deadline, and closes the connection where it has no
+// effect.
 func (v *viewer) setLocked(deadline time.Time) {
-	v.deadline.at(deadline)
+	v.deadline.setNow(deadline)
 	v.late.Reset(time.Until(deadline) + closeGrace)
 }
 

@@ -64,7 +64,7 @@ func BenchmarkWake(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				left.Store(int64(clients))
-				enc.begin()
+				enc.reset()
 				in.deliver(ev, false, enc, time.Now())
 				<-all
 			}

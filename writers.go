@@ -20,7 +20,7 @@ const maxIdleWriters = 128
 // each client that an event wakes would be a stack for each, too.
 const multiplexedShare = 32
 
-// longTurn is what a turn takes only if the write blocked, or the processor
+// longTurn is how long a turn takes only if the write blocked, or the processor
 // was taken away.
 const longTurn = time.Millisecond
 
@@ -42,12 +42,12 @@ const longQueue = 12 * time.Millisecond
 //
 // But a writer may block in a write, and the queue must not wait for it. A
 // writer is taken for blocked whose turn is long, and another takes its place;
-// from then on the client is slow, and who writes to it does not count, until it
-// has caught up. So a client delays the others by longTurn or two when it begins
-// to block, and many that do so together by little more; then it has a
-// goroutine, as it would have in any other server.
+// from then on the client is slow, and its writer does not count, until it has
+// caught up. So a client delays the others by longTurn or two when it begins to
+// block, and many that do so together by little more; then it has a goroutine,
+// as it would have in any other server.
 //
-// The invariant under mu: as long as somebody stands in the queue, either a
+// The invariant under mu: as long as a client stands in the queue, either a
 // writer has been called and is on its way, or as many as may are at work and
 // watched.
 //
@@ -56,7 +56,7 @@ type writers struct {
 	clients atomic.Int64 // connected; the idle writers end with the last
 	limit   atomic.Int64 // how many may be at work
 
-	mu     sync.Mutex // protects what follows
+	mu     sync.Mutex // protects the fields below
 	queue  turns
 	idle   []*writer // the one that came last is called first: its stack is in the cache
 	called bool      // a writer is on its way to the queue
@@ -78,12 +78,12 @@ type writers struct {
 // writer is one goroutine of the writers. All but call is protected by the
 // writers' mu.
 type writer struct {
-	// call has capacity 1: whoever takes an idle writer calls it once. Closed,
+	// call has capacity 1: the taker of an idle writer calls it once. Closed,
 	// it ends the writer.
 	call chan struct{}
 
-	load  int         // what it counts while it is at work, and not taken for blocked
-	place int         // in the list of those, if it counts
+	load  int         // its weight while it is at work, and not taken for blocked
+	place int         // in the list of counted writers, if it counts
 	sub   *subscriber // whose turn it gives, or gave last
 	begun time.Time   // that turn
 }
@@ -94,6 +94,7 @@ type turns struct {
 	first, last *subscriber
 }
 
+// add appends a client.
 func (q *turns) add(sub *subscriber) {
 	q.append(turns{sub, sub})
 }
@@ -109,6 +110,7 @@ func (q *turns) append(other turns) {
 	}
 }
 
+// take removes the first client and returns it; nil if there is none.
 func (q *turns) take() *subscriber {
 	sub := q.first
 	if sub == nil {
@@ -183,6 +185,7 @@ func (p *writers) callLocked() (w *writer, called bool) {
 	return w, true
 }
 
+// wake calls a writer; nil is a new one. The caller does not hold the lock.
 func (p *writers) wake(w *writer) {
 	if w == nil {
 		go p.run(&writer{call: make(chan struct{}, 1)})
@@ -228,7 +231,7 @@ func (p *writers) work(w *writer) {
 
 // next queues a client again, if there is one, and takes the first from the
 // queue, unless there are writers enough without this one. It calls another
-// writer if somebody is left.
+// writer if a client is left.
 func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscriber) {
 	p.mu.Lock()
 	if again != nil {
@@ -258,7 +261,7 @@ func (p *writers) next(w *writer, again *subscriber, now time.Time) (sub *subscr
 	return sub
 }
 
-// roomLocked says whether one more writer may be at work.
+// roomLocked reports whether one more writer may be at work.
 func (p *writers) roomLocked() bool {
 	limit := int(p.limit.Load()) + p.extra
 	if p.long {
@@ -291,29 +294,29 @@ func (p *writers) uncountLocked(w *writer) {
 	p.atWork = p.atWork[:end]
 }
 
-// watchLocked has somebody look after the writers at work in a while.
+// watchLocked has findBlocked called in a while.
 func (p *writers) watchLocked() {
 	switch {
 	case p.watching:
 		return
 	case p.watch == nil:
-		p.watch = time.AfterFunc(longTurn, p.look)
+		p.watch = time.AfterFunc(longTurn, p.findBlocked)
 	default:
 		p.watch.Reset(longTurn)
 	}
 	p.watching = true
 }
 
-// look takes those writers for blocked whose turn is long, so that others may
-// come. The watch calls it. Where it finds some each time, it lets ever more
+// findBlocked takes writers for blocked whose turn is long, so that others may
+// come.   The watch calls it. Where it finds some each time, it lets ever more
 // come at once, since there may be as many blocked clients as clients. It also
 // measures how long clients stand in the queue.
-func (p *writers) look() {
+func (p *writers) findBlocked() {
 	now := time.Now()
 	p.mu.Lock()
 	p.watching = false
 	before := len(p.atWork)
-	for i := before - 1; i >= 0; i-- { // uncounting moves only those after i
+	for i := before - 1; i >= 0; i-- { // uncounting moves only later ones
 		if w := p.atWork[i]; now.Sub(w.begun) >= longTurn {
 			w.sub.slow = true
 			p.uncountLocked(w)
@@ -356,8 +359,8 @@ func (p *writers) park(w *writer) bool {
 	return called
 }
 
-// takeTurn has the client do what there is to do. It returns when that ended,
-// and whether there is more: the caller is to queue it again.
+// takeTurn serves the client for one turn. It returns when the turn ended, and
+// whether there is more: then the caller is to queue it again.
 func (s *subscriber) takeTurn(now time.Time) (after time.Time, more bool) {
 	s.turn.Store(turnTaken)
 	after, more, last := s.client.turn(now)

@@ -381,11 +381,12 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Skipf("no systemd-analyze: %v", err)
 	}
-	if err := buildOnce(); err != nil {
+	binary, err := ssetest.Build(commands["caddy"], false)
+	if err != nil {
 		t.Fatal(err)
 	}
 	unit := filepath.Join(t.TempDir(), "caddy.service")
-	writeFile(t, unit, replaceAll(t, takeExample(t, "deploying.md", "systemd", "ini", 0), "/usr/bin/caddy", filepath.Join(builtDir, "caddy")))
+	writeFile(t, unit, replaceAll(t, takeExample(t, "deploying.md", "systemd", "ini", 0), "/usr/bin/caddy", binary))
 	if out, err := exec.Command(analyze, "verify", unit).CombinedOutput(); err != nil || len(out) != 0 { //nolint:gosec // found in the PATH
 		t.Errorf("%v\n%s", err, out)
 	}

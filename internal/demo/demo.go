@@ -206,7 +206,7 @@ func servePage(w http.ResponseWriter, _ *http.Request) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", pagePolicy)
 	h.Set("Cache-Control", "no-cache")
-	_, _ = w.Write(page) // nobody left to tell
+	_, _ = w.Write(page) // nobody is left to notify
 }
 
 func (d *Demo) serveState(w http.ResponseWriter, _ *http.Request) {
@@ -239,5 +239,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // nobody left to tell
+	_ = json.NewEncoder(w).Encode(v) // nobody is left to notify
 }

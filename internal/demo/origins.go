@@ -32,8 +32,8 @@ const (
 	originWriteTimeout = 10 * time.Second
 )
 
-// stamp begins the data of every event, so that a reader can tell lost and
-// repeated events from whatever else may have happened on the way.
+// stamp begins the data of every event, so that a reader can distinguish lost
+// and repeated events from other failures on the way.
 type stamp struct {
 	Source string `json:"source"`
 	Run    string `json:"run"` // differs with every start of the process
@@ -41,8 +41,8 @@ type stamp struct {
 	At     int64  `json:"at"`  // Unix milliseconds
 }
 
-// A generator makes the data of the next event and says how long after it the
-// one that follows is due. It is called by one goroutine at a time.
+// A generator returns the data of the next event and the pause until the one
+// after it. It is called by one goroutine at a time.
 type generator func(stamp) (data any, pause time.Duration)
 
 // Origin is an SSE server that makes events of its own, with ids, and honours
@@ -98,7 +98,7 @@ func (o *Origin) Address() string {
 	return o.address
 }
 
-// OriginState is what an origin says about itself.
+// OriginState is the state that an origin reports.
 type OriginState struct {
 	Name        string `json:"name"`
 	Event       string `json:"event"`
@@ -228,7 +228,7 @@ func (s *serving) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.ServeHTTP(w, r)
 }
 
-// ServeHTTP streams the origin's events: those after Last-Event-ID, or from
+// ServeHTTP streams the origin's events: the ones after Last-Event-ID, or from
 // now on without one.
 func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {

@@ -12,8 +12,8 @@ import (
 // DefaultListen is the address of the page where none is chosen.
 const DefaultListen = "127.0.0.1:8080"
 
-// Run starts the demo, which ends with the process, and says where to look.
-// Signals are the caller's to trap.
+// Run starts the demo, which ends with the process, and writes its addresses to
+// out. Signals are the caller's to trap.
 func Run(listen string, out io.Writer) error {
 	d, err := Start(listen)
 	if err != nil {

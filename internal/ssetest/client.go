@@ -32,8 +32,8 @@ type ClientConfig struct {
 	// long. Default: 50ms.
 	MaxDelay time.Duration
 
-	// End after the first connection that was answered: those that are made
-	// during a reload may be refused, and are tried again.
+	// End after the first connection that was answered: attempts during a
+	// reload may be refused, and are repeated.
 	Once bool
 
 	// Reconnect even after a status other than 200 or a wrong type, where an
@@ -86,7 +86,7 @@ type Client struct {
 	id          []byte // the last event id
 	connections []Connection
 	total       int // connections ever
-	answered    int // those that got a head
+	answered    int // connections that got a head
 	ends        [endKinds]int
 	open        bool // the newest connection has its head
 	hangUp      context.CancelCauseFunc
@@ -243,7 +243,7 @@ func (c *Client) Retry() (time.Duration, bool) {
 	return c.retry, c.hasRetry
 }
 
-// LastEventID is what the next reconnect will send.
+// LastEventID returns the id that the next reconnect will send.
 func (c *Client) LastEventID() string {
 	c.mon.Lock()
 	defer c.mon.Unlock()

@@ -18,9 +18,9 @@ type EndKind int
 const (
 	// EndNone: it is open.
 	EndNone EndKind = iota
-	// EndClean: the server ended the response as HTTP says: terminating chunk,
-	// END_STREAM, or the length announced. Without a length and chunks, the
-	// plain end of an HTTP/1.1 connection counts as clean too.
+	// EndClean: the server ended the response as HTTP requires: terminating
+	// chunk, END_STREAM, or the length announced. Without a length and chunks,
+	// the plain end of an HTTP/1.1 connection counts as clean too.
 	EndClean
 	// EndError: it broke.
 	EndError

@@ -13,7 +13,8 @@ type FleetConfig struct {
 	// Number of clients.
 	Clients int
 
-	// What every client does. Track is the fleet's own. Record: default none.
+	// The options of every client. Track is the fleet's own. Record: default
+	// none.
 	Client ClientConfig
 
 	// Changes the configuration of client i, if set.

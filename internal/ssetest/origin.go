@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// Framing says how an HTTP/1.1 response body of an Origin is delimited.
+// Framing is how an HTTP/1.1 response body of an Origin is delimited.
 type Framing int
 
 const (
 	// Chunked sends every event as one chunk. A cut connection is an error for
 	// the reader, an ended one is not. The default.
 	Chunked Framing = iota
-	// UntilClose sends the body as it is; the end of the connection ends it.
-	// A reader cannot tell a cut from an end.
+	// UntilClose sends the body as it is; the end of the connection ends it. A
+	// reader cannot distinguish a cut from an end.
 	UntilClose
 )
 
@@ -316,9 +316,9 @@ func (l *originListener) Accept() (net.Conn, error) {
 	}
 }
 
-// WaitConnections waits until exactly n connections are being served. Those
-// that were told to end, or got a whole answer, count no more: a wait for the
-// next one is not over with the last one.
+// WaitConnections waits until exactly n connections are being served.
+// Connections that were asked to end, or got a whole answer, count no more: a
+// wait for the next one is not over with the last one.
 func (o *Origin) WaitConnections(ctx context.Context, n int) error {
 	if err := o.mon.wait(ctx, func() bool { return o.servingLocked() == n }); err != nil {
 		return fmt.Errorf("origin %s: waiting for %d connections, have %d: %w", o.cfg.Source, n, o.Connections(), err)

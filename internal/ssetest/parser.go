@@ -50,7 +50,7 @@ func (p *parser) clear() {
 	p.hasID, p.fields = false, false
 }
 
-// partial says whether an event or a line has begun and not ended.
+// partial reports whether an event or a line has begun and not ended.
 func (p *parser) partial() bool { return p.fields || len(p.line) > 0 }
 
 // feed parses the next bytes of the connection.

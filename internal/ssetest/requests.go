@@ -91,8 +91,8 @@ func (o *Origin) TotalConnections() int {
 	return o.total
 }
 
-// Accepts is the number of transport connections accepted so far, those
-// closed at once included.
+// Accepts is the number of transport connections accepted so far, including
+// ones closed at once.
 func (o *Origin) Accepts() int {
 	o.mon.Lock()
 	defer o.mon.Unlock()
