@@ -201,7 +201,9 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 		}
 	}
 	in.releaseLocked(r)
-	l.end()
+	if in.mirror != nil || !l.line.reachesBack() { // a mirror knows ids for ever
+		l.end()
+	}
 	in.passLocked(r, p, ev, now)
 }
 
