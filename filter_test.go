@@ -379,3 +379,38 @@ func TestFilteredClientFindsARareEvent(t *testing.T) {
 	c := in.connect("/events?type=rare")
 	gets(t, c, "150000")
 }
+
+// A source has the name that its upstream has when an event comes: a client that
+// filters by one gets what came under it, also when the name comes back.
+func TestFilterKnowsAnUpstreamThatIsRenamedAndBack(t *testing.T) {
+	for _, policy := range []string{"merge", "failover"} {
+		t.Run(policy, func(t *testing.T) {
+			all := plainOrigins(t, 2)
+			urls := all[0].URL() + " " + all[1].URL()
+			if policy == "failover" {
+				all, urls = all[:1], all[0].URL()
+			}
+			site := func(name string) string {
+				return "sse_fanin /events {\nstream s\nupstream " + name + " " + urls + " {\npolicy " + policy + "\n}\nfilters on\non_reload keep\n}"
+			}
+			in := serve(t, "", site("x"))
+			connected(t, all...)
+			every, x := in.connect("/events"), in.connect("/events?source=x")
+			want := ""
+			for i, name := range []string{"x", "y", "x", "y", "z", "x"} {
+				if i > 0 {
+					in.reload("", site(name))
+				}
+				for k, o := range all {
+					data := fmt.Sprint(name, i, k)
+					emitSeen(t, o, every, data)
+					if name == "x" {
+						waitData(t, x, data)
+						want += " " + data
+					}
+				}
+			}
+			wantDatas(t, x, want[1:])
+		})
+	}
+}

@@ -16,7 +16,8 @@ import "slices"
 //     may be ten more.
 //
 // While a run lies in no stretch that can still come to that, it is new. An
-// event whose own id occurred once is known by that alone.
+// event whose own id occurred once is known by that alone: at the beginning, or
+// from the oldest event seen on, where the connection began with older ones.
 //
 // Not safe for concurrent use.
 type lineup struct {
@@ -27,6 +28,7 @@ type lineup struct {
 	broken   stretch        // where it lay before it broke off, if that was one place; else empty
 	started  bool           // there is a run
 	lining   bool           // false: only ids are recognised
+	older    int            // new events that the connection began with, while it may come to the oldest seen
 	oldestAt int            // the earliest place of a run that fits an end
 }
 
@@ -117,14 +119,19 @@ func fittingStretches(seen []print, end int) []bool {
 
 // next judges the next event of the connection. Where it is a repeat, through
 // is how many of the events seen before there are up to its first time. After
-// verdictNew the lineup must not be asked again, unless by way of again.
+// verdictNew the lineup must not be asked again, unless by way of again or while
+// it reachesBack.
 func (l *lineup) next(p print) (v verdict, through int) {
+	if l.older > 0 {
+		return l.nextOlder(p)
+	}
 	if at, ok := l.known(p); ok {
 		return l.nextKnown(at), at + 1
 	}
 	if !l.lining {
 		return verdictNew, 0
 	}
+	begins := !l.started
 	l.extend(p)
 	for _, run := range l.runs {
 		if l.reached(run) {
@@ -133,10 +140,42 @@ func (l *lineup) next(p print) (v verdict, through int) {
 			return verdictReaches, int(run.next)
 		}
 	}
-	if len(l.runs) == 0 {
-		return verdictNew, 0
+	if len(l.runs) > 0 {
+		return verdictFollows, 0
 	}
-	return verdictFollows, 0
+	if _, hasID := p.id(); begins && hasID && l.tellsOldest() {
+		l.older = 1
+	}
+	return verdictNew, 0
+}
+
+// reachesBack reports whether the connection may have begun before what was seen:
+// an upstream that is asked to resume may send more than it had sent the first
+// time, events from before it and then all that was seen. After verdictNew the
+// lineup may be asked again as long as that is so.
+func (l *lineup) reachesBack() bool { return l.older > 0 }
+
+// tellsOldest reports whether the oldest event seen can be known by its id.
+func (l *lineup) tellsOldest() bool {
+	if len(l.seen) == 0 {
+		return false
+	}
+	id, ok := l.seen[0].id()
+	return ok && l.ids[id] != idUsed // known has made ids of an event with an id
+}
+
+// nextOlder judges an event that follows others from before those seen.
+func (l *lineup) nextOlder(p print) (v verdict, through int) {
+	if l.lining && p == l.seen[0] {
+		if at, ok := l.known(p); ok {
+			l.older = 0
+			return l.nextKnown(at), at + 1
+		}
+	}
+	if l.older++; !l.lining || l.older > recentEvents {
+		l.older = 0
+	}
+	return verdictNew, 0
 }
 
 // known returns the index of the event's first time if its own id identifies
@@ -223,7 +262,7 @@ func (e *lineEnd) accepts(run stretch) bool {
 }
 
 // again has the next event begin another run, after verdictNew.
-func (l *lineup) again() { l.started, l.runs, l.broken = false, nil, stretch{} }
+func (l *lineup) again() { l.started, l.runs, l.broken, l.older = false, nil, stretch{}, 0 }
 
 // ambiguous reports whether the run lies in several stretches.
 func (l *lineup) ambiguous() bool { return len(l.runs) > 1 }

@@ -202,7 +202,9 @@ func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
 		}
 	}
 	in.releaseLocked(r)
-	l.stopJudging()
+	if in.mirror != nil || !l.line.reachesBack() { // a mirror knows ids for ever
+		l.stopJudging()
+	}
 	in.passLocked(r, p, ev, now)
 }
 

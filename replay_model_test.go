@@ -96,6 +96,7 @@ type oracle struct {
 	leading, lining bool
 	line            []string // seen when the connection began
 	ends            []int
+	older           bool // the connection has brought new events only, which may be older than line
 	used            map[string]bool
 	run             []string
 	first, next     int // of the run where it is sure
@@ -115,7 +116,7 @@ func (o *oracle) open() {
 	if o.undecided > 0 && o.undecided < len(o.seen) {
 		o.ends = []int{len(o.seen) - o.undecided, len(o.seen)}
 	}
-	o.leading, o.lining, o.sure = true, true, false
+	o.leading, o.lining, o.sure, o.older = true, true, false, false
 	o.used, o.run, o.held = make(map[string]bool), nil, nil
 	o.idle, o.since = 0, 0
 }
@@ -208,14 +209,23 @@ func (o *oracle) receive(word string) {
 		deliver()
 		return
 	}
-	if id := ownID(word); id != "" && !o.used[id] {
-		n, at := 0, 0
+	occurs := func(id string) (n, at int) {
 		for i, before := range o.line {
 			if ownID(before) == id {
 				n, at = n+1, i
 			}
 		}
-		if n == 1 && o.line[at] == word {
+		return n, at
+	}
+	if o.older && (!o.lining || word != o.line[0]) {
+		deliver()
+		o.leading = o.lining
+		return
+	}
+	begins := len(o.used) == 0 && len(o.run) == 0 && !o.older
+	o.older = false
+	if id := ownID(word); id != "" && !o.used[id] {
+		if n, at := occurs(id); n == 1 && o.line[at] == word {
 			o.used[id] = true
 			o.receiveKnown(at)
 			return
@@ -237,6 +247,13 @@ func (o *oracle) receive(word string) {
 	switch {
 	case len(firsts) == 0:
 		deliver()
+		if begins && ownID(word) != "" && len(o.line) > 0 && ownID(o.line[0]) != "" {
+			n, _ := occurs(ownID(o.line[0]))
+			o.older = n == 1
+		}
+		if o.older {
+			o.leading, o.run = true, nil
+		}
 	case reached >= 0:
 		o.reach(reached)
 	default:

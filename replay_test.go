@@ -77,6 +77,17 @@ func TestReplayIsRecognised(t *testing.T) {
 		"few ids, all":        {"a b 2//c d | a b 2//c d e", "e"},
 		"a greeting":          {"hello 1//a 2//b | hello 2//b 3//c", "hello c"},
 		"another greeting":    {"hello 1//a 2//b | hi 2//b 3//c", "hi b c"},
+
+		// more than was sent the first time
+		"from before":               {"3//c 4//d 5//e | 1//a 2//b 3//c 4//d 5//e 6//f", "a b f"},
+		"from before, then a pause": {"3//c 4//d | 1//a +1s 3//c 4//d", "a c d"},
+		"from before, with a hole":  {"3//c 4//d 5//e | 1//a 4//d 5//e", "a d e"},
+		"from before, in two ways":  {"3//c 4//d | 1//a 3//x 4//d", "a x d"},
+		"from before, one id":       {"1//c 1//d | 2//a 1//c 1//d", "a c d"},
+		"from before, few ids":      {"c 4//d | 1//a c 4//d", "a c d"},
+		"from before, and again":    {"3//c 4//d | 2//b 3//c 4//d 5//e | 3//c 4//d 5//e 6//f", "f"},
+		"from before, once":         {"3//c | 2//b 3//c 3//c", "b c"},
+
 		"parts of each other": {"1/ab/c | 1/a/bc", "bc"},
 		"id or type":          {"a//x | /a/x", "x"},
 		"type or data":        {"/a/b | /b/a", "a"},

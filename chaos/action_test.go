@@ -70,6 +70,7 @@ func (r *round) reload() string {
 // use loads a configuration that is valid.
 func (r *round) use(c *config) {
 	r.judge.changed(r.config, c)
+	loaded := r.judge.renaming(c)
 	text := r.plan.render(r.process, c, "")
 	r.file = text
 	r.config = c
@@ -77,6 +78,7 @@ func (r *round) use(c *config) {
 	if err != nil || status != http.StatusOK {
 		r.fail("loading configuration %d: status %d, %v: %s", c.version, status, err, answer)
 	}
+	loaded()
 }
 
 func (r *round) reloadBroken() string {

@@ -29,11 +29,10 @@
 //   - All clients that got an offset of an epoch got the same event there.
 //   - A client's offsets rise by one, over disconnects, unless it got a
 //     fanin.gap, whose `missed` is right; a filtered client got all that its
-//     filter lets through.
-//   - In each log the numbers of each origin's events rise, and have no hole
-//     where the origin resumes and the upstream was never removed. What an
-//     origin that cannot resume sent on a connection has no hole either, as long
-//     as the connection lasted.
+//     filter lets through, and nothing else, by the name that the upstream had.
+//   - In each log the numbers of each origin's events rise, but for those from
+//     before the first that an origin sends unasked, once, and have no hole
+//     where the origin resumes and the upstream was never removed.
 //   - An upstream without ids that repeats itself, and ends its connections
 //     properly, is delivered as it was sent (control_test.go).
 //   - Nothing but events of the origins, and fanin. events, fires.

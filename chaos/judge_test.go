@@ -24,6 +24,7 @@ type judge struct {
 	filtered int             // events that a filtered client must have
 	excused  map[string]bool // stream/feed whose source was not the same all the time
 	repeats  map[string]bool // feeds whose origins may repeat what nobody remembers
+	renames  []renaming      // in order
 	ending   bool            // the process was told to exit
 }
 
@@ -106,6 +107,81 @@ func (j *judge) changed(before, after *config) {
 	}
 }
 
+// renaming is a configuration that gave a stream's last upstream another name,
+// while it was loaded: which events that came meanwhile have which name, nobody
+// knows.
+type renaming struct {
+	stream  *stream
+	renamed bool              // it has the other name from now on
+	until   map[string]uint64 // by epoch: events up to this offset came before
+	since   map[string]uint64 // by feed: those with higher numbers came after; nil while it is loaded
+}
+
+// renaming notes that a configuration is being loaded, and returns what to call
+// when it is in use, and the one before it is not any more.
+func (j *judge) renaming(after *config) (loaded func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	from := len(j.renames)
+	for i, s := range j.plan.streams {
+		st := &after.states[i]
+		if st.absent || st.renamed == j.renamedLocked(s) {
+			continue // an upstream that is not defined keeps its name
+		}
+		r := renaming{stream: s, renamed: st.renamed, until: make(map[string]uint64)}
+		for name, ep := range j.epochs {
+			if ep.stream == s {
+				r.until[name] = slices.Max(slices.Collect(maps.Keys(ep.at)))
+			}
+		}
+		j.renames = append(j.renames, r)
+	}
+	return func() {
+		numbers := make(map[string]uint64)
+		for _, f := range j.plan.feeds {
+			numbers[f.name] = f.last()
+		}
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		for i := range j.renames[from:] {
+			j.renames[from+i].since = numbers
+		}
+	}
+}
+
+// renamedLocked reports whether the last upstream of a stream has the other name
+// since its last renaming.
+func (j *judge) renamedLocked(s *stream) bool {
+	for _, r := range slices.Backward(j.renames) {
+		if r.stream == s {
+			return r.renamed
+		}
+	}
+	return false
+}
+
+// sourceLocked returns the name that an event's upstream had when it came, false
+// if nobody knows.
+func (j *judge) sourceLocked(s *stream, u *upstream, c cursor, feed string, n uint64) (name string, ok bool) {
+	if u != s.upstreams[len(s.upstreams)-1] {
+		return u.name, true
+	}
+	earliest := false
+	var may []bool // the names since the last renaming that was before it for sure
+	for _, r := range j.renames {
+		switch {
+		case r.stream != s:
+		case c.offset <= r.until[c.epoch]:
+			return u.nameIf(earliest), !slices.Contains(may, !earliest)
+		case r.since != nil && n > r.since[feed]:
+			earliest, may = r.renamed, nil
+		default:
+			may = append(may, r.renamed)
+		}
+	}
+	return u.nameIf(earliest), !slices.Contains(may, !earliest)
+}
+
 // moved notes that a dynamic upstream has other addresses.
 func (j *judge) moved(s *stream, u *upstream) {
 	j.mu.Lock()
@@ -164,7 +240,8 @@ func (j *judge) logs() {
 }
 
 func (j *judge) logLocked(name string, ep *epoch) {
-	top := make(map[string]uint64)    // offset of each feed's event with the highest number
+	top := make(map[string]uint64) // offset of each feed's event with the highest number
+	orders := make(map[string]*order)
 	seen := make(map[string][]uint64) // numbers of mirrored feeds
 	known := uint64(0)                // everything from here on is known
 	before := uint64(0)
@@ -177,6 +254,10 @@ func (j *judge) logLocked(name string, ep *epoch) {
 		r := ep.at[offset]
 		u, f := ep.stream.upstreamOf(r.feed)
 		at, had := top[r.feed]
+		if orders[r.feed] == nil {
+			orders[r.feed] = new(order)
+		}
+		rises := orders[r.feed].next(f, r.n)
 		if !had || r.n > ep.at[at].n {
 			top[r.feed] = offset
 		}
@@ -193,10 +274,12 @@ func (j *judge) logLocked(name string, ep *epoch) {
 			j.strict++
 		}
 		switch {
-		case r.n <= p.n:
+		case !rises:
 			if !j.mayRepeatLocked(ep.stream, u, f) {
 				j.violateLocked([]*watch{p.by, r.by}, "repeated or out of order: %s", where)
 			}
+		case f.overlap > 0 && p.n < orders[r.feed].first+uint64(f.overlap):
+			// from before the first event, which may have come where nobody looked
 		case at >= known && u.between(p.n, r.n):
 			if !j.mayLoseLocked(ep.stream, u, f) {
 				j.violateLocked([]*watch{p.by, r.by}, "lost: %s", where)
@@ -218,6 +301,25 @@ func (j *judge) logLocked(name string, ep *epoch) {
 			}
 		}
 	}
+}
+
+// order is that of a feed's numbers.
+type order struct{ first, highest, older uint64 }
+
+// next reports whether a number may come next: a higher one, or where the origin
+// sends more than it was asked for, the next of those from before the first one.
+func (o *order) next(f *feed, n uint64) bool {
+	switch {
+	case o.first == 0:
+		o.first, o.highest = n, n
+	case n > o.highest:
+		o.highest = n
+	case f != nil && f.overlap > 0 && n < o.first && n > o.older:
+		o.older = n
+	default:
+		return false
+	}
+	return true
 }
 
 // between reports whether an event between two numbers would be let through.

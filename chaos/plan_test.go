@@ -59,6 +59,14 @@ type upstream struct {
 // lets reports whether the upstream's options let an event of the type pass.
 func (u *upstream) lets(typ string) bool { return len(u.events) == 0 || slices.Contains(u.events, typ) }
 
+// nameIf is the upstream's name if it is renamed, or not.
+func (u *upstream) nameIf(renamed bool) string {
+	if renamed {
+		return u.name + "-renamed"
+	}
+	return u.name
+}
+
 // finalType is the type that clients see.
 func (u *upstream) finalType(typ string) string {
 	if typ == "" {

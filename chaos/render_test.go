@@ -169,10 +169,7 @@ func (p *plan) renderSource(b *strings.Builder, s *stream, st *streamState) {
 		if i == st.without {
 			continue
 		}
-		name := u.name
-		if st.renamed && i == len(s.upstreams)-1 {
-			name += "-renamed"
-		}
+		name := u.nameIf(st.renamed && i == len(s.upstreams)-1)
 		path := "/" + u.name
 		if u.keyed {
 			path = "/users/{query.user}/" + u.name

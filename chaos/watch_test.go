@@ -18,9 +18,9 @@ type filter struct {
 
 func (f filter) any() bool { return f.source == "" && f.typ == "" }
 
-// wants reports whether an event of the upstream, of its final type, passes.
-func (f filter) wants(u *upstream, typ string) bool {
-	return (f.source == "" || f.source == u.name) && (f.typ == "" || f.typ == typ)
+// wants reports whether an event of a source, of its final type, passes.
+func (f filter) wants(source, typ string) bool {
+	return (f.source == "" || f.source == source) && (f.typ == "" || f.typ == typ)
 }
 
 // watch judges what one client sees, over all its connections.
@@ -31,9 +31,9 @@ type watch struct {
 	filter filter
 	begun  time.Time
 
-	mu      sync.Mutex // protects what follows
-	last    cursor     // what it has got so far; no epoch: nothing
-	numbers map[string]uint64
+	mu      sync.Mutex        // protects what follows
+	last    cursor            // what it has got so far; no epoch: nothing
+	numbers map[string]*order // by feed, of the connection
 	history []string
 	runs    []run
 	seen    map[string]uint64 // the newest number, by feed and type
@@ -130,7 +130,7 @@ func (w *watch) event(e ssetest.Event) {
 	if e.Type != typ || !u.lets(typeOf(n)) {
 		w.violateLocked("%s:%d is of type %q, want %q", feed, n, e.Type, typ)
 	}
-	if !w.filter.wants(u, typ) {
+	if !w.filter.wants(u.name, typ) {
 		w.violateLocked("the filter does not let %s:%d through", feed, n)
 	}
 	if w.seen == nil {
@@ -174,17 +174,18 @@ func (w *watch) placeLocked(e ssetest.Event, feed string, n uint64) {
 // numberLocked judges an event without an offset, by its number. A mirrored
 // one may come in any order.
 func (w *watch) numberLocked(u *upstream, f *feed, n uint64) {
-	last, ok := w.numbers[f.name]
 	if w.numbers == nil {
-		w.numbers = make(map[string]uint64)
+		w.numbers = make(map[string]*order)
 	}
-	w.numbers[f.name] = n
-	if ok && n <= last && u.policy != "mirror" {
+	if w.numbers[f.name] == nil {
+		w.numbers[f.name] = new(order)
+	}
+	if o := w.numbers[f.name]; !o.next(f, n) && u.policy != "mirror" {
 		w.judge.mu.Lock()
 		may := w.judge.mayRepeatLocked(w.stream, u, f)
 		w.judge.mu.Unlock()
 		if !may {
-			w.violateLocked("%s:%d after %s:%d", f.name, n, f.name, last)
+			w.violateLocked("%s:%d after %s:%d", f.name, n, f.name, o.highest)
 		}
 	}
 }
@@ -233,22 +234,33 @@ func (w *watch) complete() {
 	for _, r := range w.runs {
 		w.judge.mu.Lock()
 		ep := w.judge.epochs[r.to.epoch]
-		var missing []string
-		for offset := r.from.offset + 1; ep != nil && r.from.epoch == r.to.epoch && offset < r.to.offset; offset++ {
+		var missing, unwanted []string
+		for offset := r.from.offset + 1; ep != nil && r.from.epoch == r.to.epoch && offset <= r.to.offset; offset++ {
 			rec, ok := ep.at[offset]
-			if ok && r.got[offset] {
-				w.judge.filtered++
-			}
-			if !ok || r.got[offset] {
+			if !ok {
 				continue
 			}
-			if u, _ := w.stream.upstreamOf(rec.feed); w.filter.wants(u, u.finalType(typeOf(rec.n))) {
-				missing = append(missing, fmt.Sprintf("%s:%d at %d", rec.feed, rec.n, offset))
+			u, _ := w.stream.upstreamOf(rec.feed)
+			source, ok := w.judge.sourceLocked(w.stream, u, cursor{r.to.epoch, offset}, rec.feed, rec.n)
+			if !ok && w.filter.source != "" {
+				continue
+			}
+			what := fmt.Sprintf("%s:%d at %d", rec.feed, rec.n, offset)
+			switch wants := w.filter.wants(source, u.finalType(typeOf(rec.n))); {
+			case wants && r.got[offset]:
+				w.judge.filtered++
+			case wants:
+				missing = append(missing, what)
+			case r.got[offset]:
+				unwanted = append(unwanted, what)
 			}
 		}
 		w.judge.mu.Unlock()
 		if len(missing) > 0 {
 			w.violateLocked("the filter's events between %s and %s lack %v", r.from, r.to, missing[:min(len(missing), 5)])
+		}
+		if len(unwanted) > 0 {
+			w.violateLocked("the filter does not let through what came between %s and %s: %v", r.from, r.to, unwanted[:min(len(unwanted), 5)])
 		}
 	}
 }
@@ -265,7 +277,7 @@ func (w *watch) behind(since map[string]uint64, st *streamState) string {
 		for _, f := range u.feeds {
 			for _, t := range eventTypes {
 				typ := u.finalType(t)
-				if u.lets(t) && w.filter.wants(u, typ) && w.seen[f.name+" "+typ] <= since[f.name] {
+				if u.lets(t) && w.filter.wants(u.name, typ) && w.seen[f.name+" "+typ] <= since[f.name] {
 					return fmt.Sprintf("%s, type %s: %d, want more than %d", f.name, typ, w.seen[f.name+" "+typ], since[f.name])
 				}
 			}
