@@ -12,7 +12,16 @@ import (
 // alone, which leaves out what another log includes by name.
 func activeLogger() *zap.Logger {
 	if ctx := caddy.ActiveContext(); ctx.Context != nil {
-		return ctx.Logger(new(App))
+		return ctx.Logger(loggerName{})
 	}
 	return caddy.Log().Named("sse_fanin") // the last configuration has gone
+}
+
+// loggerName stands for the App where the name of its logger is all that is
+// needed of it.
+type loggerName struct{}
+
+// CaddyModule implements caddy.Module.
+func (loggerName) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "sse_fanin", New: func() caddy.Module { return loggerName{} }}
 }

@@ -129,3 +129,13 @@ func canonicalOps(ops *headers.HeaderOps) *headers.HeaderOps {
 	}
 	return c
 }
+
+// shown is a URL as configured, without what may be secret, and with the
+// address that was looked up for it, if one was.
+func (s *sourceSpec) shown(number int, address string) string {
+	shown := redactText(s.URLs[number])
+	if address != "" {
+		shown += " at " + address
+	}
+	return shown
+}

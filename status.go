@@ -202,12 +202,3 @@ func shownURLs(spec *sourceSpec, addresses []string) []string {
 	return urls
 }
 
-// shown is a URL as configured, without what may be secret, and with the
-// address that was looked up for it, if one was.
-func (s *sourceSpec) shown(number int, address string) string {
-	shown := redactText(s.URLs[number])
-	if address != "" {
-		shown += " at " + address
-	}
-	return shown
-}
