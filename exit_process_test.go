@@ -123,7 +123,7 @@ func (s *exitScene) block() {
 
 // The process ends its clients whatever it runs when it is told to exit, and
 // wherever the clients are.
-func TestExitOfAnyConfiguration(t *testing.T) {
+func TestExitOfAnyConfiguration(t *testing.T) { //nolint:tparallel // its cases load one machine, or share one process
 	besideOthers(t)
 	configurations := []struct {
 		name string

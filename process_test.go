@@ -536,7 +536,7 @@ func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
 	t.Logf("%s; heap %d MiB, rss %d MiB, %d connections of closing", v.Report(), p.heap()>>20, p.rss()>>20, closing.Accepts())
 }
 
-func TestStartedWithAnUnreadableCursor(t *testing.T) {
+func TestStartedWithAnUnreadableCursor(t *testing.T) { //nolint:tparallel // its cases load one machine, or share one process
 	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a"})
 	p := startProcess(t, "", `sse_fanin /events `+a.URL()+` {

@@ -9,20 +9,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// reasonWords are what is said where a reason has no error of its own.
-var reasonWords = map[reason]string{
-	reasonFinished:    "it answered 204, which is that nothing more is to come",
-	reasonEOF:         "the upstream ended the stream",
-	reasonError:       "the connection failed",
-	reasonHeadTimeout: "no answer in time",
-	reasonIdle:        "nothing came for the idle_timeout",
-	reasonStatus:      "it answered with a status other than 200",
-	reasonType:        "it answered with something else than an event stream",
-	reasonRedirect:    "it redirected to where it may not",
-	reasonRequest:     "the request could not be made",
-	reasonRefusedID:   "it refused the last event id",
-}
-
 // cause is how the last attempt or connection ended, in words, without what to
 // look at.
 func (u *upstreamStatus) cause() string {

@@ -15,6 +15,20 @@ var reasons = []reason{
 
 const maxReasons = 16 // room for reasons; a test keeps it
 
+// reasonWords are what is said where a reason has no error of its own.
+var reasonWords = map[reason]string{
+	reasonFinished:    "it answered 204, which is that nothing more is to come",
+	reasonEOF:         "the upstream ended the stream",
+	reasonError:       "the connection failed",
+	reasonHeadTimeout: "no answer in time",
+	reasonIdle:        "nothing came for the idle_timeout",
+	reasonStatus:      "it answered with a status other than 200",
+	reasonType:        "it answered with something else than an event stream",
+	reasonRedirect:    "it redirected to where it may not",
+	reasonRequest:     "the request could not be made",
+	reasonRefusedID:   "it refused the last event id",
+}
+
 // sourceCounts are the counts of a source, over all its replicas.
 //
 // Safe for concurrent use.

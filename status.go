@@ -201,4 +201,3 @@ func shownURLs(spec *sourceSpec, addresses []string) []string {
 	}
 	return urls
 }
-
