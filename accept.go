@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"net/http"
 	"strconv"
 	"strings"
 )
@@ -65,3 +66,12 @@ const (
 	typeHTML   = "text/html"
 	typeEvents = "text/event-stream"
 )
+
+func writeBody(w http.ResponseWriter, r *http.Request, status int, body []byte) error {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) //nolint:gosec // JSON, our page, or plain text that is not to be sniffed; nobody is left to tell of an error
+	}
+	return nil
+}

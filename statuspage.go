@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -350,15 +349,6 @@ func writeStatusJSON(w http.ResponseWriter, r *http.Request, status int, v any) 
 	}
 	w.Header().Set("Content-Type", typeJSON)
 	return writeBody(w, r, status, append(body, '\n'))
-}
-
-func writeBody(w http.ResponseWriter, r *http.Request, status int, body []byte) error {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) //nolint:gosec // JSON, our page, or plain text that is not to be sniffed; nobody is left to tell of an error
-	}
-	return nil
 }
 
 // serveEvents writes a snapshot a second until the viewer, the configuration
