@@ -35,11 +35,11 @@ type App struct {
 	definitions []*definition
 	byKey       map[string]*definition // by stream key
 	handlers    []*Handler
-	servers     []*caddyhttp.Server // that announce the exit; see observe
-	watching    bool                // they count with the exit's watch
-	attached    []*definition       // the definitions that have been attached to their hubs
-	started     bool                // its streams are attached
-	announcer   *announcer          // nil until all apps have started
+	announces   bool          // its servers announce the exit; see observeServers
+	watching    bool          // they count with the exit's watch
+	attached    []*definition // the definitions that have been attached to their hubs
+	started     bool          // its streams are attached
+	announcer   *announcer    // nil until all apps have started
 }
 
 // CaddyModule returns the Caddy module information. Without a copy of the App:
@@ -77,6 +77,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		def.clients = &cfg.ClientSettings
 	}
+	a.observeServers()
 	return nil
 }
 
@@ -90,7 +91,7 @@ func (a *App) Start() error {
 	}
 	holdAnnouncements()
 	a.started = true
-	if len(a.servers) > 0 {
+	if a.announces {
 		exits.hold()
 		a.watching = true
 	}
@@ -152,22 +153,26 @@ func (a *App) detach() {
 	}
 }
 
-// observe has the configuration hear of a server's exit and know its
-// connections. It is called while the configuration is provisioned, once or
-// more for each server.
-func (a *App) observe(server *caddyhttp.Server) {
-	if server == nil || slices.Contains(a.servers, server) {
-		return
+// observeServers has the configuration hear of the exit and know the connections
+// of its servers: of all, since the exit waits for all, and a client may use one
+// that has had streams before this configuration. It comes last in Provision: if
+// no other app has asked for the HTTP app yet, its handlers are provisioned now.
+func (a *App) observeServers() {
+	val, err := a.ctx.AppIfConfigured("http")
+	if err != nil {
+		return // there is none, or Caddy will ask for it too and get the error
 	}
-	a.servers = append(a.servers, server)
-	new(acceptedConnections).observe(server)
-	// Streams ended in an app's Stop or in Cleanup are ended too late: before
-	// that, the server waits for its requests, for ever.
-	server.RegisterOnShutdown(func() {
-		if caddy.Exiting() {
-			endAllClients()
-		}
-	})
+	for _, server := range val.(*caddyhttp.App).Servers {
+		a.announces = true
+		new(acceptedConnections).observe(server)
+		// Streams ended in an app's Stop or in Cleanup are ended too late: before
+		// that, the server waits for its requests, for ever.
+		server.RegisterOnShutdown(func() {
+			if caddy.Exiting() {
+				endAllClients()
+			}
+		})
+	}
 }
 
 // add takes a handler in: it defines a stream, or names one.

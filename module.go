@@ -65,12 +65,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting the sse_fanin app: %w", err)
 	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	app := val.(*App)
-	if err := app.add(h, server); err != nil {
-		return err
-	}
-	app.observe(server)
-	return nil
+	return val.(*App).add(h, server)
 }
 
 // bind gives the handler the stream it serves.

@@ -98,17 +98,7 @@ func TestConnectionOvertakenByAReloadEnds(t *testing.T) {
 					return "sse_fanin /events " + url + " {\ndrain 1ms\n}\nrespond /version " + version
 				}
 				in := serveHTTP2(t, secure, "", site("old"))
-				late := newLateClient(t, secure, in.addr)
-				eventually(t, 20*time.Second, "the connection is accepted", func() bool {
-					return strings.Contains(stacks(), "net/http.(*conn).serve(")
-				})
-				global := ""
-				if !secure {
-					global = "servers {\nprotocols h1 h2c\n}"
-				}
-				in.reload(global, site("new"))
-				waitShutdowns(t, 1)
-				late.speak()
+				late, global := overtakeConnection(t, in, secure, "", site("new"))
 				if path == "/version" {
 					if got := answer(t, late.Client, in.url(path)); got != "old" {
 						t.Fatalf("the connection was not overtaken: %q", got)
@@ -128,6 +118,52 @@ func TestConnectionOvertakenByAReloadEnds(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An exit waits for the servers that have nothing of ours, too.
+func TestConnectionOvertakenAtAServerWithoutStreamsEnds(t *testing.T) {
+	stream := "sse_fanin {\nstream s " + plain(t).URL() + "\n}"
+	for name, secure := range secured {
+		for _, beside := range []string{"a site", "no site"} {
+			t.Run(name+" beside "+beside, func(t *testing.T) {
+				other := ""
+				if beside == "a site" {
+					other = "\n}\nhttp://" + freeAddr(t) + " {\nsse_fanin s"
+					if secure {
+						files, err := certificate()
+						must(t, err)
+						other = "\ntls " + files + strings.Replace(other, "http:", "https:", 1)
+					}
+				}
+				in := serveHTTP2(t, secure, stream, "respond /version old"+other)
+				late, _ := overtakeConnection(t, in, secure, stream, "respond /version new"+other)
+				if got := answer(t, late.Client, in.url("/version")); got != "old" {
+					t.Fatalf("the connection was not overtaken: %q", got)
+				}
+				waitShutdowns(t, 0)
+			})
+		}
+	}
+}
+
+// overtakeConnection loads a configuration while a connection to a site that
+// answers /version has been accepted and has not said anything. It returns the
+// connection's client and the global options of what runs.
+func overtakeConnection(t *testing.T, in *instance, secure bool, global, site string) (*lateClient, string) {
+	t.Helper()
+	late := newLateClient(t, secure, in.addr)
+	next := &http.Client{Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
+		DisableKeepAlives: true,
+	}}
+	answer(t, next, in.url("/version")) // connections are accepted one after the other
+	if !secure {
+		global += "\nservers {\nprotocols h1 h2c\n}"
+	}
+	in.reload(global, site)
+	waitShutdowns(t, 1)
+	late.speak()
+	return late, global
 }
 
 // Nothing is kept of connections that have ended, or are no longer the server's.

@@ -94,8 +94,6 @@ func (p *StatusPage) Provision(ctx caddy.Context) error {
 	// which node it is that a load balancer has chosen; nothing depends on it
 	p.node, _ = os.Hostname()
 	p.ended, p.end = context.WithCancel(exitBegun)
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	app.observe(server)
 	return nil
 }
 
