@@ -31,6 +31,7 @@ type clientConnection struct {
 	mu        sync.Mutex  // protects what follows
 	idleSince time.Time   // zero: there are requests
 	late      *time.Timer // see acceptedConnections; nil before it is needed
+	overtaken bool        // it got a request long after its server began to shut down
 }
 
 // connectionKey is the key of a request's context for its *clientConnection.

@@ -25,12 +25,13 @@ const idleGrace = time.Second + closeGrace
 // not said anything, and nothing asks that later. An exit would wait until the
 // client leaves, and requests would be answered by a configuration that has been
 // replaced. So the clients are asked with our answers, and a connection that has
-// no requests any more is closed.
+// no requests any more is closed. Where requests of others keep coming, it is
+// closed between two of them: one that was asked to end would get no more.
 //
 // Its methods are safe for concurrent use.
 type acceptedConnections struct {
-	open         sync.Map    // net.Conn -> *clientConnection
-	shuttingDown atomic.Bool // stored before open is looked through
+	open       sync.Map     // net.Conn -> *clientConnection
+	shutdownAt atomic.Int64 // when the server began to shut down, monotonic ns; 0: it has not. Stored before open is looked through
 }
 
 // observe is called before the server starts.
@@ -70,7 +71,7 @@ func (s *acceptedConnections) changed(conn net.Conn, state http.ConnState) {
 
 // shutdown is called when the server begins to shut down.
 func (s *acceptedConnections) shutdown() {
-	s.shuttingDown.Store(true)
+	s.shutdownAt.Store(monotonic(time.Now()))
 	s.open.Range(func(_, value any) bool {
 		c := value.(*clientConnection)
 		c.mu.Lock()
@@ -80,14 +81,37 @@ func (s *acceptedConnections) shutdown() {
 	})
 }
 
+// shuttingDown reports whether the server shuts down, and overdue whether it has
+// for so long that a connection which was asked to end gets no more requests.
+func (s *acceptedConnections) shuttingDown() bool { return s.shutdownAt.Load() != 0 }
+
+func (s *acceptedConnections) overdue() bool {
+	at := s.shutdownAt.Load()
+	return at != 0 && monotonic(time.Now())-at >= int64(idleGrace)
+}
+
+// setIdle notes that the connection has requests, or that it has none any more.
 func (c *clientConnection) setIdle(idle bool) {
+	if c.noteIdle(idle) {
+		c.cut()
+	}
+}
+
+// noteIdle reports whether the connection is to be closed now.
+func (c *clientConnection) noteIdle(idle bool) (end bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idleSince = time.Time{}
-	if idle {
+	switch {
+	case !idle:
+		c.overtaken = c.overtaken || c.server.overdue()
+	case c.overtaken:
+		return true
+	default:
 		c.idleSince = time.Now()
 	}
 	c.watchLocked()
+	return false
 }
 
 // watchLocked has the connection closed when it has been idle for long enough,
@@ -98,7 +122,7 @@ func (c *clientConnection) watchLocked() {
 		if c.late != nil {
 			c.late.Stop()
 		}
-	case !c.server.shuttingDown.Load():
+	case !c.server.shuttingDown():
 	case c.late == nil:
 		c.late = time.AfterFunc(idleGrace, c.cutIdle)
 	default:
@@ -118,7 +142,7 @@ func (c *clientConnection) cutIdle() {
 // leaveServer asks the client to use another connection for its next requests
 // if the server shuts down: over HTTP/2 the header becomes a GOAWAY.
 func leaveServer(w http.ResponseWriter, r *http.Request) {
-	if c := connectionOf(r); c != nil && c.server.shuttingDown.Load() {
+	if c := connectionOf(r); c != nil && c.server.shuttingDown() {
 		w.Header().Set("Connection", "close")
 	}
 }

@@ -146,6 +146,30 @@ func TestConnectionOvertakenAtAServerWithoutStreamsEnds(t *testing.T) {
 	}
 }
 
+// Where requests of others keep coming, the connection has no pause to be ended in.
+func TestConnectionOvertakenThatStaysBusyEnds(t *testing.T) {
+	stream := "sse_fanin {\nstream s " + plain(t).URL() + "\n}"
+	for name, secure := range secured {
+		t.Run(name, func(t *testing.T) {
+			in := serveHTTP2(t, secure, stream, "respond /version old")
+			late, _ := overtakeConnection(t, in, secure, stream, "respond /version new")
+			if got := answer(t, late.Client, in.url("/version")); got != "old" {
+				t.Fatalf("the connection was not overtaken: %q", got)
+			}
+			eventually(t, 20*time.Second, "the client uses another connection", func() bool {
+				resp, err := late.Get(in.url("/version")) //nolint:noctx // our own address
+				if err != nil {
+					return false // the connection was closed under this one
+				}
+				defer resp.Body.Close()
+				body, err := io.ReadAll(resp.Body)
+				return err == nil && string(body) == "new"
+			})
+			waitShutdowns(t, 0)
+		})
+	}
+}
+
 // overtakeConnection loads a configuration while a connection to a site that
 // answers /version has been accepted and has not said anything. It returns the
 // connection's client and the global options of what runs.
