@@ -42,7 +42,6 @@ type source struct {
 	inherited *runner             // whose position to go on from
 	seed      string              // id to begin with, from the first client
 	state     sourceState         // of the best runner
-	announced phase               // announced to event handlers last: up, down, or nothing yet
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 
 	counts sourceCounts
@@ -118,6 +117,10 @@ type subscription struct {
 	// The source's lock protects both.
 	envs   []*environment
 	demand bool
+
+	// announced is what the stream's event handlers were notified of last: up,
+	// down, or nothing yet. The source's lock protects it.
+	announced phase
 }
 
 // deliverLocked hands over an event. The caller holds the intake's lock.
@@ -198,7 +201,7 @@ func (s *source) unsubscribe(sub *subscription) {
 func (s *source) exchange(old *subscription, to listener) *subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	renamed := &subscription{to: to, envs: old.envs, demand: old.demand}
+	renamed := &subscription{to: to, envs: old.envs, demand: old.demand, announced: old.announced}
 	s.intake.exchange(old, renamed)
 	old.envs, old.demand = nil, false
 	return renamed
@@ -211,6 +214,7 @@ func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 	defer s.mu.Unlock()
 	added := slices.ContainsFunc(envs, func(env *environment) bool { return !s.usesLocked(env) })
 	sub.envs = envs
+	s.announceLocked() // to a stream that joins a source which is up, or down
 	s.reconcileLocked()
 	if added { // a reload: a finished upstream may be asked again
 		for _, r := range s.runners {
@@ -444,8 +448,8 @@ func (s *source) stateChanged() {
 	}
 }
 
-// announceLocked announces that the source has gone up or down. One that is not
-// wanted is not down. A stream that no configuration has any more, whose
+// announceLocked announces to each stream that the source has gone up or down,
+// or has been when the stream joined it. A source that is not wanted is not down. A stream that no configuration has any more, whose
 // clients are still there, is not notified.
 func (s *source) announceLocked() {
 	now, text := phaseUp, ""
@@ -459,12 +463,9 @@ func (s *source) announceLocked() {
 	default:
 		return
 	}
-	if s.announced == now {
-		return
-	}
-	s.announced = now
 	for _, sub := range s.intake.list() {
-		if len(sub.envs) > 0 {
+		if len(sub.envs) > 0 && sub.announced != now {
+			sub.announced = now
 			sub.to.announce(now == phaseUp, s.state.reason, text)
 		}
 	}
