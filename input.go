@@ -15,7 +15,7 @@ type input struct {
 	name     string // of the upstream within the stream
 	key      string // of the source
 	source   *source
-	sub      *subscription
+	use      *subscription
 	sourceID uint32 // number of the name in the stream's tags
 	shape    atomic.Pointer[shape]
 
@@ -88,7 +88,7 @@ func (in *input) status() upstreamStatus {
 		us.Reason, us.Error, us.endedAt = end.reason, end.text, end.at
 		us.status, us.hint = end.status, end.hint
 	}
-	us.LastEventID = s.intake.lastID(in.sub, shownID)
+	us.LastEventID = s.intake.lastID(in.use, shownID)
 	return us
 }
 

@@ -85,7 +85,7 @@ func (in *inputs) reconcileLocked() {
 	}
 	envs := all.environments()
 	for name, one := range in.sources {
-		one.source.setEnvironments(one.sub, envs[sourceOf{name, one.key}])
+		one.source.setEnvironments(one.use, envs[sourceOf{name, one.key}])
 	}
 	if len(in.uses) > 0 {
 		in.hub.counts.keep(in.countedNamesLocked())
@@ -204,7 +204,7 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 		}
 		renamed := newInput(in.hub, one.source, wanted[name])
 		in.hub.counts.addLeft(one.countedName(), one.count())
-		renamed.sub = one.source.exchange(one.sub, renamed)
+		renamed.use = one.source.exchange(one.use, renamed)
 		in.hub.tags.noteUnused(one.name)
 		in.sources[name] = renamed
 	}
@@ -214,7 +214,7 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 // joinLocked subscribes to a source. The caller supplies the environments.
 func (in *inputs) joinLocked(u *upstreamDef) {
 	joined := newInput(in.hub, acquireSource(u.key, u.spec), u)
-	joined.sub = joined.source.subscribe(joined)
+	joined.use = joined.source.subscribe(joined)
 	in.sources[u.name] = joined
 }
 
@@ -223,7 +223,7 @@ func (in *inputs) joinLocked(u *upstreamDef) {
 // the source has read count as received when another goes on where it was.
 func (in *inputs) leaveLocked(one *input) {
 	releaseSource(one.source)
-	one.source.unsubscribe(one.sub)
+	one.source.unsubscribe(one.use)
 	in.hub.counts.addLeft(one.countedName(), one.count())
 	in.hub.tags.noteUnused(one.name)
 	delete(in.sources, one.name)
@@ -242,7 +242,7 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
 	if next := in.sources[u.name].source; old.hasEnded() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
-		next.setSeed(old.intake.lastID(one.sub, math.MaxInt))
+		next.setSeed(old.intake.lastID(one.use, math.MaxInt))
 	}
 }
 
@@ -259,6 +259,6 @@ func (in *inputs) applyDemandLocked() {
 	}
 	wanted := in.wantsSourcesLocked()
 	for _, one := range in.sources {
-		one.source.setDemand(one.sub, wanted, seed)
+		one.source.setDemand(one.use, wanted, seed)
 	}
 }

@@ -43,24 +43,24 @@ func (in *intake) list() []*subscription { return *in.subs.Load() }
 
 // add has a subscription get every event from now on. The source's lock is held,
 // as for remove and exchange.
-func (in *intake) add(sub *subscription) {
-	subs := append(slices.Clone(in.list()), sub)
+func (in *intake) add(use *subscription) {
+	subs := append(slices.Clone(in.list()), use)
 	in.subs.Store(&subs)
 }
 
 // remove has a subscription get no event from now on. It gets the events held
 // of the runners' connections before: they may never come again.
-func (in *intake) remove(sub *subscription, runners map[string]*runner) {
+func (in *intake) remove(use *subscription, runners map[string]*runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, r := range runners {
 		waiting := &r.leading.held
 		for i := range waiting.events {
 			r.enc.reset()
-			sub.deliverLocked(waiting.event(i), &r.enc, waiting.events[i].at)
+			use.deliverLocked(waiting.event(i), &r.enc, waiting.events[i].at)
 		}
 	}
-	subs := slices.DeleteFunc(slices.Clone(in.list()), func(other *subscription) bool { return other == sub })
+	subs := slices.DeleteFunc(slices.Clone(in.list()), func(other *subscription) bool { return other == use })
 	in.subs.Store(&subs)
 }
 
@@ -74,10 +74,10 @@ func (in *intake) exchange(old, renamed *subscription) {
 
 // lastID returns the id of the event that a subscription got last, or the first
 // limit bytes of it.
-func (in *intake) lastID(sub *subscription, limit int) string {
+func (in *intake) lastID(use *subscription, limit int) string {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return string(sub.lastID[:min(len(sub.lastID), limit)])
+	return string(use.lastID[:min(len(use.lastID), limit)])
 }
 
 // mirrors reports whether the replicas are connected side by side.
@@ -250,8 +250,8 @@ func (r *runner) bringsNew() {
 // publishLocked hands an event to every subscription.
 func (in *intake) publishLocked(r *runner, ev *sse.Event, now time.Time) {
 	r.enc.reset()
-	for _, sub := range in.list() {
-		sub.deliverLocked(ev, &r.enc, now)
+	for _, use := range in.list() {
+		use.deliverLocked(ev, &r.enc, now)
 	}
 }
 

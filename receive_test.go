@@ -31,7 +31,7 @@ func newReceiving(t *testing.T, runners int, spec sourceSpec) *receiving {
 	r := &receiving{t: t, s: newSource("r", &spec)}
 	r.in = &input{source: r.s, hub: h, name: "u"}
 	r.in.shape.Store(new(shape))
-	r.in.sub = r.s.subscribe(r.in)
+	r.in.use = r.s.subscribe(r.in)
 	r.reader = h.log.Load().NewReader(1)
 	for range runners {
 		slot := 0

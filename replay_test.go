@@ -120,7 +120,7 @@ func TestHeldEventsAreDelivered(t *testing.T) {
 		"silence":      {func(*receiving) { pass(time.Second) }, time.Second},
 		"the end":      {func(r *receiving) { r.cut(0) }, 0},
 		"new event":    {func(r *receiving) { r.send(0, "x") }, 0},
-		"unsubscribed": {func(r *receiving) { r.s.unsubscribe(r.in.sub) }, 0},
+		"unsubscribed": {func(r *receiving) { r.s.unsubscribe(r.in.use) }, 0},
 	} {
 		inBubble(t, name, func(t *testing.T) {
 			r := newReceiving(t, 1, sourceSpec{})
@@ -143,7 +143,7 @@ func TestHeldEventsAreDelivered(t *testing.T) {
 				if newest := r.in.hub.log.Load().Stats().Newest; !newest.Equal(arrived.Truncate(time.Millisecond)) {
 					t.Errorf("it arrived at %s, want %s", newest, arrived)
 				}
-				if id := string(r.in.sub.lastID); id != "7" {
+				if id := string(r.in.use.lastID); id != "7" {
 					t.Errorf("its id is %q, want 7", id)
 				}
 			}

@@ -24,7 +24,7 @@ func hubWithSources(n int) *hub {
 func (h *hub) addSource(name string) *source {
 	s := newSource(name, &sourceSpec{MaxEventSize: 1})
 	sub := &input{source: s, hub: h, name: name}
-	sub.sub = s.subscribe(sub)
+	sub.use = s.subscribe(sub)
 	h.inputs.sources[name] = sub
 	h.sourceChanged()
 	return s

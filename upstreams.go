@@ -124,10 +124,10 @@ type subscription struct {
 }
 
 // deliverLocked hands over an event. The caller holds the intake's lock.
-func (sub *subscription) deliverLocked(ev *sse.Event, enc *encoder, now time.Time) {
-	hadID := len(sub.lastID) > 0
-	sub.lastID = append(sub.lastID[:0], ev.ID...)
-	sub.to.deliver(ev, hadID, enc, now)
+func (use *subscription) deliverLocked(ev *sse.Event, enc *encoder, now time.Time) {
+	hadID := len(use.lastID) > 0
+	use.lastID = append(use.lastID[:0], ev.ID...)
+	use.to.deliver(ev, hadID, enc, now)
 }
 
 // acquireSource returns the source for a spec, with a reference that
@@ -182,18 +182,18 @@ func (s *source) Destruct() error {
 func (s *source) subscribe(to listener) *subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := &subscription{to: to}
-	s.intake.add(sub)
-	return sub
+	use := &subscription{to: to}
+	s.intake.add(use)
+	return use
 }
 
 // unsubscribe removes a subscription: its listener gets no event from now on.
 // It gets the held events before.
-func (s *source) unsubscribe(sub *subscription) {
+func (s *source) unsubscribe(use *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.intake.remove(sub, s.runners)
-	sub.envs, sub.demand = nil, false
+	s.intake.remove(use, s.runners)
+	use.envs, use.demand = nil, false
 	s.reconcileLocked()
 }
 
@@ -209,11 +209,11 @@ func (s *source) exchange(old *subscription, to listener) *subscription {
 
 // setEnvironments sets the environments that a subscription can dial with,
 // oldest first.
-func (s *source) setEnvironments(sub *subscription, envs []*environment) {
+func (s *source) setEnvironments(use *subscription, envs []*environment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	added := slices.ContainsFunc(envs, func(env *environment) bool { return !s.usesLocked(env) })
-	sub.envs = envs
+	use.envs = envs
 	s.announceLocked() // to a stream that joins a source which is up, or down
 	s.reconcileLocked()
 	if added { // a reload: a finished upstream may be asked again
@@ -225,10 +225,10 @@ func (s *source) setEnvironments(sub *subscription, envs []*environment) {
 
 // setDemand sets whether a subscription wants the source connected. seed is an
 // id to begin with, if the source was never connected and has none.
-func (s *source) setDemand(sub *subscription, demand bool, seed string) {
+func (s *source) setDemand(use *subscription, demand bool, seed string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub.demand = demand
+	use.demand = demand
 	if len(s.runners) == 0 && s.seed == "" {
 		s.seed = seed
 	}
@@ -248,10 +248,10 @@ func (s *source) beginsAfter(id string) bool {
 // a configuration that fails to load, and the oldest leaves before its
 // configuration is cleaned up.
 func (s *source) wantedLocked() (env *environment, wanted bool) {
-	for _, sub := range s.intake.list() {
-		wanted = wanted || sub.demand
-		if env == nil && len(sub.envs) > 0 {
-			env = sub.envs[0]
+	for _, use := range s.intake.list() {
+		wanted = wanted || use.demand
+		if env == nil && len(use.envs) > 0 {
+			env = use.envs[0]
 		}
 	}
 	return env, wanted && env != nil
@@ -274,8 +274,8 @@ func (s *source) uses(env *environment) bool {
 // usesLocked is uses. The streams of keys have environments of their own, of
 // one configuration and with one transport; it is the same one for all of them.
 func (s *source) usesLocked(env *environment) bool {
-	return slices.ContainsFunc(s.intake.list(), func(sub *subscription) bool {
-		return slices.ContainsFunc(sub.envs, func(other *environment) bool { return other.transport == env.transport })
+	return slices.ContainsFunc(s.intake.list(), func(use *subscription) bool {
+		return slices.ContainsFunc(use.envs, func(other *environment) bool { return other.transport == env.transport })
 	})
 }
 
@@ -284,8 +284,8 @@ func (s *source) usesLocked(env *environment) bool {
 // connections it has: its stream may have clients that are still leaving.
 func (s *source) reconcileLocked() {
 	demand := false
-	for _, sub := range s.intake.list() {
-		demand = demand || sub.demand
+	for _, use := range s.intake.list() {
+		demand = demand || use.demand
 	}
 	if _, wanted := s.wantedLocked(); wanted && s.ctx.Err() == nil {
 		switch {
@@ -443,8 +443,8 @@ func (s *source) stateChanged() {
 	changed := s.state.phase != was.phase && (s.state.phase == phaseUp || was.phase == phaseUp)
 	s.announceLocked()
 	s.mu.Unlock()
-	for _, sub := range s.intake.list() {
-		sub.to.stateChanged(changed)
+	for _, use := range s.intake.list() {
+		use.to.stateChanged(changed)
 	}
 }
 
@@ -463,10 +463,10 @@ func (s *source) announceLocked() {
 	default:
 		return
 	}
-	for _, sub := range s.intake.list() {
-		if len(sub.envs) > 0 && sub.announced != now {
-			sub.announced = now
-			sub.to.announce(now == phaseUp, s.state.reason, text)
+	for _, use := range s.intake.list() {
+		if len(use.envs) > 0 && use.announced != now {
+			use.announced = now
+			use.to.announce(now == phaseUp, s.state.reason, text)
 		}
 	}
 }
@@ -539,8 +539,8 @@ func (s *source) logger() *zap.Logger {
 	var name string
 	subs := s.intake.list()
 	streams := make([]string, 0, len(subs))
-	for _, sub := range subs {
-		upstream, streamName := sub.to.names()
+	for _, use := range subs {
+		upstream, streamName := use.to.names()
 		if name == "" {
 			name = upstream
 		}
