@@ -58,6 +58,62 @@ func (c *clientConnection) cut() {
 	_ = conn.Close() // nobody is left to notify
 }
 
+// setIdle notes that the connection has requests, or that it has none any more.
+func (c *clientConnection) setIdle(idle bool) {
+	if c.noteIdle(idle) {
+		c.cut()
+	}
+}
+
+// noteIdle reports whether the connection is to be closed now.
+func (c *clientConnection) noteIdle(idle bool) (end bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idleSince = time.Time{}
+	switch {
+	case !idle:
+		c.overtaken = c.overtaken || c.server.overdue()
+	case c.overtaken:
+		return true
+	default:
+		c.idleSince = time.Now()
+	}
+	c.watchLocked()
+	return false
+}
+
+// watch is called when the server begins to shut down.
+func (c *clientConnection) watch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watchLocked()
+}
+
+// watchLocked has the connection closed when it has been idle for long enough,
+// if its server shuts down.
+func (c *clientConnection) watchLocked() {
+	switch {
+	case c.idleSince.IsZero():
+		if c.late != nil {
+			c.late.Stop()
+		}
+	case !c.server.shuttingDown():
+	case c.late == nil:
+		c.late = time.AfterFunc(idleGrace, c.cutIdle)
+	default:
+		c.late.Reset(idleGrace)
+	}
+}
+
+func (c *clientConnection) cutIdle() {
+	c.mu.Lock()
+	idle := !c.idleSince.IsZero() && time.Since(c.idleSince) >= idleGrace // or it has been active meanwhile
+	c.mu.Unlock()
+	if idle {
+		c.cut()
+	}
+}
+
 // wasCut reports whether cut was called.
 func (c *clientConnection) wasCut() bool {
 	return c != nil && c.closed.Load()

@@ -73,10 +73,7 @@ func (s *acceptedConnections) changed(conn net.Conn, state http.ConnState) {
 func (s *acceptedConnections) shutdown() {
 	s.shutdownAt.Store(monotonic(time.Now()))
 	s.open.Range(func(_, value any) bool {
-		c := value.(*clientConnection)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.watchLocked()
+		value.(*clientConnection).watch()
 		return true
 	})
 }
@@ -88,55 +85,6 @@ func (s *acceptedConnections) shuttingDown() bool { return s.shutdownAt.Load() !
 func (s *acceptedConnections) overdue() bool {
 	at := s.shutdownAt.Load()
 	return at != 0 && monotonic(time.Now())-at >= int64(idleGrace)
-}
-
-// setIdle notes that the connection has requests, or that it has none any more.
-func (c *clientConnection) setIdle(idle bool) {
-	if c.noteIdle(idle) {
-		c.cut()
-	}
-}
-
-// noteIdle reports whether the connection is to be closed now.
-func (c *clientConnection) noteIdle(idle bool) (end bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.idleSince = time.Time{}
-	switch {
-	case !idle:
-		c.overtaken = c.overtaken || c.server.overdue()
-	case c.overtaken:
-		return true
-	default:
-		c.idleSince = time.Now()
-	}
-	c.watchLocked()
-	return false
-}
-
-// watchLocked has the connection closed when it has been idle for long enough,
-// if its server shuts down.
-func (c *clientConnection) watchLocked() {
-	switch {
-	case c.idleSince.IsZero():
-		if c.late != nil {
-			c.late.Stop()
-		}
-	case !c.server.shuttingDown():
-	case c.late == nil:
-		c.late = time.AfterFunc(idleGrace, c.cutIdle)
-	default:
-		c.late.Reset(idleGrace)
-	}
-}
-
-func (c *clientConnection) cutIdle() {
-	c.mu.Lock()
-	idle := !c.idleSince.IsZero() && time.Since(c.idleSince) >= idleGrace // or it has been active meanwhile
-	c.mu.Unlock()
-	if idle {
-		c.cut()
-	}
 }
 
 // leaveServer asks the client to use another connection for its next requests
