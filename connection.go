@@ -226,12 +226,12 @@ func (g *gzipBody) Read(p []byte) (int, error) {
 // read takes over the events of a stream until it ends.
 func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader, rep *replica, end ending) ending {
 	end.wasUp = true
-	r.up(rep, end.url)
 	opened := time.Now()
 	r.decoder.Reset()
 	r.connected = true
 	r.source.intake.opened(r, opened)
 	defer r.source.intake.closed(r)
+	r.up(rep, end.url) // what others send from now on is not taken for older
 	if r.buf == nil {
 		r.buf = make([]byte, readBuffer)
 	}

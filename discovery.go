@@ -27,9 +27,6 @@ const (
 
 	// leastLookup is the least time between two look-ups.
 	leastLookup = 50 * time.Millisecond
-
-	// unwantedCheck is how often it is checked whether addresses are wanted.
-	unwantedCheck = 250 * time.Millisecond
 )
 
 // loadAddresses loads the module that gives the addresses.
@@ -101,31 +98,39 @@ func (e *environment) refresh() time.Duration {
 // watchAddresses looks addresses up again and again, while there is an
 // environment to do so with and they are wanted, and calls changed with them
 // when they are others than before. A look-up that fails keeps the addresses;
-// the first failure in a row is logged. It returns when ctx ends.
-func watchAddresses(ctx context.Context, wanted func() (*environment, bool), logger func() *zap.Logger, changed func([]string)) {
+// the first failure in a row is logged. While they are not wanted it waits for
+// look, which has a token after each change of what wanted returns. It returns
+// when ctx ends.
+func watchAddresses(ctx context.Context, wanted func() (*environment, bool), look <-chan struct{}, logger func() *zap.Logger, changed func([]string)) {
 	var known []string
 	failing := false
 	for {
-		every := unwantedCheck
-		if env, ok := wanted(); ok {
-			addresses, err := env.lookup(ctx)
-			every = env.refresh()
-			switch {
-			case ctx.Err() != nil:
+		env, ok := wanted()
+		if !ok {
+			select {
+			case <-look:
+				continue
+			case <-ctx.Done():
 				return
-			case err != nil:
-				every = min(every, lookupEvery)
-				if !failing {
-					logger().Warn("looking up addresses failed; keeping those there are",
-						zap.Int("addresses", len(known)), zap.Error(err))
-				}
-			case !sameAddresses(known, addresses):
-				known = addresses
-				logger().Info("upstream addresses changed", zap.Strings("addresses", addresses))
-				changed(addresses)
 			}
-			failing = err != nil
 		}
+		addresses, err := env.lookup(ctx)
+		every := env.refresh()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			every = min(every, lookupEvery)
+			if !failing {
+				logger().Warn("looking up addresses failed; keeping those there are",
+					zap.Int("addresses", len(known)), zap.Error(err))
+			}
+		case !sameAddresses(known, addresses):
+			known = addresses
+			logger().Info("upstream addresses changed", zap.Strings("addresses", addresses))
+			changed(addresses)
+		}
+		failing = err != nil
 		timer := time.NewTimer(every)
 		select {
 		case <-timer.C:
@@ -133,6 +138,14 @@ func watchAddresses(ctx context.Context, wanted func() (*environment, bool), log
 			timer.Stop()
 			return
 		}
+	}
+}
+
+// nudge puts a token into a channel that holds one, unless it is there.
+func nudge(look chan<- struct{}) {
+	select {
+	case look <- struct{}{}:
+	default:
 	}
 }
 

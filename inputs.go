@@ -30,8 +30,9 @@ type inputs struct {
 // watch looks up the addresses of a dynamic upstream that are sources of
 // their own. inputs owns it.
 type watch struct {
-	upstream  *upstreamDef // of the oldest configuration; the lock of inputs protects it and addresses
-	addresses []string     // found last
+	upstream  *upstreamDef  // of the oldest configuration; the lock of inputs protects it and addresses
+	addresses []string      // found last
+	look      chan struct{} // has a token after a change of whether they are wanted
 	cancel    context.CancelFunc
 	done      chan struct{}
 }

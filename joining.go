@@ -139,7 +139,7 @@ func (in *inputs) reconcileWatchesLocked() {
 			continue
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		w := &watch{upstream: u, cancel: cancel, done: make(chan struct{})}
+		w := &watch{upstream: u, look: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 		// An upstream whose connections are configured differently is at the same
 		// addresses: its sources are exchanged, and go on where they were.
 		for _, old := range before {
@@ -158,7 +158,7 @@ func (in *inputs) watchMembers(ctx context.Context, w *watch) {
 	defer close(w.done)
 	wanted := func() (*environment, bool) { return in.watchEnvironment(w) }
 	logger := func() *zap.Logger { return in.watchLogger(w) }
-	watchAddresses(ctx, wanted, logger, func(addresses []string) { in.found(ctx, w, addresses) })
+	watchAddresses(ctx, wanted, w.look, logger, func(addresses []string) { in.found(ctx, w, addresses) })
 }
 
 // renameSourcesLocked finds the upstreams that only have another name in the
@@ -251,7 +251,8 @@ func (in *inputs) wantsSourcesLocked() bool {
 	return in.demanded || !in.hub.shaped.Load().onDemand
 }
 
-// applyDemandLocked notifies the sources whether they are wanted.
+// applyDemandLocked notifies the sources, and the look-ups for their addresses,
+// whether they are wanted.
 func (in *inputs) applyDemandLocked() {
 	seed := in.hub.audience.firstAsked()
 	if in.hub.log.Load().Head() > 0 {
@@ -260,5 +261,8 @@ func (in *inputs) applyDemandLocked() {
 	wanted := in.wantsSourcesLocked()
 	for _, one := range in.sources {
 		one.source.setDemand(one.use, wanted, seed)
+	}
+	for _, w := range in.watches {
+		nudge(w.look)
 	}
 }

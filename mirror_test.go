@@ -27,15 +27,22 @@ func withoutIDs(origins []*ssetest.Origin) {
 	}
 }
 
+// mirrorSite is a site with an upstream with mirrored replicas.
+func mirrorSite(origins []*ssetest.Origin) string {
+	return replicas(origins, "policy mirror\nbackoff 10ms 10ms")
+}
+
 // mirrored serves an upstream with mirrored replicas, and waits until all are
-// connected.
+// up, on both sides: what one sends before the other is up may or may not be
+// what the other sends then.
 func mirrored(t *testing.T, origins []*ssetest.Origin) (*instance, *ssetest.Client) {
 	t.Helper()
-	in := serve(t, "", replicas(origins, "policy mirror\nbackoff 10ms 10ms"))
+	in := serve(t, "", mirrorSite(origins))
 	c := in.connect("/events")
 	for _, o := range origins {
 		up(t, o)
 	}
+	everyMirrorUp(t, len(origins))
 	return in, c
 }
 
@@ -223,7 +230,12 @@ func TestMirrorIsNotDelayedByAReplicaThatHangs(t *testing.T) {
 	origins := plainOrigins(t, 3)
 	origins[0].Inject(ssetest.Fault{Kind: ssetest.Hang})
 	origins[1].Stall(true)
-	_, c := mirrored(t, origins)
+	in := serve(t, "", mirrorSite(origins))
+	c := in.connect("/events")
+	for _, o := range origins {
+		up(t, o)
+	}
+	everyMirrorUp(t, 2)
 	each(origins, "1", "end")
 	gets(t, c, "1", "end")
 }

@@ -43,6 +43,7 @@ type source struct {
 	seed      string              // id to begin with, from the first client
 	state     sourceState         // of the best runner
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
+	look      chan struct{}       // has a token after a change of whether addresses are wanted
 
 	counts sourceCounts
 
@@ -153,6 +154,7 @@ func newSource(key string, spec *sourceSpec) *source {
 		spec:    spec,
 		runners: make(map[string]*runner),
 		places:  make(map[string]*replica),
+		look:    make(chan struct{}, 1),
 		state:   sourceState{phase: phaseIdle, since: time.Now()},
 	}
 	s.intake.init(spec, &s.counts)
@@ -280,13 +282,14 @@ func (s *source) usesLocked(env *environment) bool {
 }
 
 // reconcileLocked starts the runners if they are wanted, and has the present
-// ones look again. A source that no configuration can dial any more keeps the
+// ones, and the look-ups for addresses, look again. A source that no configuration can dial any more keeps the
 // connections it has: its stream may have clients that are still leaving.
 func (s *source) reconcileLocked() {
 	demand := false
 	for _, use := range s.intake.list() {
 		demand = demand || use.demand
 	}
+	nudge(s.look)
 	if _, wanted := s.wantedLocked(); wanted && s.ctx.Err() == nil {
 		switch {
 		case s.spec.Dynamic == nil:
@@ -311,7 +314,7 @@ func (s *source) reconcileLocked() {
 // owns it; it ends with the source.
 func (s *source) resolveAddresses(done chan struct{}) {
 	defer close(done)
-	watchAddresses(s.ctx, s.wanted, s.logger, func(addresses []string) {
+	watchAddresses(s.ctx, s.wanted, s.look, s.logger, func(addresses []string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		places := make([]place, 0, len(addresses))
@@ -449,8 +452,9 @@ func (s *source) stateChanged() {
 }
 
 // announceLocked announces to each stream that the source has gone up or down,
-// or has been when the stream joined it. A source that is not wanted is not down. A stream that no configuration has any more, whose
-// clients are still there, is not notified.
+// or has been when the stream joined it. A source that is not wanted is not
+// down. A stream that no configuration has any more, whose clients are still
+// there, is not notified.
 func (s *source) announceLocked() {
 	now, text := phaseUp, ""
 	switch st := s.state; {
