@@ -99,7 +99,7 @@ func TestReloadsAtRandom(t *testing.T) {
 		}
 	}
 	fleet.Close()
-	if left := ssetest.LeakedGoroutines(5 * time.Second); left != "" {
+	if left := ssetest.LeakedGoroutines(patience); left != "" {
 		t.Errorf("goroutines left behind:\n%s", left)
 	}
 }

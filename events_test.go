@@ -78,7 +78,7 @@ func recordEvents(t *testing.T) (global string, events func() []string) {
 
 func wantEvents(t *testing.T, events func() []string, want ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !slices.Equal(events(), want) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); !slices.Equal(events(), want) && time.Now().Before(deadline); {
 		<-time.After(5 * time.Millisecond)
 	}
 	if got := events(); !slices.Equal(got, want) {

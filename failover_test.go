@@ -57,7 +57,7 @@ func gets(t *testing.T, c *ssetest.Client, want ...string) {
 // waitFor is eventually, with what the client got if it does not happen.
 func waitFor(t *testing.T, c *ssetest.Client, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()

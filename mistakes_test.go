@@ -72,7 +72,7 @@ func selfSigned(t *testing.T, until time.Time) (cert tls.Certificate, file strin
 // those that begin otherwise without a word.
 func handshake(cfg *tls.Config) func(net.Conn) {
 	return func(conn net.Conn) {
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		buffered := bufio.NewReader(conn)
 		if first, err := buffered.Peek(1); err != nil || first[0] != 0x16 {
 			return
@@ -95,7 +95,7 @@ func (p peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 // says is a server that reads something, and answers with this.
 func says(answer string) func(net.Conn) {
 	return func(conn net.Conn) {
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		_, _ = conn.Read(make([]byte, 4096))
 		_, _ = io.WriteString(conn, answer)
 	}
@@ -177,7 +177,7 @@ func TestMistakeAfterAConnection(t *testing.T) {
 	cert.Store(&good)
 	cut := make(chan struct{})
 	addr := listen(t, func(conn net.Conn) {
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		server := tls.Server(conn, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.Load(), nil }})
 		if server.Handshake() == nil {
 			_, _ = io.WriteString(server, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")

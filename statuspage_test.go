@@ -76,7 +76,7 @@ func nextSnapshot(t *testing.T, from <-chan string) statusSnapshot {
 			t.Fatalf("%q: %v", text, err)
 		}
 		return s
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("no snapshot")
 	}
 	return statusSnapshot{}
@@ -85,7 +85,7 @@ func nextSnapshot(t *testing.T, from <-chan string) statusSnapshot {
 // waitEnded waits for the clean end of a status stream.
 func waitEnded(t *testing.T, from <-chan string) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case text, ok := <-from:

@@ -135,7 +135,8 @@ func (t *tags) matches(tag uint32, sources, types map[string]bool) bool {
 		return types[t.typeNames[typ]]
 	}
 	for name := range types {
-		if hashedType(name) == typ {
+		// An event of a type that has a number of its own has that one.
+		if _, own := t.types[name]; !own && hashedType(name) == typ {
 			return true
 		}
 	}
