@@ -86,7 +86,7 @@ func (s *Store) prepare() error {
 func (s *Store) save() error {
 	s.mu.Lock()
 	m := s.meta
-	m.Epochs = slices.Clone(m.Epochs)
+	m.Epochs, m.known = slices.Clone(m.Epochs), s.sources.All()
 	s.unsaved = false
 	s.mu.Unlock()
 	err := m.write(s.o.disk, s.o.Dir)
@@ -200,6 +200,7 @@ func (s *Store) write(b *batch) error {
 
 // record takes over into a segment's description what was written to its file.
 func (s *Store) record(b *batch, to *segment) error {
+	b.fill()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if to == nil {
@@ -211,6 +212,7 @@ func (s *Store) record(b *batch, to *segment) error {
 	}
 	for i := range b.records {
 		to.add(&b.records[i], b.sizes[i])
+		s.sources.Note(&b.records[i])
 	}
 	s.offset, s.lastTime = to.next, to.lastTime
 	if s.o.Sync == SyncAlways {
@@ -240,7 +242,7 @@ func (s *Store) seal() error {
 		}
 	}
 	s.abandon()
-	return last.writeIndex(s.o.disk)
+	return last.writeIndex(s.o.disk, s.allSources())
 }
 
 // sync forces the file that is open to disk: all of the segment, if one is

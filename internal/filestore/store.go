@@ -103,11 +103,12 @@ type Store struct {
 	segments []*segment // oldest first, without holes; the last one is written to
 	offset   uint64     // of the record that is committed next
 	lastTime int64      // arrival of the newest committed record, Unix ms
-	pending  batch      // appended, not yet being committed
-	appended uint64     // offset of the newest record that is committed, or may be
-	inFlight int        // records that are being committed
-	taken    int64      // bytes of memory that they take
-	bodies   int64      // bytes of their bodies
+	sources  logstore.Sources
+	pending  batch  // appended, not yet being committed
+	appended uint64 // offset of the newest record that is committed, or may be
+	inFlight int    // records that are being committed
+	taken    int64  // bytes of memory that they take
+	bodies   int64  // bytes of their bodies
 	term     *term
 	terms    uint64 // of this process
 	follower *follower
@@ -297,7 +298,7 @@ func (s *Store) finish() {
 	s.mu.Lock()
 	orderly := len(s.pending.records) == 0 && s.inFlight == 0 && !s.unsaved && !s.stalled
 	m := s.meta
-	m.Orderly = true
+	m.Orderly, m.known = true, s.sources.All()
 	s.mu.Unlock()
 	err := s.closeOutput(orderly)
 	if err == nil && orderly {
