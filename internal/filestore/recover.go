@@ -74,7 +74,7 @@ func (s *Store) recover() error {
 		learnSources(&s.sources, found.known, s.offset)
 	}
 	s.sources.Cut(s.offset)
-	s.meta.Boot, s.meta.Synced, s.meta.Orderly = s.o.boot, s.o.Sync == SyncAlways, false
+	s.meta.Boot, s.meta.Synced, s.meta.Orderly = s.o.boot, s.every == SyncAlways, false
 	s.forgetEpochsLocked()
 	s.suspect = last.suspect
 	return nil

@@ -62,7 +62,7 @@ type Options struct {
 	Dir string
 
 	// How often what was written is forced to disk: SyncAlways, SyncOff, or an
-	// interval. A power cut may cost what was committed since.
+	// interval. A power cut may cost what was committed since. See SetSync.
 	Sync time.Duration
 
 	// What is retained.
@@ -98,6 +98,7 @@ type Store struct {
 	meta     meta
 	unsaved  bool // meta differs from its file
 	saved    uint64
+	every    time.Duration // as Options.Sync
 	bounds   logstore.Bounds
 	changed  bool       // they were, since the committer looked
 	segments []*segment // oldest first, without holes; the last one is written to
@@ -151,7 +152,7 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("opening a log: %w", err)
 	}
 	s := &Store{
-		o: o, bounds: o.Bounds, state: logstore.Following, since: time.Now(), unsaved: true,
+		o: o, every: o.Sync, bounds: o.Bounds, state: logstore.Following, since: time.Now(), unsaved: true,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.cond.L = &s.mu
@@ -205,6 +206,29 @@ func (s *Store) SetBounds(b logstore.Bounds) {
 	s.bounds, s.changed = b, true
 	s.mu.Unlock()
 	s.rouse()
+}
+
+// SetSync changes how often what is written is forced to disk: SyncAlways,
+// SyncOff, or an interval. It does not wait. What was written before it is forced
+// to disk by the new setting, too.
+//
+// A log that was open under anything but SyncAlways for a moment begins an epoch
+// after a power cut, also if SyncAlways is set again: not every commit has waited
+// for the disk. That ends when the log is opened the next time.
+func (s *Store) SetSync(every time.Duration) {
+	s.mu.Lock()
+	s.every = every
+	if every != SyncAlways && s.meta.Synced {
+		s.meta.Synced, s.unsaved = false, true
+	}
+	s.mu.Unlock()
+	s.rouse()
+}
+
+func (s *Store) syncEvery() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.every
 }
 
 // Status implements logstore.Store.
