@@ -1,9 +1,11 @@
 package filestore
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -110,6 +112,46 @@ func TestNothingIsCommittedBeforeThePromiseIsTakenBack(t *testing.T) {
 	await(t, s, 11)
 	if synced.Load() != before {
 		t.Error("with SyncOff a commit waits for the disk")
+	}
+}
+
+// A batch that is being committed in parts is, too.
+func TestPromiseIsKeptInTheMiddleOfABatch(t *testing.T) {
+	t.Parallel()
+	disk := new(badDisk)
+	o := small(t.TempDir())
+	o.Sync, o.disk = SyncAlways, disk
+	var s *Store
+	var mu sync.Mutex // protects what follows
+	synced := make(map[string]bool)
+	hang := make(chan struct{})
+	disk.onSync = func(name string) error {
+		if strings.HasSuffix(name, metaName+newSuffix) {
+			if s != nil {
+				return errors.New("it is to say what it said")
+			}
+			return nil
+		}
+		<-hang // until everything is appended
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.HasSuffix(name, segmentSuffix) {
+			if synced[name] = true; len(synced) == 2 {
+				s.SetSync(SyncOff)
+			}
+		}
+		return nil
+	}
+	opened := open(t, o)
+	term := campaign(t, opened)
+	s = opened // no fsync goes on
+	add(t, term, 1, 100)
+	close(hang)
+	await(t, s, 100)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(synced) < 4 || !synced[s.newest().name] {
+		t.Errorf("synced are %v, and not the newest segment, %s", synced, s.newest().name)
 	}
 }
 
