@@ -59,6 +59,17 @@ type Store interface {
 	// bytes as stored, the newest at least; the last offset + 1 of an empty log.
 	Back(ctx context.Context, size int64) (uint64, error)
 
+	// Latest returns what is known of the newest committed record of each source,
+	// whether the record itself is still retained or not: where to resume the
+	// upstreams from. It is known as soon as the log's end is, and what earlier
+	// terms have committed is in it before Campaign returns. Fences are of no
+	// source. Of more than MaxSources those with the newest records are known. A
+	// record that is lost has not been: then an older record of the source is
+	// returned, or none. The map is the caller's.
+	//
+	// The error is ErrClosed or ctx's.
+	Latest(ctx context.Context) (map[string]Latest, error)
+
 	// Campaign waits until this node is the writer and returns its term. The
 	// error is ErrClosed or ctx's.
 	Campaign(ctx context.Context) (Term, error)

@@ -48,7 +48,11 @@ func (s *Store) evict() {
 	if len(dropped) > 0 {
 		s.leaveOutLocked(len(dropped))
 	}
+	unsaved := s.unsaved && len(dropped) > 0
 	s.mu.Unlock()
+	if unsaved {
+		_ = s.save() // if it fails, the next record waits for it; this may make room
+	}
 	s.discard(dropped, nil)
 }
 
@@ -76,12 +80,13 @@ func (s *Store) overdueLocked() []*segment {
 	return s.segments[:n:n]
 }
 
-// leaveOutLocked takes the oldest segments from the list.
+// leaveOutLocked takes the oldest segments from the list. What only they have is
+// to be saved.
 func (s *Store) leaveOutLocked(n int) {
 	s.segments = slices.Clone(s.segments[n:]) // a reader may have the list
 	before := len(s.meta.Epochs)
 	s.forgetEpochsLocked()
-	if len(s.meta.Epochs) != before {
+	if len(s.meta.Epochs) != before || len(s.segments) <= fewSegments {
 		s.unsaved = true
 		s.rouse()
 	}

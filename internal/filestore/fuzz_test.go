@@ -51,7 +51,7 @@ func FuzzSegment(f *testing.F) {
 			}
 		}
 		body = body[:len(body)-min(int(cut), len(body))]
-		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1)
+		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1, new(logstore.Sources))
 		if at > int64(len(body)) || seg.next < 1 || seg.next > 13 || err == nil && seg.next <= 12 && len(body) > len(whole) {
 			t.Fatalf("%+v ends at %d of %d: %v", seg, at, len(body), err)
 		}
@@ -77,11 +77,11 @@ func FuzzFiles(f *testing.F) {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1)
+		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1, new(logstore.Sources))
 		if at > int64(len(body)) && !broken(err) {
 			t.Fatalf("%+v ends at %d of %d: %v", seg, at, len(body), err)
 		}
-		_ = (&segment{first: 1}).parseIndex(body, 1<<20)
+		_, _ = (&segment{first: 1}).parseIndex(body, 1<<20)
 		_, _ = parseHead(body)
 		_, _ = parseMeta(body)
 		_ = laterFrame(body, 0)

@@ -70,7 +70,11 @@ func (s *Store) recover() error {
 		s.meta.Epochs = slices.DeleteFunc(s.meta.Epochs, func(e logstore.Epoch) bool { return e.First > s.offset })
 		s.meta.Epochs = append(s.meta.Epochs, logstore.Epoch{ID: newEpoch(), First: s.offset})
 	}
-	s.meta.Boot, s.meta.Synced, s.meta.Orderly = s.o.boot, s.o.Sync == SyncAlways, false
+	if found != nil {
+		learnSources(&s.sources, found.known, s.offset)
+	}
+	s.sources.Cut(s.offset)
+	s.meta.Boot, s.meta.Synced, s.meta.Orderly = s.o.boot, s.every == SyncAlways, false
 	s.forgetEpochsLocked()
 	s.suspect = last.suspect
 	return nil
@@ -107,7 +111,7 @@ func (s *Store) lostLocked(found *meta, last head, known bool, end ending) strin
 }
 
 // loadSegments finds the segments. Of the older ones it reads the index, of the
-// newest one everything.
+// newest one everything. The sources of their records are known afterwards.
 func (s *Store) loadSegments() (end ending, err error) {
 	firsts, err := s.tidy()
 	if err != nil {
@@ -116,6 +120,7 @@ func (s *Store) loadSegments() (end ending, err error) {
 	for i, first := range firsts {
 		name := segmentName(s.o.Dir, first)
 		var seg *segment
+		s.sources.Cut(first)
 		if i == len(firsts)-1 {
 			if seg, end, err = s.scanNewest(name, first); err != nil {
 				return end, err
@@ -170,12 +175,13 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 // loadOlder reads what is known of a segment that gets no more records: its
 // index, or for want of one the whole of it.
 func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
-	seg, err := readIndex(s.o.disk, name, first)
+	seg, sources, err := readIndex(s.o.disk, name, first)
 	if err == nil {
+		learnSources(&s.sources, sources, seg.next)
 		return seg, nil
 	}
 	s.o.Logger.Warn("reading a segment whole for want of its index", zap.String("file", name), zap.Error(err))
-	seg, err = scan(s.o.disk, name, first)
+	seg, err = scan(s.o.disk, name, first, &s.sources)
 	if bad, ok := errors.AsType[*damage](err); ok {
 		// Where it ends early there is a hole, unless this was found when it was
 		// the newest.
@@ -184,7 +190,7 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 		err = nil
 	}
 	if err == nil && seg.events() > 0 {
-		_ = seg.writeIndex(s.o.disk) // it is made again where it cannot be kept
+		_ = seg.writeIndex(s.o.disk, s.sources.All()) // it is made again where it cannot be kept
 	}
 	return seg, err
 }
@@ -192,7 +198,7 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 // scanNewest reads a segment and cuts off what is not whole. nil: nothing is
 // left of it.
 func (s *Store) scanNewest(name string, first uint64) (seg *segment, end ending, err error) {
-	seg, err = scan(s.o.disk, name, first)
+	seg, err = scan(s.o.disk, name, first, &s.sources)
 	bad, isDamage := errors.AsType[*damage](err)
 	switch {
 	case err == nil:

@@ -27,6 +27,7 @@ type Memory struct {
 	first   uint64     // offset of the oldest record
 	records []logstore.Record
 	bytes   int64
+	sources logstore.Sources
 	epochs  []logstore.Epoch
 	bounds  logstore.Bounds
 	number  uint64      // of the newest term
@@ -110,6 +111,10 @@ func (m *Memory) Lose(records int) {
 	}
 	m.records = slices.Clip(m.records[:n])
 	next := m.nextLocked()
+	m.sources.Cut(next)
+	for i := range m.records {
+		m.sources.Note(&m.records[i])
+	}
 	m.epochs = slices.DeleteFunc(m.epochs, func(e logstore.Epoch) bool { return e.First > next })
 	m.epochs = append(m.epochs, logstore.Epoch{ID: memoryEpoch(), First: next})
 }
@@ -135,6 +140,7 @@ func (m *Memory) commitLocked(records []logstore.Record) {
 			r.Time = max(r.Time, m.records[n-1].Time)
 		}
 		m.records = append(m.records, r)
+		m.sources.Note(&r)
 		m.bytes += stored(&r)
 	}
 	m.evictLocked()
@@ -281,6 +287,16 @@ func (n *memoryNode) Back(ctx context.Context, size int64) (uint64, error) {
 		at--
 	}
 	return at, n.overLocked(ctx)
+}
+
+// Latest implements logstore.Store.
+func (n *memoryNode) Latest(ctx context.Context) (map[string]logstore.Latest, error) {
+	n.log.mu.Lock()
+	defer n.log.mu.Unlock()
+	if err := n.overLocked(ctx); err != nil {
+		return nil, err
+	}
+	return n.log.sources.All(), nil
 }
 
 // Campaign implements logstore.Store.
