@@ -241,6 +241,7 @@ func (m *model) seek() {
 		wantState := Unknown
 		switch {
 		case c.Offset > head:
+			wantState = Ahead
 		case c.Offset+1 >= tail:
 			want, wantState = c.Offset+1, Known
 		default:
