@@ -29,6 +29,9 @@ type App struct {
 	// stream is connected even when no handler names it.
 	Streams map[string]*Stream `json:"streams,omitempty"`
 
+	// Defaults for the streams with a `log`, by its kind.
+	LogRaw caddy.ModuleMap `json:"log,omitempty" caddy:"namespace=http.handlers.sse_fanin.log"`
+
 	ctx         caddy.Context
 	logger      *zap.Logger
 	builder     *builder
@@ -56,7 +59,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
 	a.byKey = make(map[string]*definition)
-	a.builder = newBuilder(ctx)
+	var err error
+	if a.builder, err = newBuilder(ctx, a.LogRaw); err != nil {
+		return err
+	}
 	if err := registerMetrics(ctx); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}

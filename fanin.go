@@ -12,8 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // hubs holds the streams of the process by stream key: the name, or for an
@@ -123,7 +123,7 @@ func newHub(def *definition, keyed *keyedStream) *hub {
 		h.clients, h.counts = &keyed.clients, keyed.counts
 	}
 	h.shaped.Store(&def.shape)
-	h.log.Store(newStreamLog(def.retain, def.ids))
+	h.log.Store(h.newLog(def))
 	liveHubs.add(h)
 	return h
 }
@@ -134,19 +134,45 @@ func (h *hub) attach(def *definition) { h.inputs.attach(def) }
 // detach removes a configuration; see inputs.detach.
 func (h *hub) detach(def *definition) { h.inputs.detach(def) }
 
-// applyRetain sets the log's bounds. Other ids make another log: the cursors
-// of the one mean nothing in the other. It is called under the lock of inputs.
-func (h *hub) applyRetain(o eventlog.Options, ids string) {
+// newLog returns the log of a definition. Nothing is opened yet.
+func (h *hub) newLog(def *definition) *streamLog {
+	l := newStreamLog(def.inMemory(), def.ids)
+	if def.log != nil {
+		l.durable = newDurable(h, l, def.log)
+	}
+	return l
+}
+
+// applyLog makes the log that of a definition, which is in use. Other ids make
+// another log, since the cursors of the one mean nothing in the other, and so
+// does another place to keep it. It is called under the lock of inputs.
+func (h *hub) applyLog(def *definition) {
 	old := h.log.Load()
-	if old.ids == ids {
-		old.SetOptions(o)
+	var kept *logDef
+	if old.durable != nil {
+		kept = old.durable.def.Load()
+	}
+	if old.ids == def.ids && kept.same(def.log) {
+		old.SetOptions(def.inMemory())
+		if old.durable != nil {
+			old.durable.adjust(def.log)
+			old.durable.begin()
+		}
 		return
 	}
 	h.logMu.Lock()
 	defer h.logMu.Unlock()
-	next := newStreamLog(o, ids)
+	next := h.newLog(def)
+	if next.durable != nil {
+		next.begins.Store(0) // until it is known
+		next.durable.before = old
+		next.durable.begin()
+	}
 	old.next.Store(next)
 	h.log.Store(next)
+	if old.durable != nil {
+		go old.close() // it may wait for the lock that is held
+	}
 	h.audience.forgetFirstAsked()
 }
 
@@ -157,6 +183,14 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 	h.logMu.RLock()
 	defer h.logMu.RUnlock()
 	log := h.log.Load()
+	if log.durable != nil {
+		log.durable.append(&logstore.Record{
+			Time: now.UnixMilli(), Source: from.name, Type: string(typ), ID: string(ev.ID),
+			Hash: uint64(stablePrintOf(ev)),
+			Body: enc.encode(ev, typ, from.name, h.shaped.Load().envelope, false, false, now),
+		})
+		return
+	}
 	withID := log.ids == idsUpstream
 	body := enc.encode(ev, typ, from.name, h.shaped.Load().envelope, withID, hadID, now)
 	tag := h.tags.tag(from.sourceID, typ)
@@ -191,6 +225,7 @@ func (h *hub) Destruct() error {
 		h.release()
 	} else if caddy.Exiting() {
 		endAllClients()
+		h.log.Load().close() // the process may be gone before the last client is
 	}
 	return nil
 }
@@ -206,10 +241,11 @@ func warnOfEnded(key, label string, clients int) {
 		zap.String("stream", label), zap.Int("clients", clients))
 }
 
-// release gives up the sources. It is called once, when the hub is gone and no
-// client is left.
+// release gives up the sources, and then the log. It is called once, when the
+// hub is gone and no client is left.
 func (h *hub) release() {
 	h.inputs.release()
+	h.log.Load().close()
 	liveHubs.remove(h)
 }
 

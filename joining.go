@@ -59,7 +59,7 @@ func (in *inputs) reconcileLocked() {
 	if len(in.uses) > 0 {
 		first := in.uses[0]
 		in.hub.shaped.Store(&first.shape)
-		in.hub.applyRetain(first.retain, first.ids)
+		in.hub.applyLog(first)
 	}
 	in.reconcileWatchesLocked()
 	all := in.expandLocked()
@@ -248,7 +248,7 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
 
 // wantsSourcesLocked reports whether the stream wants its sources connected.
 func (in *inputs) wantsSourcesLocked() bool {
-	return in.demanded || !in.hub.shaped.Load().onDemand
+	return (in.demanded || !in.hub.shaped.Load().onDemand) && in.hub.log.Load().writable()
 }
 
 // applyDemandLocked notifies the sources, and the look-ups for their addresses,
@@ -259,7 +259,11 @@ func (in *inputs) applyDemandLocked() {
 		seed = "" // a source that comes later is not asked for all of it again
 	}
 	wanted := in.wantsSourcesLocked()
+	durable := in.hub.log.Load().durable
 	for _, one := range in.sources {
+		if durable != nil && wanted {
+			one.source.beginAt(durable.startOf(one.name))
+		}
 		one.source.setDemand(one.use, wanted, seed)
 	}
 	for _, w := range in.watches {

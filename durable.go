@@ -1,0 +1,492 @@
+package ssefanin
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
+)
+
+const (
+	// reopenAfter is how long to wait before a log that could not be opened is
+	// tried again.
+	reopenAfter = time.Second
+
+	// watchEvery is how often the state of a store is looked at, to announce that
+	// it has changed.
+	watchEvery = time.Second
+
+	// commitOnExit is how long the end of a stream waits for what was appended.
+	commitOnExit = 500 * time.Millisecond
+)
+
+// durable keeps the log of one stream in a store besides memory. What the
+// sources bring goes to the store; what the store has committed comes back, and
+// is appended to the log in memory, from which clients read. So nobody sees an
+// event that a restart could lose.
+//
+// The stream's log owns it. It lives from the first configuration's start to the
+// stream's end, or to a reload that gives the stream another log.
+//
+// Locks: mu is taken below those of hub, inputs and intake, and above the
+// store's own.
+//
+// Safe for concurrent use.
+type durable struct {
+	hub    *hub
+	log    *streamLog
+	before *streamLog             // whose readers go on here; nil if there was none
+	def    atomic.Pointer[logDef] // of the oldest configuration in use
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when nothing of it runs
+
+	loaded  atomic.Bool // all that the store had is known, and with it every position
+	writing atomic.Bool // events can be appended: this process is the writer
+	full    atomic.Bool // the store takes nothing at present
+
+	older olderEvents
+	delay commitDelay
+
+	// of apply, which is called by one goroutine at a time
+	idInForce string // of the newest event, with `ids upstream`
+	scratch   []byte
+
+	mu      sync.Mutex // protects the fields below
+	begun   bool
+	store   logstore.Store // nil until it is open
+	err     error          // why it is not
+	since   time.Time      // since when it is as it is: open or not
+	term    logstore.Term  // nil while this process does not write
+	backlog []logstore.Record
+	waiting chan struct{} // has a token after the backlog has got its first record
+	room    chan struct{} // closed when the store takes records again; nil unless it is full
+	starts  map[string]*startPoint
+	stalled bool // that has been announced
+}
+
+// startPoint is where a source goes on that has events in the log.
+type startPoint struct {
+	id     string      // the id in force after the newest
+	prints []print     // of the newest, oldest first
+	times  []time.Time // their arrivals
+}
+
+func newDurable(h *hub, l *streamLog, def *logDef) *durable {
+	d := &durable{
+		hub: h, log: l, ended: make(chan struct{}), since: time.Now(),
+		waiting: make(chan struct{}, 1), starts: make(map[string]*startPoint),
+	}
+	d.def.Store(def)
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.older.init(d)
+	return d
+}
+
+// begin opens the store, unless that was done. It returns at once.
+func (d *durable) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.begun {
+		d.begun = true
+		go d.run()
+	}
+}
+
+// adjust takes over the options of another configuration with the same log.
+func (d *durable) adjust(def *logDef) {
+	if d.def.Swap(def) == def {
+		return
+	}
+	d.mu.Lock()
+	store := d.store
+	d.mu.Unlock()
+	if store != nil {
+		store.SetBounds(def.bounds)
+		def.opener.Adjust(store)
+	}
+}
+
+// end closes the store and waits until nothing of it runs. What was appended
+// is committed first, if that takes no longer than a moment. It is called
+// without the locks of hub and inputs.
+func (d *durable) end() {
+	d.cancel()
+	d.mu.Lock()
+	begun := d.begun
+	d.begun = true
+	d.mu.Unlock()
+	if begun {
+		<-d.ended
+	}
+}
+
+// run opens the store, follows it, and writes whenever this process is the
+// writer. The log owns it; end ends it.
+func (d *durable) run() {
+	defer close(d.ended)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(d.watch)
+	store := d.open()
+	if store == nil {
+		return
+	}
+	defer store.Close()
+	from, err := store.Back(d.ctx, d.def.Load().cache.MaxBytes)
+	if err != nil {
+		return // it ends
+	}
+	d.log.Restore(store.Epochs(), from)
+	parts.Go(func() { d.follow(store, from) })
+	parts.Go(d.older.serve)
+	for {
+		term, err := store.Campaign(d.ctx)
+		if err != nil {
+			return
+		}
+		d.write(store, term)
+	}
+}
+
+// open opens the store, however long that takes. nil: it is not wanted any more.
+func (d *durable) open() logstore.Store {
+	logged := ""
+	for {
+		def := d.def.Load()
+		store, err := def.opener.Open(d.ctx, d.hub.label, logstore.OpenOptions{Bounds: def.bounds, Logger: d.logger()})
+		d.mu.Lock()
+		d.store, d.err = store, err
+		if err == nil {
+			d.since = time.Now()
+		}
+		d.mu.Unlock()
+		if err == nil {
+			if now := d.def.Load(); now != def { // a reload has come between
+				store.SetBounds(now.bounds)
+				now.opener.Adjust(store)
+			}
+			return store
+		}
+		if d.ctx.Err() != nil {
+			return nil
+		}
+		if text := err.Error(); text != logged {
+			logged = text
+			d.logger().Error("the log cannot be opened; the stream stands still until it can", zap.Error(err))
+		}
+		timer := time.NewTimer(reopenAfter)
+		select {
+		case <-timer.C:
+		case <-d.ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// follow has what the store has committed appended to the log in memory. run
+// owns it; it ends when the store is closed.
+func (d *durable) follow(store logstore.Store, from uint64) {
+	err := store.Follow(context.Background(), from, func(batch []logstore.Record) { d.apply(store, batch) })
+	if !errors.Is(err, logstore.ErrClosed) {
+		d.logger().Error("reading the log has ended", zap.Error(err))
+	}
+}
+
+// apply appends committed records to the log in memory. The store calls it.
+func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
+	if batch[0].Offset != d.log.Head()+1 { // what was between is gone
+		d.log.Restore(store.Epochs(), batch[0].Offset)
+	}
+	for i := range batch {
+		r := &batch[i]
+		t := time.UnixMilli(r.Time)
+		if r.Fence() {
+			d.log.Take(t)
+			continue
+		}
+		if !d.writing.Load() {
+			d.noteStart(r)
+		}
+		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
+		if d.log.ids != idsUpstream {
+			d.log.Append(t, tag, r.Body)
+			continue
+		}
+		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
+		d.idInForce = r.ID
+		d.log.appendWithID(t, tag, d.scratch, []byte(r.ID))
+	}
+	d.delay.applied(batch)
+}
+
+// appendUpstreamID appends the id line of an event of a stream with `ids
+// upstream`: none where no id is in force, and none was.
+func appendUpstreamID(dst []byte, id, before string) []byte {
+	if id == "" && before == "" {
+		return dst
+	}
+	return sse.AppendID(dst, id)
+}
+
+// noteStart notes where the source of an event is to go on.
+func (d *durable) noteStart(r *logstore.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.starts[r.Source]
+	if p == nil {
+		p = new(startPoint)
+		d.starts[r.Source] = p
+	}
+	p.add(r)
+}
+
+func (p *startPoint) add(r *logstore.Record) {
+	p.id = r.ID
+	if len(p.prints) == 2*mirrorWindow {
+		p.prints = p.prints[:copy(p.prints, p.prints[mirrorWindow:])]
+		p.times = p.times[:copy(p.times, p.times[mirrorWindow:])]
+	}
+	p.prints = append(p.prints, print(r.Hash))
+	p.times = append(p.times, time.UnixMilli(r.Time))
+}
+
+// startOf returns where a source goes on when it is connected for the first
+// time; nil if the log has nothing of it, or it was asked for before.
+func (d *durable) startOf(name string) *startPoint {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.starts[name]
+	delete(d.starts, name)
+	return p
+}
+
+// write has the sources connected while this process is the writer, and appends
+// what the store had no room for. It returns when the term is over.
+func (d *durable) write(store logstore.Store, term logstore.Term) {
+	d.addLatest(store)
+	d.delay.begin(term.Number())
+	d.mu.Lock()
+	d.term = term
+	d.mu.Unlock()
+	d.writing.Store(true)
+	if !d.loaded.Load() {
+		d.log.begins.Store(d.firstNew())
+		d.loaded.Store(true)
+		d.hub.audience.wakeAll() // they wait for their positions
+	}
+	d.hub.inputs.followWriter()
+	for done := false; !done; {
+		select {
+		case <-d.waiting:
+			done = !d.catchUp(term)
+		case <-term.Done():
+			done = true
+		case <-d.ctx.Done():
+			done = true
+		}
+	}
+	d.writing.Store(false)
+	d.hub.inputs.followWriter()
+	ctx, cancel := context.WithTimeout(context.Background(), commitOnExit)
+	defer cancel()
+	_ = term.Release(ctx) // what was not committed was seen by nobody
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.term, d.backlog = nil, nil
+	d.roomLocked()
+}
+
+// firstNew returns the offset from which on the readers of the log before go on,
+// when all is known that the store had. The same log, opened anew, goes on where
+// it was.
+func (d *durable) firstNew() uint64 {
+	before := d.before
+	d.before = nil // it is needed no more
+	if before != nil && before.durable != nil && before.durable.def.Load().same(d.def.Load()) {
+		return min(before.Head(), d.log.Head()) + 1
+	}
+	return d.log.Head() + 1
+}
+
+// addLatest adds the sources whose newest event is no longer held in memory.
+func (d *durable) addLatest(store logstore.Store) {
+	latest, err := store.Latest(d.ctx)
+	if err != nil {
+		d.logger().Error("where upstreams are to be resumed is not known", zap.Error(err))
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, l := range latest {
+		if d.starts[name] == nil {
+			d.starts[name] = &startPoint{id: l.ID}
+		}
+	}
+}
+
+// append hands an event over to the store. It does not wait: what the store has
+// no room for is kept until it has, and nothing more is read meanwhile.
+func (d *durable) append(r *logstore.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.term == nil {
+		return // the source is being disconnected; it is resumed after the log's end
+	}
+	if len(d.backlog) == 0 {
+		err := d.term.Append(r)
+		switch {
+		case err == nil:
+			d.delay.appended()
+			return
+		case errors.Is(err, logstore.ErrTooLarge):
+			d.logger().Error("an event is too large for the log, and is left out",
+				zap.String("upstream", r.Source), zap.Int("bytes", len(r.Body)))
+			return
+		case !errors.Is(err, logstore.ErrNoRoom):
+			return // the term is over
+		}
+		d.room = make(chan struct{})
+		d.full.Store(true)
+		nudge(d.waiting)
+	}
+	own := *r
+	own.Body = append([]byte(nil), r.Body...)
+	d.backlog = append(d.backlog, own)
+}
+
+// catchUp appends what the store had no room for. False: the term is over, or
+// the stream ends.
+func (d *durable) catchUp(term logstore.Term) bool {
+	for {
+		if err := term.Wait(d.ctx); err != nil {
+			return false
+		}
+		d.mu.Lock()
+		for len(d.backlog) > 0 {
+			if err := term.Append(&d.backlog[0]); errors.Is(err, logstore.ErrNoRoom) {
+				break
+			}
+			d.delay.appended()
+			d.backlog[0] = logstore.Record{}
+			d.backlog = d.backlog[1:]
+		}
+		empty := len(d.backlog) == 0
+		if empty {
+			d.backlog = nil
+			d.roomLocked()
+		}
+		d.mu.Unlock()
+		if empty {
+			return true
+		}
+	}
+}
+
+// roomLocked lets the sources read again.
+func (d *durable) roomLocked() {
+	if d.room != nil {
+		close(d.room)
+		d.room = nil
+	}
+	d.full.Store(false)
+}
+
+// hasRoom returns a channel that is closed when the store takes events again;
+// nil if it does.
+func (d *durable) hasRoom() <-chan struct{} {
+	if !d.full.Load() {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.room
+}
+
+// first returns the offset of the oldest event that the store has; the largest
+// there is until it is open.
+func (d *durable) first() uint64 {
+	d.mu.Lock()
+	store := d.store
+	d.mu.Unlock()
+	if store == nil {
+		return ^uint64(0)
+	}
+	return store.Status().First
+}
+
+// watch announces that the store cannot be written, and that it can again. run
+// owns it; it ends with the log.
+func (d *durable) watch() {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			d.look()
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+// look compares the store's state with what was announced of it.
+func (d *durable) look() {
+	st := d.status()
+	stalled := st.State == logstore.Stalled
+	d.mu.Lock()
+	changed := stalled != d.stalled
+	d.stalled = stalled
+	d.mu.Unlock()
+	if changed {
+		announceLog(d.hub.label, stalled, st.Err)
+	}
+}
+
+// status returns what the store is doing. A log that cannot be opened is
+// stalled.
+func (d *durable) status() logstore.Status {
+	d.mu.Lock()
+	store, err, since, backlog := d.store, d.err, d.since, d.backlog
+	d.mu.Unlock()
+	if store == nil {
+		st := logstore.Status{State: logstore.Loading, Since: since, Err: err}
+		if err != nil {
+			st.State = logstore.Stalled
+		}
+		return st
+	}
+	st := store.Status()
+	st.Buffered += len(backlog)
+	for i := range backlog {
+		st.BufferedBytes += int64(len(backlog[i].Body))
+	}
+	if st.State == logstore.Following && !d.loaded.Load() {
+		st.State = logstore.Loading
+	}
+	return st
+}
+
+// epochs returns the log's incarnations, oldest first.
+func (d *durable) epochs() []logstore.Epoch {
+	d.mu.Lock()
+	store := d.store
+	d.mu.Unlock()
+	if store == nil {
+		return nil
+	}
+	return store.Epochs()
+}
+
+// logger logs with whichever configuration is active.
+func (d *durable) logger() *zap.Logger {
+	return followingLogger().With(zap.String("stream", d.hub.label))
+}

@@ -1,0 +1,179 @@
+package ssefanin
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// kept is a site with a stream whose log is kept in files.
+func kept(dir, options, upstreams string) string {
+	return "sse_fanin /events {\nstream s\nlog file {\ndir " + dir + "\n" + options + "\n}\n" + upstreams + "\n}"
+}
+
+// durableOf returns the durable log of the stream s.
+func durableOf(t *testing.T) *durable {
+	t.Helper()
+	var d *durable
+	for _, h := range liveHubs.named("s") {
+		d = h.log.Load().durable
+	}
+	if d == nil {
+		t.Fatal("there is no log besides memory")
+	}
+	return d
+}
+
+func awaitWriting(t *testing.T) {
+	t.Helper()
+	eventually(t, 10*time.Second, "the log can be written", func() bool { return durableOf(t).writing.Load() })
+}
+
+// A restart in one process: what is in memory is gone, the files are there.
+func TestLogOutlivesItsStream(t *testing.T) {
+	for _, ids := range []string{idsStream, idsUpstream} {
+		t.Run(ids, func(t *testing.T) {
+			dir := t.TempDir()
+			o := newOrigin(t, ssetest.OriginConfig{})
+			site := kept(dir, "sync always", "upstream u "+o.URL()+" {\nbackoff 10ms 10ms\n}\nids "+ids)
+			in := serve(t, "", site)
+			c := in.connect("/events")
+			up(t, o)
+			for i := range 5 {
+				o.Emit("", fmt.Sprint("before ", i))
+			}
+			gets(t, c, "before 0", "before 1", "before 2", "before 3", "before 4")
+			at := c.LastEventID()
+			c.Close()
+			o.Emit("", "missed")
+			eventually(t, 10*time.Second, "it is in the log", func() bool { return durableOf(t).log.Head() == 6 })
+			in.stop()
+
+			o.Emit("", "while down")
+			in.reload("", site)
+			c = in.openClient(ssetest.ClientConfig{URL: "/events", LastEventID: at})
+			gets(t, c, "missed", "while down")
+			o.Emit("", "after")
+			gets(t, c, "missed", "while down", "after")
+			if n := o.TotalConnections(); n != 2 {
+				t.Errorf("the origin was connected %d times", n)
+			}
+			if asked := o.LastEventIDs(); asked[1] == "" {
+				t.Error("the origin was not asked to resume")
+			}
+		})
+	}
+}
+
+// An upstream that sends all it has again, without ids, after a restart.
+func TestRestartRecognisesWhatIsSentAgain(t *testing.T) {
+	for policy, n := range map[string]int{policyFailover: 1, policyMirror: 2} {
+		t.Run(policy, func(t *testing.T) {
+			dir := t.TempDir()
+			origins := plainOrigins(t, n)
+			withoutIDs(origins)
+			for _, o := range origins {
+				o.SetResume(ssetest.ReplayAll)
+			}
+			site := kept(dir, "", "start oldest\nupstream u "+urls(origins)+" {\npolicy "+policy+"\nbackoff 10ms 10ms\n}")
+			in := serve(t, "", site)
+			c := in.connect("/events")
+			for _, o := range origins {
+				up(t, o)
+			}
+			everyMirrorUp(t, n)
+			each(origins, "a", "b", "c")
+			gets(t, c, "a", "b", "c")
+			c.Close()
+			in.stop()
+			in.reload("", site)
+			for _, o := range origins {
+				up(t, o)
+			}
+			everyMirrorUp(t, n)
+			each(origins, "d")
+			c = in.connect("/events")
+			gets(t, c, "a", "b", "c", "d")
+		})
+	}
+}
+
+// Memory holds less than the files: clients get the rest from there.
+func TestOlderEventsComeFromTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	o := newOrigin(t, ssetest.OriginConfig{})
+	site := kept(dir, "memory 64KiB", "retain {\nevents 0\nsize 64MiB\n}\nstart oldest\nfilters on\nupstream u "+o.URL())
+	in := serve(t, "", site)
+	awaitWriting(t)
+	up(t, o)
+	const n = 4000
+	for i := range n {
+		o.Emit("even odd"[5*(i%2):4+4*(i%2)], fmt.Sprint(i, strings.Repeat("x", 100)))
+	}
+	d := durableOf(t)
+	eventually(t, 20*time.Second, "all of it is in the log", func() bool { return d.log.Head() == n })
+	if tail := d.log.Tail(); tail < n/2 {
+		t.Fatalf("memory holds all from %d on", tail)
+	}
+	if first := d.log.first(); first != 1 {
+		t.Fatalf("the log begins with %d", first)
+	}
+	want := make([]string, n)
+	for i := range want {
+		want[i] = fmt.Sprint(i, strings.Repeat("x", 100))
+	}
+	check := func(path, cursor string, want []string) {
+		t.Helper()
+		c := in.openClient(ssetest.ClientConfig{URL: path, LastEventID: cursor, Record: 2 * n})
+		defer c.Close()
+		must(t, c.WaitCount(within(t, 20*time.Second), uint64(len(want))))
+		var got []string
+		for _, ev := range c.Events() {
+			got = append(got, ev.Data)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s after %q: got %d events, want %d", path, cursor, len(got), len(want))
+		}
+	}
+	check("/events", "", want)
+	whole := in.openClient(ssetest.ClientConfig{URL: "/events", Record: 2 * n})
+	must(t, whole.WaitCount(within(t, 20*time.Second), n))
+	for _, at := range []int{1, 17, 1000, 2500, n - 1} {
+		check("/events", whole.Events()[at-1].ID, want[at:])
+	}
+	var odd []string
+	for i := 1; i < n; i += 2 {
+		odd = append(odd, want[i])
+	}
+	check("/events?type=odd", "", odd)
+	in.stop()
+	in.reload("", site)
+	awaitWriting(t)
+	for _, at := range []int{1, 17, 1000, 2500, n - 1} {
+		check("/events", whole.Events()[at-1].ID, want[at:])
+	}
+}
+
+// A log that cannot be opened: clients are answered, and go on when it can.
+func TestLogThatCannotBeOpenedYet(t *testing.T) {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "s")
+	must(t, os.WriteFile(folder, nil, 0o600)) // a file in its place
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", kept(dir, "", "heartbeat 20ms\nupstream u "+o.URL()))
+	c := in.connect("/events")
+	must(t, c.WaitComments(within(t, 10*time.Second), 3))
+	if n := o.Accepts(); n != 0 {
+		t.Errorf("the origin was dialled %d times", n)
+	}
+	must(t, os.Remove(folder))
+	up(t, o)
+	o.Emit("", "x")
+	gets(t, c, "x")
+}
