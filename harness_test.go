@@ -214,6 +214,60 @@ func unanswered(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	addr, err := ssetest.FreeAddr()
+	must(t, err)
+	return addr
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, atMost time.Duration, what string, ok func() bool) {
+	t.Helper()
+	must(t, ssetest.Await(max(atMost, patience), what, ok))
+}
+
+func newOrigin(t *testing.T, cfg ssetest.OriginConfig) *ssetest.Origin {
+	t.Helper()
+	o, err := ssetest.NewOrigin(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+// patience is the least that a wait gets: how long what comes at once may take
+// on a machine that has other things to do. Only a test that fails waits for it.
+const patience = 30 * time.Second
+
+// within returns the context of a wait.
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), max(d, patience))
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settle lets the origins send no more and waits until every client has it all.
+func settle(t *testing.T, v *ssetest.Verifier, origins ...*ssetest.Origin) {
+	t.Helper()
+	must(t, v.Settle(within(t, time.Minute), origins...))
+}
+
+// run lets something go on for a while, or until step returns an error.
+func run(t *testing.T, length, every time.Duration, step func() error) {
+	t.Helper()
+	must(t, ssetest.Repeat(length, every, step))
+}
+
 // TestHarnessRequestsAgain has connections end before the answer, by FIN and by
 // RST.
 func TestHarnessRequestsAgain(t *testing.T) {

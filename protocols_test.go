@@ -32,18 +32,14 @@ var protocols = map[string]struct {
 
 func tcpClient(t *testing.T, set func(*http.Protocols, bool)) *http.Client {
 	t.Helper()
-	transport := &http.Transport{
-		Protocols:       new(http.Protocols),
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
-	}
-	set(transport.Protocols, true)
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
+	client := ssetest.HTTPClient(set)
+	t.Cleanup(client.CloseIdleConnections)
+	return client
 }
 
 func quicClient(t *testing.T) *http.Client {
 	t.Helper()
-	transport := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // as above
+	transport := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a certificate of the test's own
 	t.Cleanup(func() { _ = transport.Close() })
 	return &http.Client{Transport: transport}
 }
@@ -246,7 +242,7 @@ func TestManyStreamsOfOneConnection(t *testing.T) {
 	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
 	must(t, v.WaitSeen(within(t, 10*time.Second), "a", a.Last()+20))
 	settle(t, v, a)
-	nobodyDisconnected(t, fleet)
+	must(t, fleet.ErrIfEnded())
 }
 
 // The client's window for one stream is full; the others of the same
