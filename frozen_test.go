@@ -110,41 +110,37 @@ func TestEndOfAStreamOnAFrozenConnection(t *testing.T) {
 	big := filepath.Join(files, "big")
 	must(t, os.WriteFile(big, nil, 0o600))
 	must(t, os.Truncate(big, 256<<20))
-	for name, idle := range idleWriter {
-		t.Run(name, func(t *testing.T) {
-			a := plain(t)
-			server := "file_server {\nroot " + files + "\n}\n"
-			global := "servers {\n" + idle + "\n}"
-			in := serveTLS(t, global, server+"sse_fanin_status /status\nsse_fanin /events "+a.URL()+" {\nwrite_timeout 400ms\ndrain 1ms\n}")
-			f := newFreezer(t)
-			var clients []*http.Client
-			var all []*ssetest.Client
-			downloads := make(chan error, 2) // of the two goroutines
-			for _, path := range []string{"/events", "/status"} {
-				shared := frozenClient(t, f, true)
-				clients = append(clients, shared)
-				all = append(all, in.openClient(ssetest.ClientConfig{
-					URL: path, Header: http.Header{"Accept": {"text/event-stream"}}, HTTP: shared, Once: true,
-				}))
-			}
-			f.Freeze()
-			for _, shared := range clients {
-				go func() { downloads <- fetch(shared, in.url("/big")) }()
-			}
-			waitBlocked(t, 2)
-			in.reload(global, server)
-			waitServerConnections(t, 0)
-			f.Thaw()
-			for _, c := range all {
-				must(t, c.WaitDone(within(t, 5*time.Second)))
-				if conn := c.Connection(); conn.End != ssetest.EndError {
-					t.Errorf("the connection was not closed: %+v", conn)
-				}
-				if err := <-downloads; err == nil {
-					t.Error("the connection was not full")
-				}
-			}
-		})
+	server := "file_server {\nroot " + files + "\n}\n"
+	s := serveEverywhere(t, server+"sse_fanin_status /status\nsse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 400ms\ndrain 1ms\n}", idleWriter)
+	f := newFreezer(t)
+	shared := make(map[*http.Client]string) // what each downloads
+	streams := make(map[string]*ssetest.Client)
+	for _, v := range s.variants {
+		for _, path := range []string{"/events", "/status"} {
+			client := frozenClient(t, f, true)
+			shared[client] = v.tls.url("/big")
+			streams[path+" "+v.name] = v.tls.openClient(ssetest.ClientConfig{
+				URL: path, Header: http.Header{"Accept": {"text/event-stream"}}, HTTP: client, Once: true,
+			})
+		}
+	}
+	f.Freeze()
+	downloads := make(chan error, len(shared)) // of the goroutines
+	for client, url := range shared {
+		go func() { downloads <- fetch(client, url) }()
+	}
+	waitBlocked(t, len(shared))
+	s.reload(server)
+	waitServerConnections(t, 0)
+	f.Thaw()
+	for name, c := range streams {
+		must(t, c.WaitDone(within(t, 5*time.Second)))
+		if conn := c.Connection(); conn.End != ssetest.EndError {
+			t.Errorf("%s: the connection was not closed: %+v", name, conn)
+		}
+		if err := <-downloads; err == nil {
+			t.Error("a connection was not full")
+		}
 	}
 }
 

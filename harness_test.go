@@ -95,12 +95,22 @@ func (in *instance) awaitTakeover() {
 
 func (in *instance) caddyfile(global, site string) string {
 	if in.scheme == "https" {
+		global += tlsOptions
+	}
+	return "{\n" + global + "\n}\n" + in.block(site)
+}
+
+// tlsOptions are the global options of what serves TLS.
+const tlsOptions = "\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
+
+// block is a site on the instance's address.
+func (in *instance) block(site string) string {
+	if in.scheme == "https" {
 		files, err := certificate()
 		must(in.t, err)
-		global += "\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
 		site += "\ntls " + files
 	}
-	return fmt.Sprintf("{\n%s\n}\n%s {\n%s\n}\n", global, in.url(""), site)
+	return fmt.Sprintf("%s {\n%s\n}\n", in.url(""), site)
 }
 
 // load loads a whole Caddyfile, with the admin endpoint and automatic HTTPS
