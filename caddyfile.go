@@ -57,6 +57,7 @@ var (
 	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
 	replicaWords  = []string{"policy", "dynamic"}
 	retainWords   = []string{"events", "size", "age"}
+	logWords      = []string{"dir", "sync", "memory"} // of `log file`
 	sourceWords   = append([]string{"upstream", "retain", "log", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
 	clientWords   = []string{"start", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
@@ -159,7 +160,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 	}
 	if len(h.Upstreams) > 0 {
-		return b.check(h.Name != "")
+		return b.check(h.Name)
 	}
 	start := dispenserAt(b.start)
 	if h.Name == "" {
@@ -183,11 +184,11 @@ func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
 	return &streamBlock{Stream: s, start: start, seen: make(map[string]caddyfile.Token)}
 }
 
-// check validates the block as a whole.
-func (b *streamBlock) check(named bool) error {
+// check validates the block as a whole. The name is empty for an unnamed stream.
+func (b *streamBlock) check(name string) error {
 	err := b.judgeWhole()
 	if err == nil {
-		err = b.judgeLog(named)
+		err = b.judgeLog(name)
 	}
 	if err != nil {
 		culprit := b.start
@@ -469,6 +470,9 @@ func unmarshalLog(d *caddyfile.Dispenser) (kind string, raw json.RawMessage, err
 		return "", nil, d.Errf("log: missing argument, expected log file { ... }")
 	}
 	kind = d.Val()
+	if err := checkLogKind(kind); err != nil {
+		return "", nil, d.WrapErr(err)
+	}
 	mod, err := caddyfile.UnmarshalModule(d, logNamespace+"."+kind)
 	if err != nil {
 		return "", nil, err
@@ -619,10 +623,13 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 			continue
 		}
 		if block := placeOf(d.Val()); block != "" {
+			if slices.Contains(logWords, d.Val()) {
+				return nil, d.Errf("%s belongs in %s", d.Val(), block)
+			}
 			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), block)
 		}
 		if d.Val() != "stream" {
-			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
+			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... } or log <kind> { ... }", redactText(d.Val()))
 		}
 		start := dispenserAt(d.Token())
 		name, cfg, err := unmarshalStream(d)
@@ -689,7 +696,7 @@ func unmarshalStream(d *caddyfile.Dispenser) (string, *Stream, error) {
 	if len(b.Upstreams) == 0 {
 		return "", nil, dispenserAt(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
 	}
-	return name, b.Stream, b.check(true)
+	return name, b.Stream, b.check(name)
 }
 
 // Interface guards

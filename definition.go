@@ -147,6 +147,11 @@ type builder struct {
 // defaults of logs.
 func newBuilder(ctx caddy.Context, logDefaults caddy.ModuleMap) (*builder, error) {
 	b := &builder{ctx: ctx, logger: ctx.Logger(), envs: make(map[string]*environment), logDefaults: logDefaults}
+	for _, kind := range slices.Sorted(maps.Keys(logDefaults)) {
+		if err := checkLogKind(kind); err != nil {
+			return nil, err
+		}
+	}
 	l := struct { // loading clears the raw text
 		LogRaw caddy.ModuleMap `caddy:"namespace=http.handlers.sse_fanin.log"`
 	}{maps.Clone(logDefaults)}

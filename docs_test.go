@@ -81,7 +81,7 @@ func TestDocumentedCaddyfilesAreValid(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range []string{"README.md", "docs/clients.md", "docs/configuration.md", "docs/sources.md", "docs/operating.md"} {
+	for _, file := range []string{"README.md", "docs/clients.md", "docs/configuration.md", "docs/sources.md", "docs/durability.md", "docs/operating.md"} {
 		if n[file] == 0 {
 			t.Errorf("%s has no Caddyfile", file)
 		}

@@ -71,6 +71,7 @@ type durable struct {
 	term    logstore.Term  // nil while this process does not write
 	backlog []logstore.Record
 	waiting chan struct{} // has a token after the backlog has got its first record
+	applied chan struct{} // has a token after records were applied
 	room    chan struct{} // closed when the store takes records again; nil unless it is full
 	starts  map[string]*startPoint
 	stalled bool // that has been announced
@@ -87,7 +88,7 @@ type startPoint struct {
 func newDurable(h *hub, l *streamLog, def *logDef) *durable {
 	d := &durable{
 		hub: h, log: l, ended: make(chan struct{}), since: time.Now(),
-		waiting: make(chan struct{}, 1), starts: make(map[string]*startPoint),
+		waiting: make(chan struct{}, 1), applied: make(chan struct{}, 1), starts: make(map[string]*startPoint),
 	}
 	d.def.Store(def)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -157,6 +158,10 @@ func (d *durable) run() {
 	for {
 		term, err := store.Campaign(d.ctx)
 		if err != nil {
+			return
+		}
+		if !d.awaitApplied(store) {
+			release(term)
 			return
 		}
 		d.write(store, term)
@@ -233,6 +238,7 @@ func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
 		d.log.appendWithID(t, tag, d.scratch, []byte(r.ID))
 	}
 	d.delay.applied(batch)
+	nudge(d.applied)
 }
 
 // appendUpstreamID appends the id line of an event of a stream with `ids
@@ -276,6 +282,25 @@ func (d *durable) startOf(name string) *startPoint {
 	return p
 }
 
+// awaitApplied waits until all that the store has is in the log in memory. False:
+// the log ends before. Campaign does not wait for a Follow that has yet to begin.
+func (d *durable) awaitApplied(store logstore.Store) bool {
+	ticker := time.NewTicker(reopenAfter) // what is missing may be dropped for damage
+	defer ticker.Stop()
+	for {
+		st := store.Status()
+		if st.First > st.Last || d.log.Head() >= st.Last {
+			return true
+		}
+		select {
+		case <-d.applied:
+		case <-ticker.C:
+		case <-d.ctx.Done():
+			return false
+		}
+	}
+}
+
 // write has the sources connected while this process is the writer, and appends
 // what the store had no room for. It returns when the term is over.
 func (d *durable) write(store logstore.Store, term logstore.Term) {
@@ -304,12 +329,18 @@ func (d *durable) write(store logstore.Store, term logstore.Term) {
 	}
 	d.writing.Store(false)
 	d.hub.inputs.followWriter()
-	ctx, cancel := context.WithTimeout(context.Background(), commitOnExit)
-	defer cancel()
-	_ = term.Release(ctx) // what was not committed was seen by nobody
+	release(term)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.term = nil
+}
+
+// release ends a term once what was appended is committed, if that takes no
+// longer than a moment. What was not committed was seen by nobody.
+func release(term logstore.Term) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitOnExit)
+	defer cancel()
+	_ = term.Release(ctx)
 }
 
 // firstNew returns the offset from which on the readers of the log before go on,

@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // kept is a site with a stream whose log is kept in files.
@@ -176,4 +181,63 @@ func TestLogThatCannotBeOpenedYet(t *testing.T) {
 	up(t, o)
 	o.Emit("", "x")
 	gets(t, c, "x")
+}
+
+// lateStore is a store whose Follow begins only when this process has become the
+// writer, as it may where its goroutine has to wait for a processor.
+type lateStore struct {
+	logstore.Store
+	campaigned context.Context
+	done       context.CancelFunc
+}
+
+func (s *lateStore) Campaign(ctx context.Context) (logstore.Term, error) {
+	defer s.done()
+	return s.Store.Campaign(ctx)
+}
+
+func (s *lateStore) Follow(ctx context.Context, from uint64, apply func([]logstore.Record)) error {
+	<-s.campaigned.Done()
+	return s.Store.Follow(ctx, from, apply)
+}
+
+// lateLog is a log in files whose stores are late.
+type lateLog struct{ *FileLog }
+
+func (l lateLog) Open(ctx context.Context, stream string, o logstore.OpenOptions) (logstore.Store, error) {
+	store, err := l.FileLog.Open(ctx, stream, o)
+	if err != nil {
+		return nil, err
+	}
+	campaigned, done := context.WithCancel(context.Background())
+	return &lateStore{store, campaigned, done}, nil
+}
+
+// Positions, and where upstreams go on, are known before anything is written.
+func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
+	file := &FileLog{Dir: t.TempDir(), MaxMemory: defaultLogMemory}
+	store, err := file.Open(t.Context(), "s", logstore.OpenOptions{Logger: zap.NewNop()})
+	must(t, err)
+	term, err := store.Campaign(t.Context())
+	must(t, err)
+	for i := range 3 {
+		must(t, term.Append(&logstore.Record{Time: int64(i), Source: "u", ID: fmt.Sprint(i), Hash: uint64(i), Body: []byte("data: x\n\n")}))
+	}
+	must(t, term.Release(t.Context()))
+	must(t, store.Close())
+
+	retain := eventlog.Options{MaxBytes: 1 << 20, IDs: true}
+	h := newHub(&definition{key: "late", label: "s", ids: idsStream, retain: retain, log: &logDef{
+		kind: "file", key: file.Key("s"), opener: lateLog{file}, cache: retain,
+	}}, nil)
+	log := h.log.Load()
+	t.Cleanup(h.release)
+	log.durable.begin()
+	eventually(t, 10*time.Second, "the log can be written", func() bool { return log.durable.writing.Load() })
+	if head := log.Head(); head != 3 {
+		t.Errorf("the log ends with %d", head)
+	}
+	if p := log.durable.startOf("u"); p == nil || p.id != "2" || len(p.prints) != 3 {
+		t.Errorf("the upstream goes on after %+v", p)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -76,12 +77,15 @@ func (s *Stream) logKind() string {
 	return mod.Kind
 }
 
-// judgeLog validates that a stream can have a log besides memory.
-func (s *Stream) judgeLog(named bool) error {
+// judgeLog validates that a stream can have a log besides memory. The name is
+// empty for an unnamed stream.
+func (s *Stream) judgeLog(name string) error {
 	switch {
 	case !given(s.LogRaw):
-	case !named:
+	case name == "":
 		return errors.New("log: it needs 'stream <name>': the name is what the log is found by when Caddy is started again")
+	case name == "." || name == "..":
+		return fmt.Errorf("log: the name '%s' cannot be that of a folder, and the log gets one of the stream's name; give the stream another name", name)
 	case s.keyed() != "":
 		return fmt.Errorf("log: the placeholder %s makes this a stream for each of its values, and those are kept in memory only; remove the placeholder or 'log'", s.keyed())
 	case s.IDs == idsNone:
@@ -90,13 +94,31 @@ func (s *Stream) judgeLog(named bool) error {
 	return nil
 }
 
+// checkLogKind validates that there is a module that keeps logs of a kind.
+func checkLogKind(kind string) error {
+	var kinds []string
+	for _, module := range caddy.GetModules(logNamespace) {
+		if module.ID.Name() == kind {
+			return nil
+		}
+		kinds = append(kinds, module.ID.Name())
+	}
+	if kind == "" {
+		return fmt.Errorf("log: the kind is missing, expected %s", strings.Join(kinds, " or "))
+	}
+	return fmt.Errorf("log: unrecognized kind '%s', expected %s; any other is a module to build Caddy with", kind, strings.Join(kinds, " or "))
+}
+
 // log loads the module that keeps a stream's log; nil if none is configured.
 // What the stream's options leave out is taken from the defaults for the kind.
 func (b *builder) log(name string, cfg *Stream, retain eventlog.Options) (*logDef, error) {
-	if err := cfg.judgeLog(name != ""); err != nil || !given(cfg.LogRaw) {
+	if err := cfg.judgeLog(name); err != nil || !given(cfg.LogRaw) {
 		return nil, err
 	}
 	kind := cfg.logKind()
+	if err := checkLogKind(kind); err != nil {
+		return nil, err
+	}
 	raw, err := mergeOptions(b.logDefaults[kind], cfg.LogRaw)
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
@@ -133,6 +155,7 @@ func mergeOptions(defaults, own json.RawMessage) (json.RawMessage, error) {
 				return nil, err
 			}
 		}
+		maps.DeleteFunc(options, func(_ string, raw json.RawMessage) bool { return !given(raw) })
 		maps.Copy(merged, options)
 	}
 	return json.Marshal(merged)
@@ -182,12 +205,15 @@ const leastLogMemory = 64 << 10
 
 // Provision evaluates placeholders and validates the options. It opens nothing.
 func (f *FileLog) Provision(caddy.Context) error {
-	f.Dir = caddy.NewReplacer().ReplaceAll(f.Dir, "")
 	if f.Dir == "" {
 		f.Dir = filepath.Join(caddy.AppDataDir(), "sse_fanin", "log")
 	}
-	dir, err := filepath.Abs(f.Dir)
+	// what is missing in the path would make it another one
+	dir, err := caddy.NewReplacer().ReplaceOrErr(f.Dir, true, true)
 	if err != nil {
+		return fmt.Errorf("dir: %w", err)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
 		return fmt.Errorf("dir: %w", err)
 	}
 	f.Dir = dir
@@ -197,6 +223,11 @@ func (f *FileLog) Provision(caddy.Context) error {
 	if f.MaxMemory == 0 {
 		f.MaxMemory = defaultLogMemory
 	}
+	return f.checkMemory()
+}
+
+// checkMemory validates `memory`.
+func (f *FileLog) checkMemory() error {
 	if f.MaxMemory < leastLogMemory && f.MaxMemory >= 0 {
 		return fmt.Errorf("memory: %d bytes is too little, it must be at least %s", f.MaxMemory, humanize.IBytes(leastLogMemory))
 	}
@@ -215,7 +246,10 @@ func parseSync(text string) (time.Duration, error) {
 	}
 	every, err := caddy.ParseDuration(text)
 	if err != nil {
-		return 0, fmt.Errorf("sync: '%s' is neither always, off nor a duration", text)
+		return 0, fmt.Errorf("sync: '%s' is neither always, off nor a duration such as 1s", text)
+	}
+	if every == 0 {
+		return 0, fmt.Errorf("sync: %s is no interval; to have what is written on disk before clients get it, write always", text)
 	}
 	return every, checkDuration("sync", caddy.Duration(every), false)
 }
@@ -269,9 +303,11 @@ func (f *FileLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = wrap(d, err)
 			}
 		case "memory":
-			err = size(d, &f.MaxMemory)
+			if err = size(d, &f.MaxMemory); err == nil {
+				err = wrap(d, f.checkMemory())
+			}
 		default:
-			return unrecognized(d, " of log file", []string{"dir", "sync", "memory"})
+			return unrecognized(d, " of log file", logWords)
 		}
 		if err != nil {
 			return err
