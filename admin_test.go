@@ -3,7 +3,6 @@ package ssefanin
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,8 +10,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // admin asks the admin API, without Caddy's own server around it. The status
@@ -190,36 +187,5 @@ func TestDrain(t *testing.T) {
 	})
 	if a.TotalConnections() != 1 {
 		t.Error("the upstream was connected again")
-	}
-}
-
-// Caddy's admin endpoint guards ours as its own.
-func TestAdminEndpointOfCaddy(t *testing.T) {
-	besideOthers(t)
-	if testing.Short() {
-		t.Skip("builds Caddy")
-	}
-	a := newOrigin(t, ssetest.OriginConfig{})
-	p := startProcess(t, "", directive("/e", "stream s\nupstream u "+a.URL()))
-	connected(t, a)
-	var all []streamStatus
-	if body := p.get("/sse_fanin/streams"); json.Unmarshal([]byte(body), &all) != nil || len(all) != 1 || all[0].Name != "s" {
-		t.Errorf("got %s", body)
-	}
-	if body := p.get("/sse_fanin/streams/x"); !strings.Contains(body, `"error":"unknown stream 'x', there are: s"`) {
-		t.Errorf("got %s", body)
-	}
-	if body := p.get("/metrics"); !strings.Contains(body, `caddy_sse_fanin_upstream_up{stream="s",upstream="u"} 1`) {
-		t.Errorf("got %s", body)
-	}
-	req, err := http.NewRequest(http.MethodPost, "http://caddy/sse_fanin/streams/s/drain", nil)
-	must(t, err)
-	req.Header.Set("Origin", "https://evil.example.com")
-	req.Header.Set("Sec-Fetch-Mode", "cors")
-	resp, err := p.admin.Do(req)
-	must(t, err)
-	defer resp.Body.Close()
-	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusForbidden {
-		t.Errorf("another origin got %s: %s", resp.Status, body)
 	}
 }

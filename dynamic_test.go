@@ -291,7 +291,7 @@ func TestDynamicFailover(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "one is connected", func() bool { return connected() >= 0 })
 	first := connected()
-	emitAll(p.origins, 0, 1)
+	ssetest.EmitAlike(p.origins, 0, 1)
 	must(t, c.WaitCount(within(t, 10*time.Second), 1))
 	p.origins[first].Stop()
 	must(t, p.origins[1-first].WaitConnections(within(t, 10*time.Second), 1))
@@ -302,7 +302,7 @@ func TestDynamicFailover(t *testing.T) {
 	p.publish(2)
 	must(t, p.origins[2].WaitConnections(within(t, 10*time.Second), 1))
 	must(t, p.origins[1-first].WaitConnections(within(t, 10*time.Second), 0))
-	emitAll(p.origins, 1, 2)
+	ssetest.EmitAlike(p.origins, 1, 2)
 	must(t, c.WaitCount(within(t, 10*time.Second), 2))
 	if n := len(sourceNames()); n != 1 {
 		t.Errorf("%d sources, want 1", n)
@@ -332,16 +332,16 @@ func TestDynamicMirror(t *testing.T) {
 	c := in.connect("/events")
 	up(t, p.origins[0])
 	up(t, p.origins[1])
-	emitAll(p.origins, 0, 2)
+	ssetest.EmitAlike(p.origins, 0, 2)
 	must(t, c.WaitCount(within(t, 10*time.Second), 2))
 	p.publish(1, 2)
 	up(t, p.origins[2])
 	must(t, p.origins[0].WaitConnections(within(t, 10*time.Second), 0))
-	emitAll(p.origins, 2, 4)
+	ssetest.EmitAlike(p.origins, 2, 4)
 	must(t, c.WaitCount(within(t, 10*time.Second), 4))
 	p.publish(2)
 	must(t, p.origins[1].WaitConnections(within(t, 10*time.Second), 0))
-	emitAll(p.origins, 4, 6)
+	ssetest.EmitAlike(p.origins, 4, 6)
 	must(t, c.WaitCount(within(t, 10*time.Second), 6))
 	if got := received(c); len(got) != 6 {
 		t.Errorf("got %d events, want 6: %q", len(got), got)
@@ -487,7 +487,7 @@ func TestDynamicUpstreamThatIsConfiguredDifferentlyGoesOn(t *testing.T) {
 				up(t, p.origins[0])
 				up(t, p.origins[1])
 			}
-			emitAll(p.origins, 0, 1)
+			ssetest.EmitAlike(p.origins, 0, 1)
 			must(t, c.WaitCount(within(t, 10*time.Second), 1))
 			// those that were connected ask for what comes after it
 			eventually(t, 10*time.Second, "everybody has the event", func() bool {

@@ -122,9 +122,19 @@ func plainOrigins(t *testing.T, n int) []*ssetest.Origin {
 	return origins
 }
 
+// replicate makes origins that send the same events, ids included.
+func replicate(t *testing.T, n int) []*ssetest.Origin {
+	t.Helper()
+	var origins []*ssetest.Origin
+	for range n {
+		origins = append(origins, newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: 50}))
+	}
+	return origins
+}
+
 // replicas is a site with one upstream of several URLs.
 func replicas(origins []*ssetest.Origin, options string) string {
-	return "sse_fanin /events {\nupstream a " + urls(origins) + " {\n" + options + "\n}\n}"
+	return "sse_fanin /events {\nupstream a " + ssetest.URLs(origins) + " {\n" + options + "\n}\n}"
 }
 
 func TestFailoverTriesTheNextURLAtOnce(t *testing.T) {
@@ -193,7 +203,7 @@ func TestFailoverGoesBackOnlyWhenTheCurrentReplicaFails(t *testing.T) {
 	origins[0].Stop()
 	must(t, origins[1].WaitConnections(within(t, 10*time.Second), 1))
 	must(t, origins[0].Start())
-	emitAll(origins, 0, 2)
+	ssetest.EmitAlike(origins, 0, 2)
 	must(t, c.WaitCount(within(t, 10*time.Second), 2))
 	if n := origins[0].Connections(); n != 0 {
 		t.Fatal("the first replica was connected while the second was up")
@@ -203,7 +213,7 @@ func TestFailoverGoesBackOnlyWhenTheCurrentReplicaFails(t *testing.T) {
 	if ids := origins[0].LastEventIDs(); ids[len(ids)-1] != "2" {
 		t.Errorf("the first replica was asked from %q, want 2", ids)
 	}
-	emitAll(origins, 2, 3)
+	ssetest.EmitAlike(origins, 2, 3)
 	must(t, c.WaitCount(within(t, 10*time.Second), 3))
 }
 
@@ -222,7 +232,7 @@ func TestFailoverPassesAReplicaOver(t *testing.T) {
 			in := serve(t, log.global(), replicas(origins, "backoff 10ms 10ms"))
 			c := in.connect("/events")
 			must(t, origins[1].WaitConnections(within(t, 10*time.Second), 1))
-			emitAll(origins, 0, 1)
+			ssetest.EmitAlike(origins, 0, 1)
 			must(t, c.WaitCount(within(t, 10*time.Second), 1))
 			for range 3 { // round and round
 				origins[1].CutConnections()
@@ -270,7 +280,7 @@ func TestFailoverWithoutResume(t *testing.T) {
 	in := serve(t, "", replicas(origins, "resume off"))
 	c := in.connect("/events")
 	must(t, origins[0].WaitConnections(within(t, 10*time.Second), 1))
-	emitAll(origins, 0, 2)
+	ssetest.EmitAlike(origins, 0, 2)
 	must(t, c.WaitCount(within(t, 10*time.Second), 2))
 	origins[0].Stop()
 	must(t, origins[1].WaitConnections(within(t, 10*time.Second), 1))
@@ -348,7 +358,7 @@ func TestBalanceFailsOverAlongItsOrder(t *testing.T) {
 	for i, p := range spec.places() {
 		o := byURL[p.id]
 		must(t, o.WaitConnections(within(t, 10*time.Second), 1))
-		emitAll(origins, i, i+1)
+		ssetest.EmitAlike(origins, i, i+1)
 		must(t, c.WaitCount(within(t, 10*time.Second), uint64(i+1)))
 		if n := o.TotalConnections(); n != 1 {
 			t.Errorf("replica %d in the order was connected %d times", i, n)
@@ -366,7 +376,7 @@ func memberOf(upstream string, o *ssetest.Origin) string {
 func TestMergeTakesEachURLAsASource(t *testing.T) {
 	origins := plainOrigins(t, 2)
 	in := serve(t, "", `sse_fanin /events {
-		upstream pool `+urls(origins)+` {
+		upstream pool `+ssetest.URLs(origins)+` {
 			policy merge
 		}
 		envelope json
@@ -386,7 +396,7 @@ func TestMergeSharesAConnection(t *testing.T) {
 	origins := plainOrigins(t, 2)
 	in := serve(t, "", `
 	sse_fanin /merged {
-		upstream pool `+urls(origins)+` {
+		upstream pool `+ssetest.URLs(origins)+` {
 			policy merge
 		}
 	}

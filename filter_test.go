@@ -176,7 +176,7 @@ func TestFilteredClientKeepsUpByHeartbeats(t *testing.T) {
 func TestFilterByTheUpstreamOfMergedSources(t *testing.T) {
 	origins := plainOrigins(t, 3)
 	in := serve(t, "", `sse_fanin /events {
-		upstream pool `+urls(origins[:2])+` {
+		upstream pool `+ssetest.URLs(origins[:2])+` {
 			policy merge
 		}
 		upstream other `+origins[2].URL()+`

@@ -2,81 +2,30 @@ package ssefanin
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// freezer makes clients of HTTP/2 with windows that nothing fills, whose one
-// connection can be frozen, as a browser's is when its tab is: the socket is
-// not read any more. Its methods are safe for concurrent use.
-type freezer struct {
-	frozen chan struct{} // closed by freeze
-	thawed chan struct{} // closed by thaw
-
-	freezing, thawing sync.Once
-}
-
-func newFreezer(t *testing.T) *freezer {
+func newFreezer(t *testing.T) *ssetest.Freezer {
 	t.Helper()
-	f := &freezer{frozen: make(chan struct{}), thawed: make(chan struct{})}
-	t.Cleanup(f.thaw) // before the clients are closed
+	f := ssetest.NewFreezer()
+	t.Cleanup(f.Thaw) // before the clients are closed
 	return f
 }
 
-func (f *freezer) freeze() { f.freezing.Do(func() { close(f.frozen) }) }
-func (f *freezer) thaw()   { f.thawing.Do(func() { close(f.thawed) }) }
-
-// client returns a client with one connection for all its requests.
-func (f *freezer) client(t *testing.T, secure bool) *http.Client {
+func frozenClient(t *testing.T, f *ssetest.Freezer, secure bool) *http.Client {
 	t.Helper()
-	transport := &http.Transport{
-		Protocols:       new(http.Protocols),
-		HTTP2:           &http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 30, MaxReceiveBufferPerStream: 1 << 30},
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
-		DialContext:     f.dial,
-	}
-	if secure {
-		transport.Protocols.SetHTTP2(true)
-	} else {
-		transport.Protocols.SetUnencryptedHTTP2(true)
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
-}
-
-func (f *freezer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	_ = conn.(*net.TCPConn).SetReadBuffer(16 << 10) // so that it is full soon
-	return &frozenConn{Conn: conn, freezer: f}, nil
-}
-
-type frozenConn struct {
-	net.Conn
-	freezer *freezer
-}
-
-func (c *frozenConn) Read(p []byte) (int, error) {
-	select {
-	case <-c.freezer.frozen:
-		<-c.freezer.thawed
-	default:
-	}
-	return c.Conn.Read(p)
+	client := f.Client(secure)
+	t.Cleanup(client.CloseIdleConnections)
+	return client
 }
 
 // serverConnections is how many connections of HTTP/2 the server in this
@@ -124,7 +73,7 @@ func TestFrozenConnectionIsClosed(t *testing.T) {
 			in := serveHTTP2(t, secure, "log {\noutput file "+logged+"\nlevel DEBUG\n}",
 				"sse_fanin /events "+a.URL()+" {\nwrite_timeout 400ms\n}\nsse_fanin /quiet "+plain(t).URL())
 			f := newFreezer(t)
-			shared := f.client(t, secure)
+			shared := frozenClient(t, f, secure)
 			var all []*ssetest.Client
 			for _, path := range []string{"/events", "/events", "/events", "/quiet"} {
 				all = append(all, in.openClient(ssetest.ClientConfig{URL: path, HTTP: shared, Once: true}))
@@ -133,7 +82,7 @@ func TestFrozenConnectionIsClosed(t *testing.T) {
 			reader := in.openClient(ssetest.ClientConfig{HTTP: http2Client(t, secure), Track: v.Track("reader")})
 			connected(t, a)
 			waitSubscribers(t, 5)
-			f.freeze()
+			f.Freeze()
 			flood(t, a, reader, 400) // 13 MB, more than a socket's buffers
 			waitSubscribers(t, 1)
 			waitServerConnections(t, 1)
@@ -146,7 +95,7 @@ func TestFrozenConnectionIsClosed(t *testing.T) {
 				text, _ := os.ReadFile(logged)
 				return bytes.Count(text, []byte(`"reason":"timeout"`)) == 4
 			})
-			f.thaw()
+			f.Thaw()
 			for _, c := range all {
 				must(t, c.WaitEnd(within(t, 5*time.Second), ssetest.EndError, 1))
 			}
@@ -161,41 +110,37 @@ func TestEndOfAStreamOnAFrozenConnection(t *testing.T) {
 	big := filepath.Join(files, "big")
 	must(t, os.WriteFile(big, nil, 0o600))
 	must(t, os.Truncate(big, 256<<20))
-	for name, idle := range idleWriter {
-		t.Run(name, func(t *testing.T) {
-			a := plain(t)
-			server := "file_server {\nroot " + files + "\n}\n"
-			global := "servers {\n" + idle + "\n}"
-			in := serveTLS(t, global, server+"sse_fanin_status /status\nsse_fanin /events "+a.URL()+" {\nwrite_timeout 400ms\ndrain 1ms\n}")
-			f := newFreezer(t)
-			var clients []*http.Client
-			var all []*ssetest.Client
-			downloads := make(chan error, 2) // of the two goroutines
-			for _, path := range []string{"/events", "/status"} {
-				shared := f.client(t, true)
-				clients = append(clients, shared)
-				all = append(all, in.openClient(ssetest.ClientConfig{
-					URL: path, Header: http.Header{"Accept": {"text/event-stream"}}, HTTP: shared, Once: true,
-				}))
-			}
-			f.freeze()
-			for _, shared := range clients {
-				go func() { downloads <- fetch(shared, in.url("/big")) }()
-			}
-			waitBlocked(t, 2)
-			in.reload(global, server)
-			waitServerConnections(t, 0)
-			f.thaw()
-			for _, c := range all {
-				must(t, c.WaitDone(within(t, 5*time.Second)))
-				if conn := c.Connection(); conn.End != ssetest.EndError {
-					t.Errorf("the connection was not closed: %+v", conn)
-				}
-				if err := <-downloads; err == nil {
-					t.Error("the connection was not full")
-				}
-			}
-		})
+	server := "file_server {\nroot " + files + "\n}\n"
+	s := serveEverywhere(t, server+"sse_fanin_status /status\nsse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 400ms\ndrain 1ms\n}", idleWriter)
+	f := newFreezer(t)
+	shared := make(map[*http.Client]string) // what each downloads
+	streams := make(map[string]*ssetest.Client)
+	for _, v := range s.variants {
+		for _, path := range []string{"/events", "/status"} {
+			client := frozenClient(t, f, true)
+			shared[client] = v.tls.url("/big")
+			streams[path+" "+v.name] = v.tls.openClient(ssetest.ClientConfig{
+				URL: path, Header: http.Header{"Accept": {"text/event-stream"}}, HTTP: client, Once: true,
+			})
+		}
+	}
+	f.Freeze()
+	downloads := make(chan error, len(shared)) // of the goroutines
+	for client, url := range shared {
+		go func() { downloads <- fetch(client, url) }()
+	}
+	waitBlocked(t, len(shared))
+	s.reload(server)
+	waitServerConnections(t, 0)
+	f.Thaw()
+	for name, c := range streams {
+		must(t, c.WaitDone(within(t, 5*time.Second)))
+		if conn := c.Connection(); conn.End != ssetest.EndError {
+			t.Errorf("%s: the connection was not closed: %+v", name, conn)
+		}
+		if err := <-downloads; err == nil {
+			t.Error("a connection was not full")
+		}
 	}
 }
 

@@ -95,12 +95,22 @@ func (in *instance) awaitTakeover() {
 
 func (in *instance) caddyfile(global, site string) string {
 	if in.scheme == "https" {
+		global += tlsOptions
+	}
+	return "{\n" + global + "\n}\n" + in.block(site)
+}
+
+// tlsOptions are the global options of what serves TLS.
+const tlsOptions = "\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
+
+// block is a site on the instance's address.
+func (in *instance) block(site string) string {
+	if in.scheme == "https" {
 		files, err := certificate()
 		must(in.t, err)
-		global += "\nauto_https disable_redirects\ndefault_sni 127.0.0.1"
 		site += "\ntls " + files
 	}
-	return fmt.Sprintf("{\n%s\n}\n%s {\n%s\n}\n", global, in.url(""), site)
+	return fmt.Sprintf("%s {\n%s\n}\n", in.url(""), site)
 }
 
 // load loads a whole Caddyfile, with the admin endpoint and automatic HTTPS
@@ -212,6 +222,60 @@ const maxAttempts = 10
 // refused, or has ended before anything came.
 func unanswered(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	addr, err := ssetest.FreeAddr()
+	must(t, err)
+	return addr
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, atMost time.Duration, what string, ok func() bool) {
+	t.Helper()
+	must(t, ssetest.Await(max(atMost, patience), what, ok))
+}
+
+func newOrigin(t *testing.T, cfg ssetest.OriginConfig) *ssetest.Origin {
+	t.Helper()
+	o, err := ssetest.NewOrigin(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+// patience is the least that a wait gets: how long what comes at once may take
+// on a machine that has other things to do. Only a test that fails waits for it.
+const patience = 30 * time.Second
+
+// within returns the context of a wait.
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), max(d, patience))
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settle lets the origins send no more and waits until every client has it all.
+func settle(t *testing.T, v *ssetest.Verifier, origins ...*ssetest.Origin) {
+	t.Helper()
+	must(t, v.Settle(within(t, time.Minute), origins...))
+}
+
+// run lets something go on for a while, or until step returns an error.
+func run(t *testing.T, length, every time.Duration, step func() error) {
+	t.Helper()
+	must(t, ssetest.Repeat(length, every, step))
 }
 
 // TestHarnessRequestsAgain has connections end before the answer, by FIN and by

@@ -263,31 +263,6 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	}
 }
 
-// An upstream that takes the request and never answers is given up and asked
-// again; nobody else notices.
-func TestUpstreamThatNeverAnswers(t *testing.T) {
-	if !*long {
-		t.Skip("takes half a minute; run with -long")
-	}
-	silent, good := newOrigin(t, ssetest.OriginConfig{}), newOrigin(t, ssetest.OriginConfig{Source: "good", Rate: 20})
-	silent.Inject(ssetest.Fault{Kind: ssetest.Hang, Times: 1})
-	slow := faulty(t, ssetest.Fault{Kind: ssetest.Wire, Body: []byte("HTTP/1.1 200 OK\r\nContent-Type: text/ev"), Hold: true})
-	log := newLogFile(t)
-	in := serve(t, log.option(), directive("/e", quick+"\nupstream silent "+silent.URL()+"\nupstream slow "+slow.URL()+"\nupstream good "+good.URL()))
-	c, v := followNumbered(t, in, "/e")
-	must(t, silent.WaitRequests(within(t, 40*time.Second), 2))
-	must(t, slow.WaitRequests(within(t, 5*time.Second), 2))
-	for name, o := range map[string]*ssetest.Origin{"silent": silent, "slow": slow} {
-		log.waitLine(name, "the timeout", func(l logLine) bool { return l.Reason == "head_timeout" })
-		if waited := o.Requests()[1].Time.Sub(o.Requests()[0].Time); waited < 29*time.Second || waited > time.Minute {
-			t.Errorf("%s was asked again after %s", name, waited)
-		}
-	}
-	silent.Emit("", "at last")
-	waitData(t, c, "at last")
-	settle(t, v, good)
-}
-
 // A file that is not there yet costs its upstream nothing but the header.
 func TestMissingSecretFileCostsNoOtherUpstream(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")

@@ -58,12 +58,7 @@ func (in *instance) blockable(cfg ssetest.ClientConfig) *blockable {
 // with.
 func flood(t *testing.T, o *ssetest.Origin, reader *ssetest.Client, n int) {
 	t.Helper()
-	before := reader.Count()
-	for sent := 0; sent < n; {
-		sent += 20
-		o.EmitNumbered(20)
-		must(t, reader.WaitCount(within(t, 10*time.Second), before+uint64(sent)))
-	}
+	must(t, o.Flood(within(t, time.Minute), reader, n))
 }
 
 // overtake has a client overtaken by what a site retains. It returns the

@@ -259,7 +259,7 @@ func TestMirrorDoesNotAskARefusingReplicaOverAndOver(t *testing.T) {
 	// Its own id is too old to be recognised from, so it is asked from the
 	// newest one; and it refuses every request with an id.
 	origins := plainOrigins(t, 2)
-	in := serve(t, "", replicas(origins, "policy mirror\nbackoff 10ms 10ms")+"\nsse_fanin /all {\nupstream a "+urls(origins)+" {\npolicy mirror\nbackoff 10ms 10ms\n}\nretain {\nevents 100000\n}\n}")
+	in := serve(t, "", replicas(origins, "policy mirror\nbackoff 10ms 10ms")+"\nsse_fanin /all {\nupstream a "+ssetest.URLs(origins)+" {\npolicy mirror\nbackoff 10ms 10ms\n}\nretain {\nevents 100000\n}\n}")
 	c := in.connect("/all") // however slow it is, it is not overtaken
 	for _, o := range origins {
 		up(t, o)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,36 +20,43 @@ import (
 // and begins to speak when it is let.
 type lateClient struct {
 	*http.Client
+	in    *instance
 	speak func()
 }
 
-func newLateClient(t *testing.T, secure bool, addr string) *lateClient {
+func newLateClient(t *testing.T, in *instance) *lateClient {
 	t.Helper()
-	first, err := new(net.Dialer).DialContext(within(t, 10*time.Second), "tcp", addr)
+	first, err := new(net.Dialer).DialContext(within(t, 10*time.Second), "tcp", in.addr)
 	must(t, err)
 	t.Cleanup(func() { first.Close() })
 	spoken := make(chan struct{})
-	c := &lateClient{speak: sync.OnceFunc(func() { close(spoken) })}
+	c := &lateClient{in: in, speak: sync.OnceFunc(func() { close(spoken) })}
 	t.Cleanup(c.speak)
 	conns := make(chan net.Conn, 1)
 	conns <- &lateConn{first, spoken}
-	transport := &http.Transport{
-		Protocols:       new(http.Protocols),
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			select {
-			case conn := <-conns:
-				return conn, nil
-			default:
-				return new(net.Dialer).DialContext(ctx, network, addr)
-			}
-		},
+	c.Client = http2Client(t, in.scheme == "https")
+	c.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		select {
+		case conn := <-conns:
+			return conn, nil
+		default:
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
 	}
-	transport.Protocols.SetHTTP2(secure)
-	transport.Protocols.SetUnencryptedHTTP2(!secure)
-	t.Cleanup(transport.CloseIdleConnections)
-	c.Client = &http.Client{Transport: transport}
 	return c
+}
+
+// version is which of the configurations answers.
+func (c *lateClient) version(t *testing.T) string {
+	t.Helper()
+	return answer(t, c.Client, c.in.url("/version"))
+}
+
+func (c *lateClient) wantOvertaken(t *testing.T) {
+	t.Helper()
+	if got := c.version(t); got != "old" {
+		t.Fatalf("the connection to %s was not overtaken: %q", c.in.url(""), got)
+	}
 }
 
 type lateConn struct {
@@ -90,104 +98,106 @@ func waitShutdowns(t *testing.T, n int) {
 // down. One that has been accepted but has not said anything is not among them:
 // it would hold up the shutdown as long as its client keeps it.
 func TestConnectionOvertakenByAReloadEnds(t *testing.T) {
-	for name, secure := range secured {
-		for _, path := range []string{"/version", "/events"} {
-			t.Run(name+" "+path, func(t *testing.T) {
-				url := plain(t).URL()
-				site := func(version string) string {
-					return "sse_fanin /events " + url + " {\ndrain 1ms\n}\nrespond /version " + version
-				}
-				in := serveHTTP2(t, secure, "", site("old"))
-				late, global := overtakeConnection(t, in, secure, "", site("new"))
-				if path == "/version" {
-					if got := answer(t, late.Client, in.url(path)); got != "old" {
-						t.Fatalf("the connection was not overtaken: %q", got)
-					}
-				} else {
-					c := in.openClient(ssetest.ClientConfig{URL: path, HTTP: late.Client, Once: true})
-					eventually(t, 10*time.Second, "the client is told to use another connection", func() bool {
-						return answer(t, late.Client, in.url("/version")) == "new"
-					})
-					if conn := c.Connection(); conn.End != ssetest.EndNone {
-						t.Errorf("the stream has ended: %+v", conn)
-					}
-					in.reload(global, "respond /version newest")
-					must(t, c.WaitEnd(within(t, 10*time.Second), ssetest.EndClean, 1))
-				}
-				waitShutdowns(t, 0)
-			})
+	url := plain(t).URL()
+	site := func(version string) string {
+		return "sse_fanin /events " + url + " {\ndrain 1ms\n}\nrespond /version " + version
+	}
+	s := serveEverywhere(t, site("old"), nil)
+	for _, c := range overtakeConnections(t, s, func() { s.reload(site("new")) }) {
+		c.wantOvertaken(t)
+	}
+	waitShutdowns(t, 0)
+}
+
+// Where the connection has a stream, the client is asked to use another one for
+// what it requests next.
+func TestStreamOfAConnectionOvertakenByAReloadGoesOn(t *testing.T) {
+	url := plain(t).URL()
+	site := func(version string) string {
+		return "sse_fanin /events " + url + " {\ndrain 1ms\n}\nrespond /version " + version
+	}
+	s := serveEverywhere(t, site("old"), nil)
+	late := overtakeConnections(t, s, func() { s.reload(site("new")) })
+	var streams []*ssetest.Client
+	for _, c := range late {
+		stream := c.in.openClient(ssetest.ClientConfig{HTTP: c.Client, Once: true})
+		eventually(t, 10*time.Second, "the client is told to use another connection", func() bool { return c.version(t) == "new" })
+		streams = append(streams, stream)
+	}
+	for _, stream := range streams {
+		if conn := stream.Connection(); conn.End != ssetest.EndNone {
+			t.Errorf("the stream has ended: %+v", conn)
 		}
 	}
+	s.reload("respond /version newest")
+	for _, stream := range streams {
+		must(t, stream.WaitEnd(within(t, 10*time.Second), ssetest.EndClean, 1))
+	}
+	waitShutdowns(t, 0)
 }
 
 // An exit waits for the servers that have nothing of ours, too.
 func TestConnectionOvertakenAtAServerWithoutStreamsEnds(t *testing.T) {
 	stream := "sse_fanin {\nstream s " + plain(t).URL() + "\n}"
-	for name, secure := range secured {
-		for _, beside := range []string{"a site", "no site"} {
-			t.Run(name+" beside "+beside, func(t *testing.T) {
-				other := ""
-				if beside == "a site" {
-					other = "\n}\nhttp://" + freeAddr(t) + " {\nsse_fanin s"
-					if secure {
-						files, err := certificate()
-						must(t, err)
-						other = "\ntls " + files + strings.Replace(other, "http:", "https:", 1)
-					}
-				}
-				in := serveHTTP2(t, secure, stream, "respond /version old"+other)
-				late, _ := overtakeConnection(t, in, secure, stream, "respond /version new"+other)
-				if got := answer(t, late.Client, in.url("/version")); got != "old" {
-					t.Fatalf("the connection was not overtaken: %q", got)
-				}
-				waitShutdowns(t, 0)
-			})
-		}
+	for name, others := range map[string]string{
+		"beside a site":  "http://" + freeAddr(t) + " {\nsse_fanin s\n}\n",
+		"beside no site": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSites(t, nil)
+			s.reloadBeside(stream, "respond /version old", others)
+			for _, c := range overtakeConnections(t, s, func() { s.reloadBeside(stream, "respond /version new", others) }) {
+				c.wantOvertaken(t)
+			}
+			waitShutdowns(t, 0)
+		})
 	}
 }
 
 // Where requests of others keep coming, the connection has no pause to be ended in.
 func TestConnectionOvertakenThatStaysBusyEnds(t *testing.T) {
 	stream := "sse_fanin {\nstream s " + plain(t).URL() + "\n}"
-	for name, secure := range secured {
-		t.Run(name, func(t *testing.T) {
-			in := serveHTTP2(t, secure, stream, "respond /version old")
-			late, _ := overtakeConnection(t, in, secure, stream, "respond /version new")
-			if got := answer(t, late.Client, in.url("/version")); got != "old" {
-				t.Fatalf("the connection was not overtaken: %q", got)
-			}
-			eventually(t, 20*time.Second, "the client uses another connection", func() bool {
-				resp, err := late.Get(in.url("/version")) //nolint:noctx // our own address
-				if err != nil {
-					return false // the connection was closed under this one
-				}
-				defer resp.Body.Close()
-				body, err := io.ReadAll(resp.Body)
-				return err == nil && string(body) == "new"
-			})
-			waitShutdowns(t, 0)
-		})
+	s := newSites(t, nil)
+	s.reloadBeside(stream, "respond /version old", "")
+	late := overtakeConnections(t, s, func() { s.reloadBeside(stream, "respond /version new", "") })
+	for _, c := range late {
+		c.wantOvertaken(t)
 	}
+	eventually(t, 20*time.Second, "the clients use other connections", func() bool {
+		late = slices.DeleteFunc(late, func(c *lateClient) bool {
+			resp, err := c.Get(c.in.url("/version")) //nolint:noctx // our own address
+			if err != nil {
+				return false // the connection was closed under this one
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			return err == nil && string(body) == "new"
+		})
+		return len(late) == 0
+	})
+	waitShutdowns(t, 0)
 }
 
-// overtakeConnection loads a configuration while a connection to a site that
-// answers /version has been accepted and has not said anything. It returns the
-// connection's client and the global options of what runs.
-func overtakeConnection(t *testing.T, in *instance, secure bool, global, site string) (*lateClient, string) {
+// overtakeConnections loads a configuration while a connection to each of the
+// sites' servers has been accepted and has not said anything. The sites answer
+// /version. It returns the connections' clients.
+func overtakeConnections(t *testing.T, s *sites, reload func()) []*lateClient {
 	t.Helper()
-	late := newLateClient(t, secure, in.addr)
 	next := &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
 		DisableKeepAlives: true,
 	}}
-	answer(t, next, in.url("/version")) // connections are accepted one after the other
-	if !secure {
-		global += "\nservers {\nprotocols h1 h2c\n}"
+	var late []*lateClient
+	for _, in := range []*instance{s.variants[0].tcp, s.variants[0].tls} {
+		late = append(late, newLateClient(t, in))
+		answer(t, next, in.url("/version")) // connections are accepted one after the other
 	}
-	in.reload(global, site)
-	waitShutdowns(t, 1)
-	late.speak()
-	return late, global
+	reload()
+	waitShutdowns(t, len(late))
+	for _, c := range late {
+		c.speak()
+	}
+	return late
 }
 
 // Nothing is kept of connections that have ended, or are no longer the server's.

@@ -16,13 +16,15 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// The protocols that clients speak. What else a site has to be like for them
-// is in serveEverywhere.
-var protocols = map[string]struct {
+// protocol is one that clients speak.
+type protocol struct {
 	proto  string
 	tls    bool
 	client func(t *testing.T) *http.Client
-}{
+}
+
+// What else a site has to be like for them is in serveEverywhere.
+var protocols = map[string]protocol{
 	"h1":     {"HTTP/1.1", false, func(t *testing.T) *http.Client { return tcpClient(t, (*http.Protocols).SetHTTP1) }},
 	"h2c":    {"HTTP/2.0", false, func(t *testing.T) *http.Client { return tcpClient(t, (*http.Protocols).SetUnencryptedHTTP2) }},
 	"h1 TLS": {"HTTP/1.1", true, func(t *testing.T) *http.Client { return tcpClient(t, (*http.Protocols).SetHTTP1) }},
@@ -32,52 +34,97 @@ var protocols = map[string]struct {
 
 func tcpClient(t *testing.T, set func(*http.Protocols, bool)) *http.Client {
 	t.Helper()
-	transport := &http.Transport{
-		Protocols:       new(http.Protocols),
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of the test's own
-	}
-	set(transport.Protocols, true)
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
+	client := ssetest.HTTPClient(set)
+	t.Cleanup(client.CloseIdleConnections)
+	return client
 }
 
 func quicClient(t *testing.T) *http.Client {
 	t.Helper()
-	transport := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // as above
+	transport := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a certificate of the test's own
 	t.Cleanup(func() { _ = transport.Close() })
 	return &http.Client{Transport: transport}
 }
 
-// sites are the instances of one site that together speak all protocols.
-// Caddy's configuration is global: one file holds both.
+// sites are the instances of one site that together speak all protocols, once
+// for each variant of the servers' options. Caddy's configuration is global: one
+// file holds them all.
 type sites struct {
 	t        *testing.T
+	variants []siteVariant
+}
+
+type siteVariant struct {
+	name     string
+	options  string // of both servers
 	tcp, tls *instance
 }
 
-// serveEverywhere serves a site without TLS, for HTTP/1.1 and h2c, and with
-// it, for HTTP/1.1, 2 and 3.
-func serveEverywhere(t *testing.T, servers, site string) *sites {
+// serveEverywhere serves a site without TLS, for HTTP/1.1 and h2c, and with it,
+// for HTTP/1.1, 2 and 3, by servers with each of the options, by name. None at
+// all are one variant without a name.
+func serveEverywhere(t *testing.T, site string, options map[string]string) *sites {
 	t.Helper()
-	s := &sites{
-		t:   t,
-		tcp: &instance{t: t, scheme: "http", addr: freeAddr(t)},
-		tls: &instance{t: t, scheme: "https", addr: freeAddr(t)},
-	}
-	t.Cleanup(s.tcp.stop)
-	s.reload(servers, site)
+	s := newSites(t, options)
+	s.reload(site)
 	return s
 }
 
-// reload loads another configuration; servers stands among the options of
-// both servers.
-func (s *sites) reload(servers, site string) {
+// newSites returns sites that have their addresses, but are not served.
+func newSites(t *testing.T, options map[string]string) *sites {
+	t.Helper()
+	if options == nil {
+		options = map[string]string{"": ""}
+	}
+	s := &sites{t: t}
+	for name, text := range options {
+		s.variants = append(s.variants, siteVariant{
+			name: name, options: text,
+			tcp: &instance{t: t, scheme: "http", addr: freeAddr(t)},
+			tls: &instance{t: t, scheme: "https", addr: freeAddr(t)},
+		})
+	}
+	t.Cleanup(s.variants[0].tcp.stop)
+	return s
+}
+
+// reload loads another site.
+func (s *sites) reload(site string) {
 	s.t.Helper()
-	global := fmt.Sprintf("servers 127.0.0.1:%s {\nprotocols h1 h2c\n%s\n}\nservers {\n%s\n}", port(s.tcp.addr), servers, servers)
-	text := s.tls.caddyfile(global, site) + fmt.Sprintf("%s {\nbind 127.0.0.1\n%s\n}\n", s.tcp.url(""), site)
-	must(s.t, load(s.t, text))
-	s.tcp.awaitTakeover()
-	s.tls.awaitTakeover()
+	s.reloadBeside("", site, "")
+}
+
+// reloadBeside is reload with more global options, and with sites on other
+// addresses.
+func (s *sites) reloadBeside(global, site, others string) {
+	s.t.Helper()
+	text := others
+	for _, v := range s.variants {
+		global += fmt.Sprintf("\nservers 127.0.0.1:%s {\nprotocols h1 h2c\n%s\n}\nservers 127.0.0.1:%s {\n%s\n}", port(v.tcp.addr), v.options, port(v.tls.addr), v.options)
+		text += v.tcp.block("bind 127.0.0.1\n"+site) + v.tls.block("bind 127.0.0.1\n"+site)
+	}
+	must(s.t, load(s.t, "{\n"+global+tlsOptions+"\n}\n"+text))
+	for _, v := range s.variants {
+		v.tcp.awaitTakeover()
+		v.tls.awaitTakeover()
+	}
+}
+
+// each calls a function for every protocol of every variant, with a name for
+// both and the instance that speaks it.
+func (s *sites) each(f func(name string, p protocol, in *instance)) {
+	for _, v := range s.variants {
+		for name, p := range protocols {
+			in := v.tcp
+			if p.tls {
+				in = v.tls
+			}
+			if v.name != "" {
+				name += " " + v.name
+			}
+			f(name, p, in)
+		}
+	}
 }
 
 func port(addr string) string {
@@ -90,22 +137,18 @@ func port(addr string) string {
 func (s *sites) clients(cfg ssetest.ClientConfig) map[string]*ssetest.Client {
 	s.t.Helper()
 	all := make(map[string]*ssetest.Client)
-	for name, p := range protocols {
+	s.each(func(name string, p protocol, in *instance) {
 		cfg.HTTP = p.client(s.t)
-		in := s.tcp
-		if p.tls {
-			in = s.tls
-		}
 		all[name] = in.client(cfg)
-	}
-	for name, c := range all {
-		if err := c.WaitOpen(within(s.t, 10*time.Second), 1); err != nil {
+	})
+	s.each(func(name string, p protocol, _ *instance) {
+		if err := all[name].WaitOpen(within(s.t, 10*time.Second), 1); err != nil {
 			s.t.Fatalf("%s: %v", name, err)
 		}
-		if conn := c.Connection(); conn.Proto != protocols[name].proto {
+		if conn := all[name].Connection(); conn.Proto != p.proto {
 			s.t.Fatalf("%s: the answer is %s: %+v", name, conn.Proto, conn)
 		}
-	}
+	})
 	return all
 }
 
@@ -146,7 +189,7 @@ func (s *sites) wantCleanEnds(clients map[string]*ssetest.Client) {
 	}
 }
 
-// idleWriter are the server's options with and without the writer whose
+// idleWriter are the servers' options with and without the writer whose
 // deadlines are shared with the stream's.
 var idleWriter = map[string]string{
 	"with Caddy's idle timeout": "",
@@ -156,30 +199,26 @@ var idleWriter = map[string]string{
 // A deadline left armed resets an idle HTTP/2 stream, and makes the end of an
 // HTTP/1.1 response fail.
 func TestIdleStreamsOutliveTheWriteTimeout(t *testing.T) {
-	for name, servers := range idleWriter {
-		t.Run(name, func(t *testing.T) {
-			a := plain(t)
-			s := serveEverywhere(t, servers, "sse_fanin /events "+a.URL()+" {\nwrite_timeout 300ms\nheartbeat off\ndrain 10ms\n}")
-			clients := s.clients(ssetest.ClientConfig{Once: true})
-			connected(t, a)
-			s.emitAll(a, clients, "at once")
-			s.idle(clients, 600*time.Millisecond)
-			s.emitAll(a, clients, "after a while")
-			s.idle(clients, 600*time.Millisecond)
-			s.reload(servers, "respond gone")
-			s.wantCleanEnds(clients)
-		})
-	}
+	a := plain(t)
+	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nwrite_timeout 300ms\nheartbeat off\ndrain 10ms\n}", idleWriter)
+	clients := s.clients(ssetest.ClientConfig{Once: true})
+	connected(t, a)
+	s.emitAll(a, clients, "at once")
+	s.idle(clients, 600*time.Millisecond)
+	s.emitAll(a, clients, "after a while")
+	s.idle(clients, 600*time.Millisecond)
+	s.reload("respond gone")
+	s.wantCleanEnds(clients)
 }
 
 func TestReloadKeepsStreamsOfAllProtocols(t *testing.T) {
 	a := plain(t)
 	site := "sse_fanin /events " + a.URL() + " {\nwrite_timeout 300ms\nheartbeat off\n}\nrespond /version %d"
-	s := serveEverywhere(t, "", fmt.Sprintf(site, 1))
+	s := serveEverywhere(t, fmt.Sprintf(site, 1), nil)
 	clients := s.clients(ssetest.ClientConfig{Once: true})
 	connected(t, a)
 	for i := range 2 {
-		s.reload("", fmt.Sprintf(site, 2+i))
+		s.reload(fmt.Sprintf(site, 2+i))
 		s.emitAll(a, clients, fmt.Sprint("after ", i))
 		s.idle(clients, 500*time.Millisecond)
 		s.emitAll(a, clients, fmt.Sprint("later than ", i))
@@ -193,43 +232,35 @@ func TestReloadKeepsStreamsOfAllProtocols(t *testing.T) {
 }
 
 func TestMaxAgeEndsIdleStreamsCleanly(t *testing.T) {
-	for name, servers := range idleWriter {
-		t.Run(name, func(t *testing.T) {
-			s := serveEverywhere(t, servers, "sse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 300ms\nheartbeat off\nmax_age 800ms\n}")
-			s.wantCleanEnds(s.clients(ssetest.ClientConfig{Once: true}))
-		})
-	}
+	s := serveEverywhere(t, "sse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 300ms\nheartbeat off\nmax_age 800ms\n}", idleWriter)
+	s.wantCleanEnds(s.clients(ssetest.ClientConfig{Once: true}))
 }
 
 // A server's own write timeout cannot be lifted: the stream ends before it.
 func TestStreamsEndBeforeTheServersWriteTimeout(t *testing.T) {
-	for _, timeout := range []time.Duration{800 * time.Millisecond, 2 * time.Second} {
-		t.Run(timeout.String(), func(t *testing.T) {
-			a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 100})
-			s := serveEverywhere(t, fmt.Sprintf("timeouts {\nwrite %s\n}", timeout), "sse_fanin /events "+a.URL())
-			v := ssetest.NewVerifier()
-			var clients []*ssetest.Client
-			for name, p := range protocols {
-				in := s.tcp
-				if p.tls {
-					in = s.tls
-				}
-				clients = append(clients, in.client(ssetest.ClientConfig{
-					HTTP: p.client(t), Track: v.Track(name), MaxDelay: time.Millisecond,
-				}))
-			}
-			for _, c := range clients {
-				must(t, c.WaitOpen(within(t, 10*time.Second), 3))
-				if n := c.Ends(ssetest.EndClean); n < 2 {
-					t.Errorf("the ends are not clean: %+v", c.Connections()[0])
-				}
-				if conn := c.Connections()[1]; conn.Events < 10 || conn.Ended.Sub(conn.Started) < timeout/4 {
-					t.Errorf("the connection was of little use: %+v", conn)
-				}
-			}
-			settle(t, v, a)
+	const timeout = 800 * time.Millisecond
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 100})
+	s := serveEverywhere(t, "sse_fanin /events "+a.URL(), map[string]string{
+		"with Caddy's idle timeout": fmt.Sprintf("timeouts {\nwrite %s\n}", timeout),
+		"without":                   fmt.Sprintf("timeouts {\nwrite %s\nwrite_idle -1s\n}", timeout),
+	})
+	v := ssetest.NewVerifier()
+	clients := make(map[string]*ssetest.Client)
+	s.each(func(name string, p protocol, in *instance) {
+		clients[name] = in.client(ssetest.ClientConfig{
+			HTTP: p.client(t), Track: v.Track(name), MaxDelay: time.Millisecond,
 		})
+	})
+	for name, c := range clients {
+		must(t, c.WaitOpen(within(t, 10*time.Second), 3))
+		if n := c.Ends(ssetest.EndClean); n < 2 {
+			t.Errorf("%s: the ends are not clean: %+v", name, c.Connections()[0])
+		}
+		if conn := c.Connections()[1]; conn.Events < 10 || conn.Ended.Sub(conn.Started) < timeout/4 {
+			t.Errorf("%s: the connection was of little use: %+v", name, conn)
+		}
 	}
+	settle(t, v, a)
 }
 
 func TestManyStreamsOfOneConnection(t *testing.T) {
@@ -246,7 +277,7 @@ func TestManyStreamsOfOneConnection(t *testing.T) {
 	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
 	must(t, v.WaitSeen(within(t, 10*time.Second), "a", a.Last()+20))
 	settle(t, v, a)
-	nobodyDisconnected(t, fleet)
+	must(t, fleet.ErrIfEnded())
 }
 
 // The client's window for one stream is full; the others of the same

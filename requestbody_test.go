@@ -113,75 +113,83 @@ func inBoth(t *testing.T, site string, test func(t *testing.T, in *instance, a *
 	}
 }
 
+// overHTTP1 calls a function for each of HTTP/1.0 and 1.1, with and without TLS,
+// and each of missingBodies.
+func (s *sites) overHTTP1(test func(in *instance, version, name, rest string)) {
+	for _, in := range []*instance{s.variants[0].tcp, s.variants[0].tls} {
+		for _, version := range []string{"HTTP/1.0", "HTTP/1.1"} {
+			for name, rest := range missingBodies {
+				test(in, version, in.scheme+" "+version+", "+name, rest)
+			}
+		}
+	}
+}
+
 // A stream goes on and ends as if the request had no body.
 func TestStreamOfARequestWhoseBodyDoesNotCome(t *testing.T) {
-	site := "sse_fanin /events ORIGIN {\nmax_age 500ms\nstart oldest\n}\nsse_fanin /all ORIGIN"
-	inBoth(t, site, func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
-		connected(t, a)
-		witness := in.openClient(ssetest.ClientConfig{URL: "/all", HTTP: tcpClient(t, (*http.Protocols).SetHTTP1)})
-		emitSeen(t, a, witness, "hello")
-		witness.Close()
-		all := make(map[string]*rawRequest)
-		for name, rest := range missingBodies {
-			q := in.send("GET /events "+version, rest)
-			if q.resp.StatusCode != http.StatusOK || q.resp.Header.Get("Content-Type") != typeEvents {
-				t.Fatalf("%s: got %+v", name, q.resp)
-			}
-			all[name] = q
+	a := plain(t)
+	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nmax_age 500ms\nstart oldest\n}\nsse_fanin /all "+a.URL(), nil)
+	connected(t, a)
+	witness := s.variants[0].tcp.openClient(ssetest.ClientConfig{URL: "/all"})
+	emitSeen(t, a, witness, "hello")
+	witness.Close()
+	var all []*rawRequest // their ages run out together
+	s.overHTTP1(func(in *instance, version, name, rest string) {
+		q := in.send("GET /events "+version, rest)
+		q.name = name
+		if q.resp.StatusCode != http.StatusOK || q.resp.Header.Get("Content-Type") != typeEvents {
+			t.Fatalf("%s: got %+v", name, q.resp)
 		}
-		for name, q := range all {
-			q.name = name
-			q.until("data: hello")
-			q.closed()
-		}
-		waitSubscribers(t, 0)
+		all = append(all, q)
 	})
+	for _, q := range all {
+		q.until("data: hello")
+		q.closed()
+	}
+	waitSubscribers(t, 0)
 }
 
 // What is no stream is answered at once, and leaves nothing waiting for long.
 func TestAnswersToARequestWhoseBodyDoesNotCome(t *testing.T) {
-	site := `sse_fanin /events ORIGIN {
+	url := plain(t).URL()
+	s := newSites(t, nil)
+	s.reloadBeside("sse_fanin {\nstream full "+url+"\n}", `sse_fanin /events `+url+` {
 		filters on
 	}
-	sse_fanin /full ORIGIN {
-		stream full
+	sse_fanin /full full {
 		max_clients 1 reject
 	}
 	sse_fanin /full-retry full {
 		max_clients 1 retry
 	}
-	sse_fanin_status /status`
-	inBoth(t, site, func(t *testing.T, in *instance, a *ssetest.Origin, version string) {
-		waitSubscribers(t, 0)
-		connected(t, a)
-		in.send("GET /full "+version, "\r\n").until(": sse_fanin")
-		var all []*rawRequest
-		for line, want := range map[string]int{
-			"HEAD /events":              http.StatusOK,
-			"OPTIONS /events":           http.StatusNoContent,
-			"POST /events":              http.StatusMethodNotAllowed,
-			"GET /events?source=nobody": http.StatusBadRequest,
-			"GET /full":                 http.StatusServiceUnavailable,
-			"GET /full-retry":           http.StatusOK,
-			"GET /status":               http.StatusOK,
-			"HEAD /status":              http.StatusOK,
-			"OPTIONS /status":           http.StatusNoContent,
-			"POST /status":              http.StatusMethodNotAllowed,
-			"GET /status?ready":         http.StatusOK,
-		} {
-			for how, rest := range missingBodies {
-				q := in.send(line+" "+version, rest)
-				q.name = line + ", " + how
-				if q.resp.StatusCode != want {
-					t.Errorf("%s: got %s, want %d", q.name, q.resp.Status, want)
-				}
-				all = append(all, q)
+	sse_fanin_status /status`, "")
+	s.variants[0].tcp.send("GET /full HTTP/1.1", "\r\n").until(": sse_fanin")
+	var all []*rawRequest // the server's patience with them runs out together
+	for line, want := range map[string]int{
+		"HEAD /events":              http.StatusOK,
+		"OPTIONS /events":           http.StatusNoContent,
+		"POST /events":              http.StatusMethodNotAllowed,
+		"GET /events?source=nobody": http.StatusBadRequest,
+		"GET /full":                 http.StatusServiceUnavailable,
+		"GET /full-retry":           http.StatusOK,
+		"GET /status":               http.StatusOK,
+		"HEAD /status":              http.StatusOK,
+		"OPTIONS /status":           http.StatusNoContent,
+		"POST /status":              http.StatusMethodNotAllowed,
+		"GET /status?ready":         http.StatusOK,
+	} {
+		s.overHTTP1(func(in *instance, version, name, rest string) {
+			q := in.send(line+" "+version, rest)
+			q.name = line + ", " + name
+			if q.resp.StatusCode != want {
+				t.Errorf("%s: got %s, want %d", q.name, q.resp.Status, want)
 			}
-		}
-		for _, q := range all {
-			q.closed()
-		}
-	})
+			all = append(all, q)
+		})
+	}
+	for _, q := range all {
+		q.closed()
+	}
 }
 
 // A viewer of the status is served, and noticed when it leaves, though its body
@@ -269,32 +277,25 @@ func TestServerEndsWhileBodiesDoNotCome(t *testing.T) {
 
 // Over every protocol a body that goes on does not keep the stream waiting.
 func TestStreamBesideABodyThatGoesOn(t *testing.T) {
-	outer := t
 	a := plain(t)
-	s := serveEverywhere(t, "", "sse_fanin /events "+a.URL()+" {\nmax_age 1s\nstart oldest\n}")
+	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nmax_age 1s\nstart oldest\n}", nil)
 	connected(t, a)
 	a.Emit("", "hello")
 	open := make(map[string]*http.Response) // their ages run out together
-	for name, p := range protocols {
-		t.Run(name, func(t *testing.T) {
-			in := s.tcp
-			if p.tls {
-				in = s.tls
-			}
-			body, more := io.Pipe()
-			outer.Cleanup(func() { more.Close() })
-			req, err := http.NewRequestWithContext(within(outer, 10*time.Second), http.MethodGet, in.url("/events"), body)
-			must(t, err)
-			resp, err := p.client(outer).Do(req)
-			must(t, err)
-			outer.Cleanup(func() { resp.Body.Close() })
-			_, err = more.Write([]byte("some"))
-			must(t, err)
-			q := &rawRequest{t: t, resp: resp}
-			q.until("data: hello")
-			open[name] = resp
-		})
-	}
+	s.each(func(name string, p protocol, in *instance) {
+		body, more := io.Pipe()
+		t.Cleanup(func() { more.Close() })
+		req, err := http.NewRequestWithContext(within(t, 10*time.Second), http.MethodGet, in.url("/events"), body)
+		must(t, err)
+		resp, err := p.client(t).Do(req)
+		must(t, err)
+		t.Cleanup(func() { resp.Body.Close() })
+		_, err = more.Write([]byte("some"))
+		must(t, err)
+		q := &rawRequest{t: t, name: name, resp: resp}
+		q.until("data: hello")
+		open[name] = resp
+	})
 	for name, resp := range open {
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 			t.Errorf("%s: the end is not clean: %v", name, err)

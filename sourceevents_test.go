@@ -169,7 +169,7 @@ func TestSourceEventsOfAFilteredClient(t *testing.T) {
 func TestSourceEventsOfMergedSources(t *testing.T) {
 	origins := plainOrigins(t, 2)
 	in := serve(t, "", `sse_fanin /events {
-		upstream pool `+urls(origins)+` {
+		upstream pool `+ssetest.URLs(origins)+` {
 			policy  merge
 			backoff 1m 1m
 		}
@@ -186,7 +186,7 @@ func TestSourceEventsOfMergedSources(t *testing.T) {
 
 func TestSourceEventsOfMirroredReplicas(t *testing.T) {
 	origins := replicate(t, 2)
-	in := serve(t, "", "sse_fanin /events {\nupstream a "+urls(origins)+" {\npolicy mirror\nbackoff 10ms 10ms\n}\nsource_events on\n}")
+	in := serve(t, "", "sse_fanin /events {\nupstream a "+ssetest.URLs(origins)+" {\npolicy mirror\nbackoff 10ms 10ms\n}\nsource_events on\n}")
 	c := in.connect("/events")
 	awaitSource(t, c, "a", "up")
 	everyMirrorUp(t, 2)

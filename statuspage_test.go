@@ -385,19 +385,6 @@ func TestStatusStreamEndsWhenToldTo(t *testing.T) {
 	waitEnded(t, snapshots(t, in.open("/", "text/event-stream"))) // and so does one that comes later
 }
 
-func TestStatusStreamEndsOnExit(t *testing.T) {
-	p := startProcess(t, "", "sse_fanin /events "+plain(t).URL()+"\nsse_fanin_status /status")
-	in := &instance{t: t, scheme: "http", addr: p.addr}
-	reads := snapshots(t, in.open("/status", "text/event-stream"))
-	nextSnapshot(t, reads)
-	deaf := in.open("/status", "text/event-stream") // is not read any further
-	if took := p.terminate(10 * time.Second); took > 5*time.Second {
-		t.Errorf("the exit took %s", took)
-	}
-	waitEnded(t, reads)
-	_ = deaf.Body.Close()
-}
-
 func TestStatusStreamGoesOnOverHTTP2(t *testing.T) {
 	a := plain(t)
 	in := serveTLS(t, "", "sse_fanin /events "+a.URL()+"\nsse_fanin_status /status")

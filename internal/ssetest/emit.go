@@ -2,6 +2,8 @@ package ssetest
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -86,6 +88,32 @@ func (o *Origin) EmitNumbered(k int) {
 	defer o.mon.Unlock()
 	for range k {
 		o.emitNumberedLocked()
+	}
+}
+
+// Flood sends n numbered events and more, never more than 20 ahead of a reader,
+// whose only origin this is.
+func (o *Origin) Flood(ctx context.Context, reader *Client, n int) error {
+	before := reader.Count()
+	for sent := 0; sent < n; {
+		sent += 20
+		o.EmitNumbered(20)
+		if err := reader.WaitCount(ctx, before+uint64(sent)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EmitAlike has origins of one source send the same events, ids included: those
+// after number n, up to and including m. The numbered events that origins make
+// themselves carry the time, and differ.
+func EmitAlike(origins []*Origin, n, m int) {
+	for n < m {
+		n++
+		for _, o := range origins {
+			o.Emit("", fmt.Sprintf(`{"source":%q,"n":%d}`, o.Source(), n))
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package ssetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -109,6 +110,18 @@ func (f *Fleet) Ends(kind EndKind) int {
 		n += c.Ends(kind)
 	}
 	return n
+}
+
+// ErrIfEnded is an error when a connection ended, or failed, that no client gave
+// up itself.
+func (f *Fleet) ErrIfEnded() error {
+	var ends []error
+	for _, kind := range []EndKind{EndClean, EndError, EndStatus, EndDial} {
+		if n := f.Ends(kind); n > 0 {
+			ends = append(ends, fmt.Errorf("%d connections of clients ended (%s)", n, kind))
+		}
+	}
+	return errors.Join(ends...)
 }
 
 // Close ends all clients and waits.

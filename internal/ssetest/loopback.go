@@ -62,3 +62,22 @@ func Await(atMost time.Duration, what string, ok func() bool) error {
 	}
 	return nil
 }
+
+// Repeat calls step every so often, until the length is over or step returns an
+// error, which it returns.
+func Repeat(length, every time.Duration, step func() error) error {
+	end := time.NewTimer(length)
+	defer end.Stop()
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-end.C:
+			return nil
+		case <-ticker.C:
+			if err := step(); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -260,6 +261,15 @@ func (o *Origin) URL() string {
 	default:
 		return "http://" + o.Addr() + "/events"
 	}
+}
+
+// URLs are the addresses of several origins, as a Caddyfile lists them.
+func URLs(origins []*Origin) string {
+	all := make([]string, len(origins))
+	for i, o := range origins {
+		all[i] = o.URL()
+	}
+	return strings.Join(all, " ")
 }
 
 // Source is the "source" in the data of its numbered events.

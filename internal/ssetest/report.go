@@ -128,6 +128,20 @@ func (v *Verifier) WaitSeen(ctx context.Context, source string, n uint64) error 
 	return nil
 }
 
+// Settle lets the origins send no more, waits until every client has it all, and
+// returns Err.
+func (v *Verifier) Settle(ctx context.Context, origins ...*Origin) error {
+	for _, o := range origins {
+		o.SetRate(0)
+	}
+	for _, o := range origins {
+		if err := v.WaitSeen(ctx, o.Source(), o.Last()); err != nil {
+			return err
+		}
+	}
+	return v.Err()
+}
+
 // behind names clients, limit at most, that have not seen number n.
 func (v *Verifier) behind(source string, n uint64, limit int) []string {
 	v.mu.RLock()

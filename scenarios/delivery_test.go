@@ -1,292 +1,16 @@
-package ssefanin
+package scenarios
 
 import (
-	"bufio"
-	"context"
-	"flag"
+	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
-
-// long runs the scenarios in full length and size; .ci/run sets it.
-var long = flag.Bool("long", false, "run the scenarios in full length and size")
-
-// scale is a scenario's size: short by default, full with -long.
-func scale[T any](short, full T) T {
-	if *long {
-		return full
-	}
-	return short
-}
-
-// besideOthers lets a test whose Caddy is a process of its own run while others
-// do, since it waits more than it works. In full length it has the machine for
-// itself. It comes first in a test.
-func besideOthers(t *testing.T) {
-	t.Helper()
-	if !*long {
-		t.Parallel()
-	}
-}
-
-// process is a running Caddy, built from cmd/caddy.
-type process struct {
-	t       *testing.T
-	running *ssetest.Process // once started
-	dir     string
-	binary  string   // cmd/caddy, unless it is another
-	env     []string // besides that of the test
-	addr    string   // of the site
-	admin   *http.Client
-}
-
-// startProcess runs Caddy with a site. The site's text stands in a block that
-// listens on p.addr; global, if any, among the global options.
-func startProcess(t *testing.T, global, site string) *process {
-	t.Helper()
-	p := prepareProcess(t)
-	p.run(global, site)
-	return p
-}
-
-// prepareProcess returns a process that has its addresses, but does not run.
-func prepareProcess(t *testing.T) *process {
-	t.Helper()
-	p := newProcess(t)
-	p.addr = freeAddr(t)
-	p.admin = ssetest.UnixClient(filepath.Join(p.dir, "admin.sock"), 0)
-	return p
-}
-
-// run starts the process with its first configuration, and waits until it
-// listens.
-func (p *process) run(global, site string) {
-	t := p.t
-	t.Helper()
-	file := filepath.Join(p.dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte(p.caddyfile(global, site)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.start("run", "--config", file, "--adapter", "caddyfile")
-	must(t, ssetest.AwaitListening(patience, p.addr))
-}
-
-// newProcess returns a process that has not been started, with a directory of
-// its own.
-func newProcess(t *testing.T) *process {
-	t.Helper()
-	return &process{t: t, dir: t.TempDir()}
-}
-
-// start runs Caddy with these arguments until the test ends.
-func (p *process) start(args ...string) {
-	t := p.t
-	t.Helper()
-	var err error
-	if p.binary == "" {
-		p.binary, err = ssetest.Build("./cmd/caddy", false)
-		must(t, err)
-	}
-	p.running, err = ssetest.StartProcess(p.dir, p.env, p.binary, args...)
-	must(t, err)
-	t.Cleanup(func() {
-		p.running.Kill()
-		if t.Failed() {
-			t.Logf("log of caddy:\n%s", p.running.Log.Tail(6000))
-		}
-	})
-}
-
-func (p *process) caddyfile(global, site string) string {
-	return fmt.Sprintf(`{
-	admin unix/%s
-	auto_https off
-	persist_config off
-	%s
-}
-http://%s {
-	%s
-}
-`, filepath.Join(p.dir, "admin.sock"), global, p.addr, site)
-}
-
-func (p *process) url(path string) string { return "http://" + p.addr + path }
-
-// reload loads another configuration.
-func (p *process) reload(global, site string) {
-	p.t.Helper()
-	resp, err := p.admin.Post("http://caddy/load", "text/caddyfile", strings.NewReader(p.caddyfile(global, site)))
-	if err != nil {
-		p.t.Fatalf("reloading: %v", err)
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(resp.Body)
-	if resp.StatusCode != http.StatusOK {
-		p.t.Fatalf("reloading: %s: %s", resp.Status, body)
-	}
-}
-
-// get reads from the admin endpoint.
-func (p *process) get(path string) string {
-	p.t.Helper()
-	resp, err := p.admin.Get("http://caddy" + path)
-	if err != nil {
-		p.t.Fatalf("admin: %v", err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		p.t.Fatalf("admin: %v", err)
-	}
-	return string(body)
-}
-
-var goroutineTotal = regexp.MustCompile(`goroutine profile: total (\d+)`)
-
-func (p *process) goroutines() int {
-	p.t.Helper()
-	m := goroutineTotal.FindStringSubmatch(p.get("/debug/pprof/goroutine?debug=1"))
-	if m == nil {
-		p.t.Fatal("no goroutine profile")
-	}
-	n, _ := strconv.Atoi(m[1])
-	return n
-}
-
-var heapInUse = regexp.MustCompile(`# HeapAlloc = (\d+)`)
-
-// heap is the memory that is still in use after a collection, in bytes.
-func (p *process) heap() int64 {
-	p.t.Helper()
-	m := heapInUse.FindStringSubmatch(p.get("/debug/pprof/heap?gc=1&debug=1"))
-	if m == nil {
-		p.t.Fatal("no heap profile")
-	}
-	n, _ := strconv.ParseInt(m[1], 10, 64)
-	return n
-}
-
-// rss is the resident memory of the process, in bytes.
-func (p *process) rss() int64 {
-	p.t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.running.PID()))
-	if err != nil {
-		p.t.Skip("no /proc")
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
-			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kb << 10
-		}
-	}
-	p.t.Fatal("no VmRSS")
-	return 0
-}
-
-// terminate sends SIGTERM and returns how long the process took to exit.
-func (p *process) terminate(atMost time.Duration) time.Duration {
-	p.t.Helper()
-	begin := time.Now()
-	must(p.t, p.running.Terminate())
-	if !p.running.WaitExit(atMost) {
-		p.t.Errorf("caddy has not exited %s after SIGTERM", atMost)
-		p.running.Kill()
-	}
-	return time.Since(begin)
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	addr, err := ssetest.FreeAddr()
-	must(t, err)
-	return addr
-}
-
-// eventually waits for a condition.
-func eventually(t *testing.T, atMost time.Duration, what string, ok func() bool) {
-	t.Helper()
-	must(t, ssetest.Await(max(atMost, patience), what, ok))
-}
-
-func newOrigin(t *testing.T, cfg ssetest.OriginConfig) *ssetest.Origin {
-	t.Helper()
-	o, err := ssetest.NewOrigin(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(o.Close)
-	return o
-}
-
-// patience is the least that a wait gets: how long what comes at once may take
-// on a machine that has other things to do. Only a test that fails waits for it.
-const patience = 30 * time.Second
-
-// within returns the context of a wait.
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), max(d, patience))
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// settle lets the origins send no more and waits until every client has it all.
-func settle(t *testing.T, v *ssetest.Verifier, origins ...*ssetest.Origin) {
-	t.Helper()
-	for _, o := range origins {
-		o.SetRate(0)
-	}
-	for _, o := range origins {
-		must(t, v.WaitSeen(within(t, 20*time.Second), o.Source(), o.Last()))
-	}
-	must(t, v.Err())
-}
-
-// run lets a scenario go on for its length, or until stop returns an error.
-func run(t *testing.T, length, every time.Duration, step func() error) {
-	t.Helper()
-	end := time.NewTimer(length)
-	defer end.Stop()
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-end.C:
-			return
-		case <-ticker.C:
-			if err := step(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-func nobodyDisconnected(t *testing.T, fleet *ssetest.Fleet) {
-	t.Helper()
-	for _, kind := range []ssetest.EndKind{ssetest.EndClean, ssetest.EndError, ssetest.EndStatus, ssetest.EndDial} {
-		if n := fleet.Ends(kind); n > 0 {
-			t.Errorf("%d connections of clients ended (%s)", n, kind)
-		}
-	}
-}
 
 func twoOrigins(t *testing.T) (a, b *ssetest.Origin) {
 	t.Helper()
@@ -494,6 +218,42 @@ func TestUpstreamsDownFromTheStart(t *testing.T) {
 	must(t, c.WaitComments(within(t, 5*time.Second), 4))
 	must(t, a.Start())
 	must(t, c.WaitCount(within(t, 5*time.Second), 5))
+}
+
+// An upstream that takes the request and never answers is given up and asked
+// again; nobody else notices.
+func TestUpstreamThatNeverAnswers(t *testing.T) {
+	if !*long {
+		t.Skip("takes half a minute; run with -long")
+	}
+	silent, slow := newOrigin(t, ssetest.OriginConfig{}), newOrigin(t, ssetest.OriginConfig{})
+	silent.Inject(ssetest.Fault{Kind: ssetest.Hang, Times: 1})
+	slow.Inject(ssetest.Fault{Kind: ssetest.Wire, Body: []byte("HTTP/1.1 200 OK\r\nContent-Type: text/ev"), Hold: true})
+	good := newOrigin(t, ssetest.OriginConfig{Source: "good", Rate: 20})
+	p := startProcess(t, "debug", directive("/events", "backoff 10ms 50ms\nupstream silent "+silent.URL()+"\nupstream slow "+slow.URL()+"\nupstream good "+good.URL()))
+	v := ssetest.NewVerifier()
+	c := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/events"), Track: v.Track("client")})
+	defer c.Close()
+	must(t, silent.WaitRequests(within(t, 40*time.Second), 2))
+	must(t, slow.WaitRequests(within(t, 5*time.Second), 2))
+	for name, o := range map[string]*ssetest.Origin{"silent": silent, "slow": slow} {
+		eventually(t, 5*time.Second, "the timeout of "+name+" is logged", func() bool {
+			for line := range strings.Lines(p.running.Log.String()) {
+				var entry struct{ Upstream, Reason string }
+				if json.Unmarshal([]byte(line), &entry) == nil && entry.Upstream == name && entry.Reason == "head_timeout" {
+					return true
+				}
+			}
+			return false
+		})
+		if waited := o.Requests()[1].Time.Sub(o.Requests()[0].Time); waited < 29*time.Second || waited > time.Minute {
+			t.Errorf("%s was asked again after %s", name, waited)
+		}
+	}
+	silent.Emit("", "at last")
+	_, err := c.WaitEvent(within(t, 5*time.Second), func(e ssetest.Event) bool { return e.Data == "at last" })
+	must(t, err)
+	settle(t, v, good)
 }
 
 func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {

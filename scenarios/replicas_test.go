@@ -1,4 +1,4 @@
-package ssefanin
+package scenarios
 
 import (
 	"fmt"
@@ -21,30 +21,11 @@ func replicate(t *testing.T, n int) []*ssetest.Origin {
 	return origins
 }
 
-// emitAll has every replica send the events after n, up to and including m.
-// Numbered events of the origins themselves carry the time, and differ.
-func emitAll(origins []*ssetest.Origin, n, m int) {
-	for n < m {
-		n++
-		for _, o := range origins {
-			o.Emit("", fmt.Sprintf(`{"source":"a","n":%d}`, n))
-		}
-	}
-}
-
-func urls(origins []*ssetest.Origin) string {
-	var all []string
-	for _, o := range origins {
-		all = append(all, o.URL())
-	}
-	return strings.Join(all, " ")
-}
-
 func TestMirroredReplicasDieUnnoticed(t *testing.T) {
 	besideOthers(t)
 	origins := replicate(t, 3)
 	p := startProcess(t, "", `sse_fanin /events {
-		upstream a `+urls(origins)+` {
+		upstream a `+ssetest.URLs(origins)+` {
 			policy  mirror
 			backoff 50ms 200ms
 		}
@@ -65,7 +46,7 @@ func TestMirroredReplicasDieUnnoticed(t *testing.T) {
 	cycle := scale(20, 100) // ticks: 0.4 or 2 seconds
 	n, down, sent := 0, -1, 0
 	run(t, scale(4*time.Second, time.Minute), tick, func() error {
-		emitAll(origins, sent, sent+perTick)
+		ssetest.EmitAlike(origins, sent, sent+perTick)
 		sent += perTick
 		switch n++; n % cycle {
 		case cycle / 2:
@@ -91,7 +72,7 @@ func TestFailoverResumesAtTheOtherReplica(t *testing.T) {
 	besideOthers(t)
 	origins := replicate(t, 2)
 	p := startProcess(t, "", `sse_fanin /events {
-		upstream a `+urls(origins)+` {
+		upstream a `+ssetest.URLs(origins)+` {
 			backoff 1h 1h
 		}
 	}`)
@@ -104,13 +85,13 @@ func TestFailoverResumesAtTheOtherReplica(t *testing.T) {
 	defer fleet.Close()
 	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
 	must(t, origins[0].WaitConnections(within(t, 5*time.Second), 1))
-	emitAll(origins, 0, 10)
+	ssetest.EmitAlike(origins, 0, 10)
 	must(t, v.WaitSeen(within(t, 5*time.Second), "a", 10))
 	if n := origins[1].TotalConnections(); n != 0 {
 		t.Fatalf("the second replica has %d connections while the first is up", n)
 	}
 	origins[0].Stop()
-	emitAll(origins, 10, 20)
+	ssetest.EmitAlike(origins, 10, 20)
 	must(t, v.WaitSeen(within(t, 5*time.Second), "a", 20)) // the next URL is tried at once, not after the backoff
 	if ids := origins[1].LastEventIDs(); !slices.Equal(ids, []string{"10"}) {
 		t.Errorf("the second replica was asked from %q, want 10", ids)

@@ -1,4 +1,4 @@
-package ssefanin
+package scenarios
 
 import (
 	"context"

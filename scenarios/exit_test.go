@@ -1,8 +1,7 @@
-package ssefanin
+package scenarios
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -59,7 +58,7 @@ func (s *exitScene) everything() string {
 func startExitScene(t *testing.T) *exitScene {
 	t.Helper()
 	s := &exitScene{t: t, secure: freeAddr(t), reading: make(map[string]*ssetest.Client)}
-	s.origin, s.flood = plain(t), newOrigin(t, ssetest.OriginConfig{Source: "flood", Pad: 32 << 10})
+	s.origin, s.flood = newOrigin(t, ssetest.OriginConfig{}), newOrigin(t, ssetest.OriginConfig{Source: "flood", Pad: 32 << 10})
 	s.p = prepareProcess(t)
 	s.p.run(s.global(s.streams()), s.everything())
 	for name, proto := range protocols {
@@ -104,21 +103,22 @@ func (s *exitScene) block() {
 		must(t, err)
 		t.Cleanup(raw.Close)
 	}
-	f := newFreezer(t)
-	for _, secure := range secured {
-		shared := f.client(t, secure)
+	f := ssetest.NewFreezer()
+	for secure, http2 := range map[bool]func(*testing.T) *http.Client{false: protocols["h2c"].client, true: protocols["h2"].client} {
+		shared := f.Client(secure)
+		t.Cleanup(shared.CloseIdleConnections)
 		for _, path := range []string{"/flood", "/flood", "/own", "/status"} {
 			must(t, s.client(path, secure, ssetest.ClientConfig{HTTP: shared}).WaitOpen(within(t, 10*time.Second), 1))
 		}
 		gate := make(chan struct{})
-		c := s.client("/flood", secure, ssetest.ClientConfig{HTTP: http2Client(t, secure), OnEvent: func(ssetest.Event) { <-gate }})
+		c := s.client("/flood", secure, ssetest.ClientConfig{HTTP: http2(t), OnEvent: func(ssetest.Event) { <-gate }})
 		t.Cleanup(func() { close(gate) }) // before it is closed
 		must(t, c.WaitOpen(within(t, 10*time.Second), 1))
 	}
-	t.Cleanup(f.thaw) // likewise
+	t.Cleanup(f.Thaw) // likewise
 	must(t, s.flood.WaitConnections(within(t, 10*time.Second), 1))
-	f.freeze()
-	flood(t, s.flood, reader, 400) // 13 MB, more than windows and buffers take
+	f.Freeze()
+	must(t, s.flood.Flood(within(t, time.Minute), reader, 400)) // 13 MB, more than windows and buffers take
 }
 
 // The process ends its clients whatever it runs when it is told to exit, and
@@ -160,21 +160,24 @@ func TestExitOfAnyConfiguration(t *testing.T) { //nolint:tparallel // its cases 
 	}
 }
 
-// exit has the process exit, by SIGTERM or the admin endpoint, and returns how
-// long that took.
-func (p *process) exit(signal bool, atMost time.Duration) time.Duration {
-	p.t.Helper()
-	if signal {
-		return p.terminate(atMost)
+func TestStatusStreamEndsOnExit(t *testing.T) {
+	besideOthers(t)
+	a := newOrigin(t, ssetest.OriginConfig{})
+	p := startProcess(t, "", "sse_fanin /events "+a.URL()+"\nsse_fanin_status /status")
+	viewer := func(bytesPerSecond int) *ssetest.Client {
+		c := ssetest.StartClient(ssetest.ClientConfig{URL: p.url("/status"), BytesPerSecond: bytesPerSecond, Once: true})
+		t.Cleanup(c.Close)
+		must(t, c.WaitOpen(within(t, 10*time.Second), 1))
+		return c
 	}
-	begin := time.Now()
-	resp, err := p.admin.Post("http://caddy/stop", "", nil)
-	must(p.t, err)
-	_, _ = io.Copy(io.Discard, resp.Body)
-	_ = resp.Body.Close()
-	if !p.running.WaitExit(max(atMost-time.Since(begin), 0)) {
-		p.t.Errorf("caddy has not exited %s after it was told to stop", atMost)
-		p.running.Kill()
+	reads := viewer(0)
+	must(t, reads.WaitCount(within(t, 10*time.Second), 1))
+	viewer(-1) // is not read any further
+	if took := p.terminate(10 * time.Second); took > exitLimit {
+		t.Errorf("the exit took %s", took)
 	}
-	return time.Since(begin)
+	must(t, reads.WaitDone(within(t, 5*time.Second)))
+	if conn := reads.Connection(); conn.End != ssetest.EndClean {
+		t.Errorf("the end is not clean: %+v", conn)
+	}
 }
