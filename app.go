@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -131,9 +132,15 @@ func (a *App) Stop() error {
 // Cleanup releases the streams. One that no configuration holds any more ends.
 func (a *App) Cleanup() error {
 	a.detach() // a configuration that failed to start was never stopped
+	var releases sync.WaitGroup
 	for _, def := range a.definitions {
-		def.release()
+		if caddy.Exiting() { // logs may take a moment each to be closed
+			releases.Go(def.release)
+		} else {
+			def.release()
+		}
 	}
+	releases.Wait()
 	a.definitions = nil
 	if a.watching {
 		exits.drop()

@@ -219,7 +219,7 @@ func (c *client) behind() bool {
 	if !c.placed || c.asking {
 		return false // it is woken
 	}
-	next := c.at.log.next.Load()
+	next := c.at.log.following()
 	return c.at.reader.Position() <= c.at.log.Head() || next != nil && next.ready()
 }
 
@@ -296,7 +296,7 @@ func (c *client) events() (p []byte, events int, err error) {
 			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
 			return c.buf, 0, nil
 		}
-		log := c.at.log.next.Load()
+		log := c.at.log.following()
 		if log == nil || c.at.reader.Position() <= c.at.log.Head() || !log.ready() {
 			return nil, 0, nil // the rest, if there is any, in another turn
 		}

@@ -22,6 +22,10 @@ const (
 	// it has changed.
 	watchEvery = time.Second
 
+	// keepPrints is after how many looks the events of sources that no upstream has
+	// are forgotten: a minute, in which addresses are looked up.
+	keepPrints = 60
+
 	// commitOnExit is how long the end of a stream waits for what was appended.
 	commitOnExit = 500 * time.Millisecond
 )
@@ -70,13 +74,14 @@ type durable struct {
 	room    chan struct{} // closed when the store takes records again; nil unless it is full
 	starts  map[string]*startPoint
 	stalled bool // that has been announced
+	closed  bool // end was called
 }
 
 // startPoint is where a source goes on that has events in the log.
 type startPoint struct {
-	id     string      // the id in force after the newest
-	prints []print     // of the newest, oldest first
-	times  []time.Time // their arrivals
+	id     string  // the id in force after the newest
+	prints []print // of the newest, oldest first
+	times  []int64 // their arrivals, Unix ms
 }
 
 func newDurable(h *hub, l *streamLog, def *logDef) *durable {
@@ -121,7 +126,9 @@ func (d *durable) end() {
 	d.cancel()
 	d.mu.Lock()
 	begun := d.begun
-	d.begun = true
+	d.begun, d.closed = true, true
+	d.backlog = nil
+	d.roomLocked()
 	d.mu.Unlock()
 	if begun {
 		<-d.ended
@@ -256,7 +263,7 @@ func (p *startPoint) add(r *logstore.Record) {
 		p.times = p.times[:copy(p.times, p.times[mirrorWindow:])]
 	}
 	p.prints = append(p.prints, print(r.Hash))
-	p.times = append(p.times, time.UnixMilli(r.Time))
+	p.times = append(p.times, r.Time)
 }
 
 // startOf returns where a source goes on when it is connected for the first
@@ -284,6 +291,7 @@ func (d *durable) write(store logstore.Store, term logstore.Term) {
 		d.hub.audience.wakeAll() // they wait for their positions
 	}
 	d.hub.inputs.followWriter()
+	nudge(d.waiting) // something may have come before
 	for done := false; !done; {
 		select {
 		case <-d.waiting:
@@ -301,8 +309,7 @@ func (d *durable) write(store logstore.Store, term logstore.Term) {
 	_ = term.Release(ctx) // what was not committed was seen by nobody
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.term, d.backlog = nil, nil
-	d.roomLocked()
+	d.term = nil
 }
 
 // firstNew returns the offset from which on the readers of the log before go on,
@@ -338,22 +345,10 @@ func (d *durable) addLatest(store logstore.Store) {
 func (d *durable) append(r *logstore.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.term == nil {
-		return // the source is being disconnected; it is resumed after the log's end
+	if d.closed || len(d.backlog) == 0 && d.takesLocked(r) {
+		return
 	}
 	if len(d.backlog) == 0 {
-		err := d.term.Append(r)
-		switch {
-		case err == nil:
-			d.delay.appended()
-			return
-		case errors.Is(err, logstore.ErrTooLarge):
-			d.logger().Error("an event is too large for the log, and is left out",
-				zap.String("upstream", r.Source), zap.Int("bytes", len(r.Body)))
-			return
-		case !errors.Is(err, logstore.ErrNoRoom):
-			return // the term is over
-		}
 		d.room = make(chan struct{})
 		d.full.Store(true)
 		nudge(d.waiting)
@@ -361,6 +356,25 @@ func (d *durable) append(r *logstore.Record) {
 	own := *r
 	own.Body = append([]byte(nil), r.Body...)
 	d.backlog = append(d.backlog, own)
+}
+
+// takesLocked hands a record to the store. False: it has no room for it, or this
+// process does not write at present.
+func (d *durable) takesLocked(r *logstore.Record) bool {
+	if d.term == nil {
+		return false
+	}
+	err := d.term.Append(r)
+	switch {
+	case err == nil:
+		d.delay.appended()
+	case errors.Is(err, logstore.ErrTooLarge):
+		d.logger().Error("an event is too large for the log, and is left out",
+			zap.String("upstream", r.Source), zap.Int("bytes", len(r.Body)))
+	default:
+		return false
+	}
+	return true
 }
 
 // catchUp appends what the store had no room for. False: the term is over, or
@@ -371,11 +385,7 @@ func (d *durable) catchUp(term logstore.Term) bool {
 			return false
 		}
 		d.mu.Lock()
-		for len(d.backlog) > 0 {
-			if err := term.Append(&d.backlog[0]); errors.Is(err, logstore.ErrNoRoom) {
-				break
-			}
-			d.delay.appended()
+		for len(d.backlog) > 0 && d.takesLocked(&d.backlog[0]) {
 			d.backlog[0] = logstore.Record{}
 			d.backlog = d.backlog[1:]
 		}
@@ -428,13 +438,29 @@ func (d *durable) first() uint64 {
 func (d *durable) watch() {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
+	loaded := 0 // looks since then
 	for {
 		select {
 		case <-ticker.C:
 			d.look()
+			if d.loaded.Load() {
+				if loaded++; loaded == keepPrints {
+					d.forgetPrints()
+				}
+			}
 		case <-d.ctx.Done():
 			return
 		}
+	}
+}
+
+// forgetPrints frees the memory of sources that nobody has asked for. Where to
+// resume them stays known.
+func (d *durable) forgetPrints() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.starts {
+		p.prints, p.times = nil, nil
 	}
 }
 

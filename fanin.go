@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,9 @@ import (
 // stream holds one reference, so that a stream lives on when the next
 // configuration uses it too.
 var hubs = caddy.NewUsagePool()
+
+// hubsMade counts them.
+var hubsMade atomic.Uint64
 
 // liveHubs are all hubs of the process.
 var liveHubs hubSet
@@ -67,6 +71,7 @@ func (s *hubSet) named(label string) []*hub {
 // Safe for concurrent use.
 type hub struct {
 	key   string
+	id    string // of this hub alone
 	label string // for logs: the name, or 8 hex digits
 
 	inputs   *inputs
@@ -112,6 +117,7 @@ func releaseHub(h *hub) {
 func newHub(def *definition, keyed *keyedStream) *hub {
 	h := &hub{
 		key:     def.key,
+		id:      strconv.FormatUint(hubsMade.Add(1), 10),
 		label:   def.label,
 		keyed:   keyed,
 		clients: new(atomic.Int64),

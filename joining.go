@@ -213,7 +213,13 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 
 // joinLocked subscribes to a source. The caller supplies the environments.
 func (in *inputs) joinLocked(u *upstreamDef) {
-	joined := newInput(in.hub, acquireSource(u.key, u.spec), u)
+	key := u.key
+	if u.spec.Log != "" {
+		// The stream of this name that a reload has removed may still have clients,
+		// and where its source is, another log is.
+		key += " " + in.hub.id
+	}
+	joined := newInput(in.hub, acquireSource(key, u.spec), u)
 	joined.use = joined.source.subscribe(joined)
 	in.sources[u.name] = joined
 }

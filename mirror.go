@@ -71,7 +71,7 @@ func newMirror() *mirror {
 // remember takes over events that were delivered before, by another process.
 func (m *mirror) remember(p *startPoint) {
 	for i, print := range p.prints {
-		m.push(occurrence{print: print, at: p.times[i].Sub(m.begun)})
+		m.push(occurrence{print: print, at: time.UnixMilli(p.times[i]).Sub(m.begun)})
 	}
 	m.newest = append(m.newest[:0], p.id...)
 }

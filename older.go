@@ -41,6 +41,7 @@ type olderEvents struct {
 	runs    []*eventlog.Run // used last at the end
 	memory  int64           // of runs
 	failing bool            // an error has been logged
+	closed  bool            // no question is answered any more
 }
 
 // olderQuestion is what a client waits for: the events at an offset, or, with
@@ -63,17 +64,42 @@ func (o *olderEvents) init(d *durable) {
 	o.durable, o.signal = d, make(chan struct{}, 1)
 }
 
-// ask has a client woken when an answer is there; see client.older.
-func (o *olderEvents) ask(q olderQuestion) {
+// ask has a client woken when an answer is there; see client.older. False: there
+// will be none, since the log has ended.
+func (o *olderEvents) ask(q olderQuestion) bool {
 	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
 	o.asked = append(o.asked, q)
-	o.mu.Unlock()
 	nudge(o.signal)
+	return true
+}
+
+// close wakes the clients that wait for an answer. There will be none.
+func (o *olderEvents) close() {
+	o.mu.Lock()
+	asked := o.asked
+	o.asked, o.closed = nil, true
+	o.mu.Unlock()
+	for _, q := range asked {
+		q.client.older.Store(&olderAnswer{olderQuestion: q, err: logstore.ErrClosed})
+		q.client.sub.wake()
+	}
+}
+
+// over reports whether the log has ended.
+func (o *olderEvents) over() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
 }
 
 // serve answers the questions. The durable log's run owns it; it ends with the
 // log.
 func (o *olderEvents) serve() {
+	defer o.close()
 	for {
 		select {
 		case <-o.signal:
@@ -84,6 +110,10 @@ func (o *olderEvents) serve() {
 			q, ok := o.next()
 			if !ok {
 				break
+			}
+			if o.durable.ctx.Err() != nil {
+				o.put(q)
+				return
 			}
 			a := o.answer(q)
 			if a.err != nil && !errors.Is(a.err, logstore.ErrEvicted) {
@@ -96,6 +126,13 @@ func (o *olderEvents) serve() {
 			}
 		}
 	}
+}
+
+// put gives a question back, to be answered by close.
+func (o *olderEvents) put(q olderQuestion) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked = append(o.asked, q)
 }
 
 // pause waits for a while, or until the log ends.

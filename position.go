@@ -57,7 +57,7 @@ func (p *clientPosition) lag() uint64 {
 	if head, at := p.log.Head(), p.reader.Position(); at <= head {
 		n = head + 1 - at
 	}
-	for log := p.log.next.Load(); log != nil && log.ready(); log = log.next.Load() {
+	for log := p.log.following(); log != nil && log.ready(); log = log.following() {
 		n += log.Head() + 1 - log.begins.Load()
 	}
 	return n
@@ -78,7 +78,7 @@ func (c *client) place(now time.Time) {
 		c.switchLog(c.hub.log.Load(), 1)
 	}
 	log := c.at.log
-	if next := log.next.Load(); next != nil && !log.ready() { // it will never be
+	if next := log.following(); next != nil && !log.ready() { // it will never be
 		c.switchLog(next, 1)
 		log = next
 	}
@@ -93,28 +93,33 @@ func (c *client) place(now time.Time) {
 	}
 	log.Expire(now)
 	c.sent.head = log.Head() // later events are no replay
-	begin, ok := c.beginning(c.sub.asked, now)
-	if !ok {
-		return // it is being asked for
-	}
-	c.at.seek(begin.next)
-	if begin.next < log.Tail() && log.durable != nil {
-		// its time is part of the position
-		if wait, evicted := c.goOnOlder(); wait {
-			return
-		} else if evicted {
-			return // by now, the beginning is another one; it is looked for again
+	for {
+		begin, ok := c.beginning(c.sub.asked, now)
+		if !ok {
+			return // it is being asked for
 		}
-	}
-	c.placed = true
-	c.sentPosition = begin.next
-	switch {
-	case begin.gap == "":
-		if begin.fresh {
-			c.prime(begin.next, now)
+		c.at.seek(begin.next)
+		if begin.next < log.Tail() && log.durable != nil {
+			// the time of its event is part of the position
+			wait, evicted := c.goOnOlder()
+			if wait {
+				return
+			}
+			if evicted {
+				continue // meanwhile; now the beginning is another one
+			}
 		}
-	case !c.toldGap:
-		c.buf = c.appendGap(c.buf, begin.gap, begin.missed)
+		c.placed = true
+		c.sentPosition = begin.next
+		switch {
+		case begin.gap == "":
+			if begin.fresh {
+				c.prime(begin.next, now)
+			}
+		case !c.toldGap:
+			c.buf = c.appendGap(c.buf, begin.gap, begin.missed)
+		}
+		return
 	}
 }
 
@@ -172,17 +177,20 @@ func (c *client) since(t int64) (next uint64, ok bool) {
 		}
 		return log.first(), true // rather repeats than a hole
 	}
-	c.ask(olderQuestion{since: t})
-	return 0, false
+	if c.ask(olderQuestion{since: t}) {
+		return 0, false
+	}
+	return next, true
 }
 
-// ask has the client woken when a question is answered.
-func (c *client) ask(q olderQuestion) {
+// ask has the client woken when a question is answered. False: it will not be,
+// since what is not in memory cannot be had any more.
+func (c *client) ask(q olderQuestion) bool {
 	q.client = c
 	if !c.asking {
-		c.asking = true
-		c.at.log.durable.older.ask(q)
+		c.asking = c.at.log.durable.older.ask(q)
 	}
+	return c.asking
 }
 
 // goOnOlder has the client read at its position where memory no longer holds the
@@ -204,7 +212,9 @@ func (c *client) goOnOlder() (wait, evicted bool) {
 		}
 		// It could not be read; another try, after the others'.
 	}
-	c.ask(olderQuestion{offset: next})
+	if !c.ask(olderQuestion{offset: next}) {
+		return false, true
+	}
 	return true, false
 }
 

@@ -67,10 +67,20 @@ func (l *streamLog) writable() bool { return l.durable == nil || l.durable.writi
 // first returns the offset of the oldest event that can be had, from memory or
 // from where the log is kept besides.
 func (l *streamLog) first() uint64 {
-	if l.durable == nil {
+	if l.durable == nil || l.durable.older.over() {
 		return l.Tail()
 	}
 	return min(l.durable.first(), l.Tail())
+}
+
+// following returns the log in which readers of this one go on; nil if there is
+// none. One that another has followed before it was ready is passed over.
+func (l *streamLog) following() *streamLog {
+	next := l.next.Load()
+	for next != nil && !next.ready() && next.next.Load() != nil {
+		next = next.next.Load()
+	}
+	return next
 }
 
 // after is After, with the events that memory no longer holds.
