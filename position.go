@@ -199,6 +199,7 @@ func (c *client) ask(q olderQuestion) bool {
 func (c *client) goOnOlder() (wait, evicted bool) {
 	log, next := c.at.log, c.at.reader.Position()
 	if log.durable == nil || next < log.first() {
+		c.asking = false // an answer to come is that there is none
 		return false, true
 	}
 	if a := c.older.Load(); a != nil && a.since == 0 && a.offset == next {
