@@ -172,8 +172,11 @@ func (c *client) since(t int64) (next uint64, ok bool) {
 	t = max(t, 1)
 	if a := c.older.Load(); a != nil && a.since == t {
 		c.asking = false
+		c.sought = a
+	}
+	if a := c.sought; a != nil && a.since == t {
 		if a.err == nil {
-			return a.next, true
+			return max(a.next, log.first()), true
 		}
 		return log.first(), true // rather repeats than a hole
 	}
