@@ -345,7 +345,7 @@ func (c *client) beatByWaiting(now time.Time) {
 	if c.settings.heartbeat > 0 {
 		beat = monotonic(now) + int64(c.settings.heartbeat)
 	}
-	if !c.placed && !c.waited {
+	if !c.placed && !c.waited && !c.at.log.ready() {
 		beat = min(beat, c.waitUntil)
 	}
 	c.sub.beat.Store(beat)
