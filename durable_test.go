@@ -81,7 +81,7 @@ func TestRestartRecognisesWhatIsSentAgain(t *testing.T) {
 			for _, o := range origins {
 				o.SetResume(ssetest.ReplayAll)
 			}
-			site := kept(dir, "", "start oldest\nupstream u "+urls(origins)+" {\npolicy "+policy+"\nbackoff 10ms 10ms\n}")
+			site := kept(dir, "", "start oldest\nupstream u "+ssetest.URLs(origins)+" {\npolicy "+policy+"\nbackoff 10ms 10ms\n}")
 			in := serve(t, "", site)
 			c := in.connect("/events")
 			for _, o := range origins {
