@@ -252,7 +252,9 @@ func TestStreamsEndBeforeTheServersWriteTimeout(t *testing.T) {
 		})
 	})
 	for name, c := range clients {
-		must(t, c.WaitOpen(within(t, 10*time.Second), 3))
+		if err := c.WaitOpen(within(t, 10*time.Second), 3); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
 		if n := c.Ends(ssetest.EndClean); n < 2 {
 			t.Errorf("%s: the ends are not clean: %+v", name, c.Connections()[0])
 		}
