@@ -89,7 +89,8 @@ func (in *instance) tryReload(global, site string) error {
 func (in *instance) awaitTakeover() {
 	in.t.Helper()
 	eventually(in.t, 10*time.Second, "the earlier server has closed its listener", func() bool {
-		return caddy.ListenerUsage("tcp", in.addr) < 2
+		// a site without bind listens on all addresses
+		return max(caddy.ListenerUsage("tcp", in.addr), caddy.ListenerUsage("tcp", ":"+port(in.addr))) < 2
 	})
 }
 
