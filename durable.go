@@ -152,14 +152,38 @@ func (d *durable) run() {
 		return // it ends
 	}
 	d.log.Restore(store.Epochs(), from)
-	parts.Go(func() { d.follow(store, from) })
+	followed := make(chan struct{})
+	parts.Go(func() {
+		defer close(followed)
+		d.follow(store, from)
+	})
 	parts.Go(d.older.serve)
 	for {
 		term, err := store.Campaign(d.ctx)
 		if err != nil {
 			return
 		}
+		d.awaitApplied(store, followed)
 		d.write(store, term)
+	}
+}
+
+// awaitApplied waits until all that the store has is in memory, or is not to be
+// had. Campaign has not waited for it if Follow had not begun yet.
+func (d *durable) awaitApplied(store logstore.Store, followed <-chan struct{}) {
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for {
+		if st := store.Status(); d.log.Head() >= st.Last || st.First > st.Last {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-followed:
+			return
+		case <-d.ctx.Done():
+			return
+		}
 	}
 }
 
