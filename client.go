@@ -60,8 +60,10 @@ type client struct {
 	waitUntil    int64         // how long it waits for its position without a gap, monotonic ns
 	body         *unwantedBody // nil: the request has none
 
-	// older is the answer about events that memory no longer holds.
-	older atomic.Pointer[olderAnswer]
+	// older is the newest answer about events that memory no longer holds, sought
+	// that about the time of its position: the events there are asked for next.
+	older  atomic.Pointer[olderAnswer]
+	sought *olderAnswer
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -343,7 +345,7 @@ func (c *client) beatByWaiting(now time.Time) {
 	if c.settings.heartbeat > 0 {
 		beat = monotonic(now) + int64(c.settings.heartbeat)
 	}
-	if !c.placed && !c.waited {
+	if !c.placed && !c.waited && !c.at.log.ready() {
 		beat = min(beat, c.waitUntil)
 	}
 	c.sub.beat.Store(beat)

@@ -172,8 +172,11 @@ func (c *client) since(t int64) (next uint64, ok bool) {
 	t = max(t, 1)
 	if a := c.older.Load(); a != nil && a.since == t {
 		c.asking = false
+		c.sought = a
+	}
+	if a := c.sought; a != nil && a.since == t {
 		if a.err == nil {
-			return a.next, true
+			return max(a.next, log.first()), true
 		}
 		return log.first(), true // rather repeats than a hole
 	}
@@ -199,6 +202,7 @@ func (c *client) ask(q olderQuestion) bool {
 func (c *client) goOnOlder() (wait, evicted bool) {
 	log, next := c.at.log, c.at.reader.Position()
 	if log.durable == nil || next < log.first() {
+		c.asking = false // an answer to come is that there is none
 		return false, true
 	}
 	if a := c.older.Load(); a != nil && a.since == 0 && a.offset == next {
