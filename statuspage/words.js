@@ -101,4 +101,13 @@ function place(u) {
 	const first = String(used).replace(/^https?:\/\//, "");
 	return first + (urls.length > 1 ? "  +" + (urls.length - 1) + (u.policy ? ", " + u.policy : "") : "");
 }
+// kept describes a log that is kept besides memory.
+function kept(log) {
+	const s = log.store;
+	if (!s) return "";
+	const where = s.kind === "file" ? "in files" : "in " + s.kind, state = where + ": " + s.state;
+	if (!s.first) return state;
+	return state + ", " + short(log.events || 0) + (log.events === 1 ? " event, " : " events, ") + size(log.bytes || 0) +
+		", newest " + size(log.memory || 0) + " in memory" + (s.buffered ? ", " + plural(s.buffered, "more event") + " to be written" : "");
+}
 const tally = (list) => list.reduce((n, u) => (n[u.state] = (n[u.state] || 0) + 1, n), {});
