@@ -78,7 +78,7 @@ const REASONS = { // the words of the server
 function cause(u) {
 	return u.error || REASONS[u.reason] || String(u.reason || "").replaceAll("_", " ");
 }
-function explain(u, now) {
+function explain(u, now, store) {
 	const since = u.since ? span(now - u.since) : "";
 	switch (u.state) {
 	case "up":
@@ -88,7 +88,13 @@ function explain(u, now) {
 	case "connecting":
 		return [since && "for " + since, u.error || u.reason ? "before: " + cause(u) : ""].filter(Boolean).join(", ");
 	case "idle":
-		return "connected when a client comes";
+		switch (store ? store.state : "writing") {
+		case "writing":
+			return "connected when a client comes";
+		case "following":
+			return "connected by who writes the log";
+		}
+		return "connected when the log can be written";
 	case "finished":
 		return ["the upstream said that nothing more comes", since && since + " ago"].filter(Boolean).join(", ");
 	}
