@@ -512,7 +512,11 @@ func (d *durable) look() {
 // stalled.
 func (d *durable) status() logstore.Status {
 	d.mu.Lock()
-	store, err, since, backlog := d.store, d.err, d.since, d.backlog
+	store, err, since, waiting := d.store, d.err, d.since, len(d.backlog)
+	var waitingBytes int64
+	for i := range d.backlog {
+		waitingBytes += int64(len(d.backlog[i].Body))
+	}
 	d.mu.Unlock()
 	if store == nil {
 		st := logstore.Status{State: logstore.Loading, Since: since, Err: err}
@@ -522,10 +526,8 @@ func (d *durable) status() logstore.Status {
 		return st
 	}
 	st := store.Status()
-	st.Buffered += len(backlog)
-	for i := range backlog {
-		st.BufferedBytes += int64(len(backlog[i].Body))
-	}
+	st.Buffered += waiting
+	st.BufferedBytes += waitingBytes
 	if st.State == logstore.Following && !d.loaded.Load() {
 		st.State = logstore.Loading
 	}

@@ -158,6 +158,9 @@ type Status struct {
 	Last  uint64 // offset of the newest committed record, 0 if there never was one
 	Bytes int64  // as stored
 
+	Oldest int64 // arrival of the record at First, Unix ms, 0 if there is none
+	Newest int64 // of that at Last
+
 	Term      uint64 // the newest known
 	Writer    string // which node writes, for people; empty if that is not known
 	Takeovers uint64 // terms of this node so far

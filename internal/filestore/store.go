@@ -247,6 +247,9 @@ func (s *Store) Status() logstore.Status {
 	for _, seg := range s.segments {
 		st.Bytes += seg.size
 	}
+	if st.First <= st.Last {
+		st.Oldest, st.Newest = s.segments[0].firstTime, s.lastTime
+	}
 	return st
 }
 

@@ -350,6 +350,9 @@ func (n *memoryNode) Status() logstore.Status {
 		First: m.first, Last: m.nextLocked() - 1, Bytes: m.bytes,
 		Term: m.number, Takeovers: n.terms,
 	}
+	if len(m.records) > 0 {
+		st.Oldest, st.Newest = m.records[0].Time, m.records[len(m.records)-1].Time
+	}
 	if t := m.writer; t != nil {
 		st.Writer = t.node.name
 		if t.node == n {

@@ -13,6 +13,9 @@ import (
 
 func followsWhatIsAppended(t *testing.T, o Opener) {
 	store := o.open(t)
+	if st := store.Status(); st.First != st.Last+1 || st.Oldest != 0 || st.Newest != 0 {
+		t.Errorf("status %+v of a new log", st)
+	}
 	n := follow(t, store, 1)
 	term := campaign(t, store)
 	appendRecords(t, term, 1, 500)
@@ -29,6 +32,8 @@ func followsWhatIsAppended(t *testing.T, o Opener) {
 	}
 	if st := store.Status(); st.State != logstore.Writing || st.Last != last || st.First != 1 || st.Term != term.Number() || st.Bytes == 0 {
 		t.Errorf("status %+v after offset %d", st, last)
+	} else if newest := got[len(got)-1]; st.Oldest != got[0].Time || st.Newest != newest.Time {
+		t.Errorf("the oldest and the newest record arrived at %d and %d, status %+v", got[0].Time, newest.Time, st)
 	}
 	epochs := store.Epochs()
 	if len(epochs) != 1 || epochs[0].First != 1 || epochs[0].ID == "" {
@@ -194,6 +199,9 @@ func evictsTheOldest(t *testing.T, o Opener) {
 	}
 	if _, err := store.Read(within(t), 1, 1); !errors.Is(err, logstore.ErrEvicted) {
 		t.Errorf("reading what was evicted: %v", err)
+	}
+	if oldest, err := store.Read(within(t), st.First, 1); err == nil && oldest[0].Time != st.Oldest {
+		t.Errorf("the oldest record arrived at %d, not at %d", oldest[0].Time, st.Oldest)
 	}
 	_ = n.stop() // one at a time
 	late := follow(t, store, 1)
