@@ -146,18 +146,20 @@ func laterFrame(p []byte, offset uint64) bool {
 // be. A segment has fewer records.
 const maxBehind = 1 << 32
 
-// damage is an error that names where in which file.
-type damage struct {
-	file string
-	at   int64
-	err  error
+// Damage is what is wrong with a file of a log, and where in it.
+type Damage struct {
+	File string // with its path
+	At   int64  // the byte, from 0
+	Err  error
 }
 
-func (d *damage) Error() string {
-	return fmt.Sprintf("%s is damaged at byte %d: %v", d.file, d.at, d.err)
+// Error implements error.
+func (d *Damage) Error() string {
+	return fmt.Sprintf("%s is damaged at byte %d: %v", d.File, d.At, d.Err)
 }
 
-func (d *damage) Unwrap() error { return d.err }
+// Unwrap returns Err.
+func (d *Damage) Unwrap() error { return d.Err }
 
 // broken reports whether an error is that of the bytes, and not that of reading
 // them.
