@@ -51,6 +51,7 @@ var (
 var (
 	errTorn    = errors.New("the record is cut off")
 	errDamaged = errors.New("the checksum does not match")
+	errTornEnd = fmt.Errorf("%w, or damaged", errTorn) // with as many bytes as it should have
 	errVersion = fmt.Errorf("its format is not version %d, which this program knows", formatVersion)
 )
 
@@ -160,6 +161,15 @@ func (d *Damage) Error() string {
 
 // Unwrap returns Err.
 func (d *Damage) Unwrap() error { return d.Err }
+
+// missing is the error of offsets that are not where they should be, from one
+// that is missing up to one that is not.
+func missing(from, to uint64) error {
+	if to-from == 1 {
+		return fmt.Errorf("offset %d is missing behind it", from)
+	}
+	return fmt.Errorf("offsets %d to %d are missing behind it", from, to-1)
+}
 
 // broken reports whether an error is that of the bytes, and not that of reading
 // them.

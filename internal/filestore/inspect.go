@@ -53,9 +53,9 @@ var (
 )
 
 // IsLog reports whether a directory has a log.
-func IsLog(dir string) bool {
+func IsLog(dir string) (bool, error) {
 	entries, err := os.ReadDir(dir)
-	return err == nil && hasLog(entries)
+	return hasLog(entries), err
 }
 
 func hasLog(entries []os.DirEntry) bool {
@@ -173,6 +173,18 @@ func (r *Report) found(file string, at int64, err error) *Damage {
 	return d
 }
 
+// foundBehind notes what is wrong behind the last record of a segment: with the
+// damage that is there, if it is known.
+func (r *Report) foundBehind(seg *segment, err error) {
+	for _, d := range r.Damage {
+		if d.File == seg.name {
+			d.Err = fmt.Errorf("%w; %w", d.Err, err)
+			return
+		}
+	}
+	r.found(seg.name, seg.size, err)
+}
+
 // busy reports whether a process has the log open, or has opened it meanwhile.
 func (r *Report) busy() bool {
 	if r.Holder == "" {
@@ -279,14 +291,7 @@ func (r *Report) follow(seg *segment) {
 	before := r.segments[len(r.segments)-1]
 	switch {
 	case seg.first > before.next:
-		lost := fmt.Sprintf("offsets %d to %d are missing behind it", before.next, seg.first-1)
-		for _, d := range r.Damage {
-			if d.File == before.name {
-				d.Err = fmt.Errorf("%w; %s", d.Err, lost)
-				return
-			}
-		}
-		r.found(before.name, before.size, errors.New(lost))
+		r.foundBehind(before, missing(before.next, seg.first))
 	case seg.first < before.next:
 		r.found(seg.name, 0, fmt.Errorf("offsets %d to %d stand in the file before, too", seg.first, before.next-1))
 	}
@@ -345,8 +350,7 @@ func (r *Report) judge(m *meta, metaErr, headErr error) {
 	case n == 0:
 		r.found(headFile, 0, fmt.Errorf("offset %d was committed, but there are no segments", r.head.last))
 	case r.head.last > r.Last:
-		newest := r.segments[n-1]
-		r.found(newest.name, newest.size, fmt.Errorf("offset %d was committed, but the files end with %d", r.head.last, r.Last))
+		r.foundBehind(r.segments[n-1], fmt.Errorf("offset %d was committed, but the files end with %d", r.head.last, r.Last))
 	}
 }
 

@@ -219,7 +219,7 @@ func TestInspectGoesOnBehindDamage(t *testing.T) {
 	next, _ := firstOf(filepath.Base(segments[2]))
 	flip(t, bad, len(load(t, bad))-20) // in its last record
 	r := inspected(t, o.Dir, true)
-	want := fmt.Sprintf("offsets %d to %d are missing", next-1, next-1)
+	want := fmt.Sprintf("offset %d is missing", next-1)
 	if len(r.Damage) != 1 || r.Damage[0].File != bad || r.Damage[0].At < headerSize || !strings.Contains(r.Damage[0].Error(), want) {
 		t.Errorf("found %v, want that %s", r.Damage, want)
 	}
@@ -265,7 +265,7 @@ func TestInspectTellsUnfinishedFromLost(t *testing.T) {
 		}
 	}
 	store(t, name, whole[:len(whole)-1])
-	if r := inspected(t, o.Dir, true); len(r.Damage) == 0 || r.Damage[0].File != name || r.Unfinished != nil || r.Last != n-1 {
+	if r := inspected(t, o.Dir, true); len(r.Damage) != 1 || r.Damage[0].File != name || r.Unfinished != nil || r.Last != n-1 {
 		t.Errorf("of a committed record that is cut off was found %+v", r)
 	}
 	// opened, the log is what it is, and there is nothing more to say
@@ -324,7 +324,7 @@ func TestInspectWhatIsNoLog(t *testing.T) {
 	if _, err := Inspect(filepath.Join(dir, "nothing")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("looking into a directory that there is not: %v", err)
 	}
-	if IsLog(dir) {
-		t.Error("it is taken for a log")
+	if is, err := IsLog(dir); is || err != nil {
+		t.Errorf("it is taken for a log: %v, %v", is, err)
 	}
 }

@@ -135,7 +135,7 @@ func (s *Store) loadSegments() (end ending, err error) {
 			// What was before the hole cannot be reached from behind it. The end is as
 			// it was, so that no offset is given twice.
 			before := s.segments[n-1]
-			bad := &Damage{before.name, before.size, fmt.Errorf("offsets %d to %d are missing behind it", before.next, first-1)}
+			bad := &Damage{before.name, before.size, missing(before.next, first)}
 			s.err = bad
 			s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
 				zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))

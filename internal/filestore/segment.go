@@ -130,7 +130,10 @@ func scanBytes(f io.ReaderAt, size int64, first uint64, sources *logstore.Source
 		if laterFrame(rest[:n], s.next) {
 			return s, frames.at, errDamaged // if it seems to be cut off, its length is
 		}
-		return s, frames.at, errTorn
+		if errors.Is(err, errDamaged) {
+			err = errTornEnd
+		}
+		return s, frames.at, err
 	}
 }
 
