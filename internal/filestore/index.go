@@ -85,7 +85,7 @@ func readIndex(d disk, name string, first uint64) (*segment, map[string]logstore
 	}
 	sources, err := s.parseIndex(body, info.Size())
 	if err != nil {
-		return nil, nil, &damage{s.indexName(), 0, err}
+		return nil, nil, &Damage{s.indexName(), 0, err}
 	}
 	return s, sources, nil
 }
@@ -125,7 +125,7 @@ func (s *segment) parseIndex(body []byte, fileSize int64) (map[string]logstore.L
 }
 
 // errIndex is that of a file that is whole, and not what it should be.
-var errIndex = errors.New("it is not of this segment")
+var errIndex = errors.New("it does not fit the segment")
 
 func indexChecksum(p []byte) uint32 {
 	return crc32.Update(crc32.Checksum(p[:12], castagnoli), castagnoli, p[16:])

@@ -17,7 +17,7 @@ import (
 // ending is how the newest segment was found.
 type ending struct {
 	cut     bool    // a record was not whole, and has been cut off
-	damaged *damage // nothing but this can be read behind the last record
+	damaged *Damage // nothing but this can be read behind the last record
 }
 
 // recover reads what there is, cuts a torn end, and decides about the epoch. It
@@ -135,10 +135,10 @@ func (s *Store) loadSegments() (end ending, err error) {
 			// What was before the hole cannot be reached from behind it. The end is as
 			// it was, so that no offset is given twice.
 			before := s.segments[n-1]
-			bad := &damage{before.name, before.size, fmt.Errorf("offsets %d to %d are missing behind it", before.next, first-1)}
+			bad := &Damage{before.name, before.size, missing(before.next, first)}
 			s.err = bad
 			s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
-				zap.String("file", bad.file), zap.Int64("byte", bad.at), zap.Error(bad.err))
+				zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
 			s.discard(s.segments, bad)
 			s.segments = nil
 		}
@@ -154,12 +154,7 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
-		if first, ok := firstOf(e.Name()); ok {
-			firsts = append(firsts, first)
-		}
-	}
-	slices.Sort(firsts)
+	firsts = segmentsIn(entries)
 	for _, e := range entries {
 		name, unfinished := strings.CutSuffix(e.Name(), newSuffix)
 		stem, _ := strings.CutSuffix(name, indexSuffix)
@@ -172,6 +167,18 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 	return firsts, nil
 }
 
+// segmentsIn returns the first offsets of the segments in a directory, in order.
+func segmentsIn(entries []os.DirEntry) []uint64 {
+	var firsts []uint64
+	for _, e := range entries {
+		if first, ok := firstOf(e.Name()); ok {
+			firsts = append(firsts, first)
+		}
+	}
+	slices.Sort(firsts)
+	return firsts
+}
+
 // loadOlder reads what is known of a segment that gets no more records: its
 // index, or for want of one the whole of it.
 func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
@@ -182,11 +189,11 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 	}
 	s.o.Logger.Warn("reading a segment whole for want of its index", zap.String("file", name), zap.Error(err))
 	seg, err = scan(s.o.disk, name, first, &s.sources)
-	if bad, ok := errors.AsType[*damage](err); ok {
+	if bad, ok := errors.AsType[*Damage](err); ok {
 		// Where it ends early there is a hole, unless this was found when it was
 		// the newest.
 		s.o.Logger.Warn("reading a segment no further than to its damage", zap.String("file", name),
-			zap.Int64("byte", bad.at), zap.Error(bad.err))
+			zap.Int64("byte", bad.At), zap.Error(bad.Err))
 		err = nil
 	}
 	if err == nil && seg.events() > 0 {
@@ -199,7 +206,7 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 // left of it.
 func (s *Store) scanNewest(name string, first uint64) (seg *segment, end ending, err error) {
 	seg, err = scan(s.o.disk, name, first, &s.sources)
-	bad, isDamage := errors.AsType[*damage](err)
+	bad, isDamage := errors.AsType[*Damage](err)
 	switch {
 	case err == nil:
 	case !isDamage:
@@ -207,11 +214,11 @@ func (s *Store) scanNewest(name string, first uint64) (seg *segment, end ending,
 	case errors.Is(bad, errTorn):
 		end.cut = true
 		s.o.Logger.Warn("cutting off a record that was not written whole", zap.String("file", name),
-			zap.Int64("byte", bad.at), zap.Uint64("offset", seg.next))
+			zap.Int64("byte", bad.At), zap.Uint64("offset", seg.next))
 	default:
 		end.damaged, seg.full = bad, true
 		s.o.Logger.Error("the log is damaged; what comes after it is not served",
-			zap.String("file", name), zap.Int64("byte", bad.at), zap.Uint64("offset", seg.next), zap.Error(bad.err))
+			zap.String("file", name), zap.Int64("byte", bad.At), zap.Uint64("offset", seg.next), zap.Error(bad.Err))
 	}
 	switch {
 	case seg.events() > 0 && end.cut:

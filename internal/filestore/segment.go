@@ -71,7 +71,7 @@ func (s *segment) add(r *logstore.Record, size int) {
 	s.size += int64(size)
 }
 
-// scan reads a whole segment. It returns what is whole, and, as a *damage, why
+// scan reads a whole segment. It returns what is whole, and, as a *Damage, why
 // the rest is not; the damage wraps errTorn where nothing but the end is missing.
 // Bytes that a newer program has written are no damage. sources takes the records
 // into account.
@@ -91,7 +91,7 @@ func scan(d disk, name string, first uint64, sources *logstore.Sources) (*segmen
 	case err == nil:
 		return s, nil
 	case errors.Is(err, errTorn), errors.Is(err, errDamaged):
-		return s, &damage{name, at, err}
+		return s, &Damage{name, at, err}
 	}
 	return nil, fmt.Errorf("reading %s at byte %d: %w", name, at, err)
 }
@@ -130,7 +130,10 @@ func scanBytes(f io.ReaderAt, size int64, first uint64, sources *logstore.Source
 		if laterFrame(rest[:n], s.next) {
 			return s, frames.at, errDamaged // if it seems to be cut off, its length is
 		}
-		return s, frames.at, errTorn
+		if errors.Is(err, errDamaged) {
+			err = errTornEnd
+		}
+		return s, frames.at, err
 	}
 }
 
