@@ -131,7 +131,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"log, keyed", "", `{"handler":"sse_fanin","stream":"a","log":{"kind":"file"},"upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`, "stream 'a': log: the placeholder {http.request.uri.query.u} makes this a stream for each of its values, and those are kept in memory only; remove the placeholder or 'log'"},
 		{"log, ids none", "", withUpstream(`"stream":"a","ids":"none","log":{"kind":"file"}`), "stream 'a': log: with 'ids none' no client can resume, so there is nothing to keep a log for; remove 'ids none' or 'log'"},
 		{"log, a name that is no folder", `{"streams":{".":{"log":{"kind":"file"},"upstreams":[{"urls":["https://a.example.com"]}]}}}`, respond, "stream '.': log: the name '.' cannot be that of a folder, and the log gets one of the stream's name; give the stream another name"},
-		{"log, unknown kind", "", withUpstream(`"stream":"a","log":{"kind":"tape"}`), "stream 'a': log: unrecognized kind 'tape', expected file; any other is a module to build Caddy with"},
+		{"log, unknown kind", "", withUpstream(`"stream":"a","log":{"kind":"tape"}`), "stream 'a': log: unrecognized kind 'tape', expected file"},
 		{"log, no kind", "", withUpstream(`"stream":"a","log":{"dir":"/x"}`), "stream 'a': log: the kind is missing, expected file"},
 		{"log, a word", "", withUpstream(`"stream":"a","log":"file"`), "stream 'a': log: the kind is missing, expected file"},
 		{"log, unknown option", "", withUpstream(`"stream":"a","log":{"kind":"file","fsync":"always"}`), `json: unknown field "fsync"`},
@@ -144,7 +144,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"log, dir with an empty placeholder", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":"{env.NOT_SET}"}`), "dir: evaluated placeholder {env.NOT_SET} is empty"},
 		{"log of a reference", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","log":{"kind":"file"}}`, "log: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"log of an upstream", "", asUpstream(`{"urls":["https://a.example.com"],"log":{"kind":"file"}}`), `json: unknown field "log"`},
-		{"log defaults of an unknown kind", `{"log":{"tape":{}}}`, respond, "log: unrecognized kind 'tape', expected file; any other is a module to build Caddy with"},
+		{"log defaults of an unknown kind", `{"log":{"tape":{}}}`, respond, "log: unrecognized kind 'tape', expected file"},
 		{"log defaults with an unknown option", `{"log":{"file":{"fsync":"always"}}}`, respond, `json: unknown field "fsync"`},
 		{"log defaults with a bad option", `{"log":{"file":{"sync":"5"}}}`, respond, "sync: '5' is neither always, off nor a duration such as 1s"},
 		// several places of an upstream

@@ -72,6 +72,7 @@ const (
 	expMemory     = "memory"
 	expStorm      = "storm"
 	expResume     = "resume"
+	expCatchup    = "catchup"
 )
 
 // experiments are all there are.
@@ -88,6 +89,7 @@ func experiments(s scale) []experiment {
 		s.memory(),
 		s.storm(),
 		s.resume(),
+		s.catchup(),
 	}
 }
 
@@ -100,7 +102,7 @@ var (
 // streaming are the systems that send events.
 func (s scale) streaming() []string {
 	names := []string{
-		"fanin", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
+		"fanin", "fanin-file", "fanin-file-always", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
 		"proxy", "nchan", "bare", "bare-window", "bare-h2", "raw", "gosse",
 	}
 	if s.level == full {
