@@ -20,11 +20,12 @@ const (
 	// come back together read the same.
 	runsKept = 8 << 20
 
-	// catchingUp is how many clients at most go on with older events at once, and
-	// catchUpPause how long they have until the next ones do: the clients at the
-	// head wait for the same writers.
-	catchingUp   = 8
-	catchUpPause = time.Millisecond
+	// One client at a time goes on with older events, and after it has, nobody
+	// does for idleShare times as long as that took: the clients at the head need
+	// the same writers and processors. catchUpTurn is the most that is waited for
+	// it; a slow one goes on writing.
+	idleShare   = 3
+	catchUpTurn = 2 * time.Millisecond
 )
 
 // olderEvents serves the clients of one stream with events that memory no longer
@@ -35,13 +36,14 @@ const (
 type olderEvents struct {
 	durable *durable
 
-	mu      sync.Mutex // protects the fields below; taken last
-	asked   []olderQuestion
-	signal  chan struct{}   // capacity 1: there is a question
-	runs    []*eventlog.Run // used last at the end
-	memory  int64           // of runs
-	failing bool            // an error has been logged
-	closed  bool            // no question is answered any more
+	mu       sync.Mutex // protects the fields below; taken last
+	asked    []olderQuestion
+	returned chan struct{}   // capacity 1: a client has gone on, and asks for more
+	signal   chan struct{}   // capacity 1: there is a question
+	runs     []*eventlog.Run // used last at the end
+	memory   int64           // of runs
+	failing  bool            // an error has been logged
+	closed   bool            // no question is answered any more
 }
 
 // olderQuestion is what a client waits for: the events at an offset, or, with
@@ -61,7 +63,7 @@ type olderAnswer struct {
 }
 
 func (o *olderEvents) init(d *durable) {
-	o.durable, o.signal = d, make(chan struct{}, 1)
+	o.durable, o.signal, o.returned = d, make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
 // ask has a client woken when an answer is there; see client.older. False: there
@@ -74,6 +76,7 @@ func (o *olderEvents) ask(q olderQuestion) bool {
 	}
 	o.asked = append(o.asked, q)
 	nudge(o.signal)
+	nudge(o.returned)
 	return true
 }
 
@@ -106,11 +109,12 @@ func (o *olderEvents) serve() {
 		case <-o.durable.ctx.Done():
 			return
 		}
-		for n := 1; ; n++ {
+		for {
 			q, ok := o.next()
 			if !ok {
 				break
 			}
+			began := time.Now()
 			if o.durable.ctx.Err() != nil {
 				o.put(q)
 				return
@@ -119,11 +123,11 @@ func (o *olderEvents) serve() {
 			if a.err != nil && !errors.Is(a.err, logstore.ErrEvicted) {
 				o.pause(reopenAfter) // the client will ask again
 			}
+			o.forgetReturn()
 			q.client.older.Store(&a)
 			q.client.sub.wake()
-			if n%catchingUp == 0 {
-				o.pause(catchUpPause)
-			}
+			o.awaitReturn(&q.client.sub)
+			o.pause(idleShare * time.Since(began))
 		}
 	}
 }
@@ -133,6 +137,33 @@ func (o *olderEvents) put(q olderQuestion) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.asked = append(o.asked, q)
+}
+
+// forgetReturn is called before a client is woken.
+func (o *olderEvents) forgetReturn() {
+	select {
+	case <-o.returned:
+	default:
+	}
+}
+
+// awaitReturn waits until the client that was woken has written what it got, but
+// not for long: it may be slow.
+func (o *olderEvents) awaitReturn(woken *subscriber) {
+	ticker := time.NewTicker(catchUpTurn / 20)
+	defer ticker.Stop()
+	for range 20 {
+		select {
+		case <-o.returned:
+			return
+		case <-ticker.C:
+			if woken.idle() {
+				return
+			}
+		case <-o.durable.ctx.Done():
+			return
+		}
+	}
 }
 
 // pause waits for a while, or until the log ends.
