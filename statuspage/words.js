@@ -92,7 +92,7 @@ function explain(u, now, store) {
 		case "writing":
 			return "connected when a client comes";
 		case "following":
-			return "connected by who writes the log";
+			return "connected where the log is written";
 		}
 		return "connected when the log can be written";
 	case "finished":
