@@ -143,6 +143,13 @@ func (d *durable) run() {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(d.watch)
+	if d.before != nil && d.before.durable != nil { // it may have the same files
+		select {
+		case <-d.before.durable.ended:
+		case <-d.ctx.Done():
+			return
+		}
+	}
 	store := d.open()
 	if store == nil {
 		return
