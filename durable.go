@@ -131,9 +131,10 @@ func (d *durable) end() {
 	d.backlog = nil
 	d.roomLocked()
 	d.mu.Unlock()
-	if begun {
-		<-d.ended
+	if !begun {
+		close(d.ended)
 	}
+	<-d.ended
 }
 
 // run opens the store, follows it, and writes whenever this process is the
