@@ -256,7 +256,7 @@ func TestTroubleOfALog(t *testing.T) {
 		"in use":            {logstore.Stalled, 3 * time.Minute, fmt.Errorf("%w: /log/s is held by process 4711", logstore.ErrInUse), "/log/s", "s log bad", "One process has a directory at a time. Stop process 4711", "ps -fp 4711"},
 		"in use by us":      {logstore.Stalled, 3 * time.Minute, fmt.Errorf("%w: /log/s is held by process %d", logstore.ErrInUse, os.Getpid()), "/log/s", "s log bad", "That is the number of this Caddy.", ""},
 		"in use by a new":   {logstore.Stalled, 3 * time.Minute, fmt.Errorf("%w: /log/s is held by process that has just begun", logstore.ErrInUse), "/log/s", "s log bad", "One process has a directory at a time. Stop the other one", ""},
-		"a bad disk":        {logstore.Stalled, 3 * time.Minute, wrapped(syscall.EIO), "/log/s", "s log bad", "Look at the disk", "df -h /log/s, ls -la /log/s"},
+		"a bad disk":        {logstore.Stalled, 3 * time.Minute, wrapped(syscall.EIO), "/log/s", "s log bad", "Look at the disk", "df -h /log/s, caddy sse-fanin log /log/s --check"},
 		"another kind":      {logstore.Stalled, 3 * time.Minute, errors.New("no servers"), "", "s log bad", "Look at what keeps the log", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -91,7 +91,7 @@ func (s *storeStatus) remedy() (text string, commands []string) {
 	case errors.Is(err, logstore.ErrInUse):
 		return s.inUse(afterwards)
 	case s.dir != "":
-		return "Look at the disk, and at the system's log." + afterwards, append(show("df -h"), show("ls -la")...)
+		return "Look at the disk, and at the system's log." + afterwards, append(show("df -h"), "caddy sse-fanin log "+shellWord(s.dir)+" --check")
 	default:
 		return "Look at what keeps the log, and whether it can be reached from here." + afterwards, nil
 	}
