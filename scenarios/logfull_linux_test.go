@@ -66,7 +66,7 @@ func startFull(t *testing.T, dir string, begin func(p *process, site string)) *f
 		b: newOrigin(t, ssetest.OriginConfig{Source: "b", Rate: 100}),
 		v: ssetest.NewVerifier(),
 	}
-	f.site = directive("/events", "stream s\nstart oldest\n"+promptly+keepAll+logFile(dir, ""), f.a.URL(), f.b.URL())
+	f.site = directive("/events", "stream s\nstart oldest\n"+promptly+keepAll+logFile(dir, ""), f.a.URL(), f.b.URL()) + "sse_fanin_status /status\n"
 	f.p = prepareProcess(t)
 	begin(f.p, f.site)
 	f.fleet = ssetest.StartFleet(ssetest.FleetConfig{
@@ -113,6 +113,9 @@ func (f *full) standsStill() {
 		t.Errorf("a client that comes now gets %d events with status %d, others have %d", conn.Events, conn.Status, newest)
 	}
 	f.fleet.Clients = append(f.fleet.Clients, late.Client)
+	if status, _, body := f.p.fetch("/status?ready", ""); status != http.StatusServiceUnavailable {
+		t.Errorf("it is ready: %d %s", status, body)
+	}
 }
 
 // burst has more come than can wait in memory, and none of it be lost.
@@ -127,6 +130,10 @@ func (f *full) goesOn() {
 	t.Helper()
 	f.p.awaitLog("the log can be written again")
 	f.seeAll()
+	eventually(t, patience, "it is ready", func() bool {
+		status, _, _ := f.p.fetch("/status?ready", "")
+		return status == http.StatusOK
+	})
 	settle(t, f.v, f.a, f.b)
 	kept(t, f.fleet)
 	t.Log(f.v.Report())
