@@ -138,6 +138,31 @@ func TestInspectWhileTheLogIsOpen(t *testing.T) {
 	}
 }
 
+// What was read before a segment that has been dropped meanwhile has been
+// dropped, too.
+func TestInspectForgetsWhatWasDropped(t *testing.T) {
+	t.Parallel()
+	o := small(t.TempDir())
+	fill(t, o, 60)
+	var firsts []uint64
+	for _, name := range files(t, o.Dir, "*.log") {
+		first, _ := firstOf(filepath.Base(name))
+		firsts = append(firsts, first)
+	}
+	for _, whole := range []bool{false, true} {
+		r := &Report{Dir: copyDir(t, o.Dir), Holder: "process 1"}
+		r.add(firsts[0], false, whole)
+		if err := os.Remove(segmentName(r.Dir, firsts[1])); err != nil {
+			t.Fatal(err)
+		}
+		r.add(firsts[1], false, whole)
+		r.add(firsts[2], false, whole)
+		if len(r.segments) != 1 || r.segments[0].first != firsts[2] || len(r.Damage) > 0 {
+			t.Errorf("found %v of segments, %v", len(r.segments), r.Damage)
+		}
+	}
+}
+
 // A log can be opened while somebody looks into it.
 func TestInspectKeepsNobodyOut(t *testing.T) {
 	t.Parallel()
@@ -204,6 +229,38 @@ func TestCheckFindsEveryFlippedByte(t *testing.T) {
 	}
 	if r := inspected(t, o.Dir, true); len(r.Damage) > 0 {
 		t.Errorf("all is as it was, and found is %v", r.Damage)
+	}
+}
+
+// An index can be whole and wrong.
+func TestCheckComparesIndexes(t *testing.T) {
+	t.Parallel()
+	o := small(t.TempDir())
+	fill(t, o, 60)
+	first, _ := firstOf(filepath.Base(files(t, o.Dir, "*.log")[1]))
+	for what, spoil := range map[string]func(seg *segment, sources map[string]logstore.Latest){
+		"nothing":            func(*segment, map[string]logstore.Latest) {},
+		"a position":         func(seg *segment, _ map[string]logstore.Latest) { seg.index[0].position++ },
+		"an entry":           func(seg *segment, _ map[string]logstore.Latest) { seg.index = append(seg.index, seg.index[0]) },
+		"the size":           func(seg *segment, _ map[string]logstore.Latest) { seg.size-- },
+		"an arrival":         func(seg *segment, _ map[string]logstore.Latest) { seg.lastTime++ },
+		"a source":           func(_ *segment, sources map[string]logstore.Latest) { delete(sources, "a") },
+		"the id of a source": func(_ *segment, sources map[string]logstore.Latest) { sources["a"] = logstore.Latest{Offset: first} },
+	} {
+		dir := copyDir(t, o.Dir)
+		name := segmentName(dir, first)
+		seg, sources, err := readIndex(realDisk{}, name, first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(seg, sources)
+		if err := seg.writeIndex(o.disk, sources); err != nil {
+			t.Fatal(err)
+		}
+		r := inspected(t, dir, true)
+		if found := len(r.Damage) == 1 && r.Damage[0].File == seg.indexName(); found != (what != "nothing") {
+			t.Errorf("%s is another one: found %v", what, r.Damage)
+		}
 	}
 }
 

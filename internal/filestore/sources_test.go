@@ -107,7 +107,10 @@ func TestSourcesOutliveTheirRecords(t *testing.T) {
 					if name != "nothing" {
 						damage(filepath.Join(o.Dir, filepath.Base(name)))
 					}
-					for range 2 {
+					for _, whole := range []bool{false, true} {
+						if r := inspected(t, o.Dir, whole); !maps.Equal(r.Sources, latestOf(n)) {
+							t.Errorf("a look shows of the sources %v, want %v", r.Sources, latestOf(n))
+						}
 						s := open(t, o)
 						honestSources(t, s, readAll(t, s))
 						sameSources(t, s, n)
