@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -252,14 +253,15 @@ func TestStreamsEndBeforeTheServersWriteTimeout(t *testing.T) {
 		})
 	})
 	for name, c := range clients {
-		if err := c.WaitOpen(within(t, 10*time.Second), 3); err != nil {
+		// Where the machine is busy for the last quarter of the time, an end comes
+		// too late to be clean.
+		if err := c.WaitEnd(within(t, 10*time.Second), ssetest.EndClean, 2); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if n := c.Ends(ssetest.EndClean); n < 2 {
-			t.Errorf("%s: the ends are not clean: %+v", name, c.Connections()[0])
-		}
-		if conn := c.Connections()[1]; conn.Events < 10 || conn.Ended.Sub(conn.Started) < timeout/4 {
-			t.Errorf("%s: the connection was of little use: %+v", name, conn)
+		if !slices.ContainsFunc(c.Connections(), func(conn ssetest.Connection) bool {
+			return conn.End == ssetest.EndClean && conn.Events >= 10 && conn.Ended.Sub(conn.Started) >= timeout/4
+		}) {
+			t.Errorf("%s: its connections were of little use: %+v", name, c.Connections())
 		}
 	}
 	settle(t, v, a)
