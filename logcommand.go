@@ -209,7 +209,10 @@ func listLog(w io.Writer, r *filestore.Report) {
 		row("oldest", arrival(r.Oldest))
 		row("newest", arrival(r.Newest))
 	}
-	var epochs, sources, damage, aside []string
+	epochs := make([]string, 0, len(r.Epochs))
+	sources := make([]string, 0, len(r.Sources))
+	damage := make([]string, 0, len(r.Damage))
+	aside := make([]string, 0, len(r.Aside))
 	for _, e := range r.Epochs {
 		epochs = append(epochs, fmt.Sprintf("%s from offset %d", shown(e.ID), e.First))
 	}

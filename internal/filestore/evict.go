@@ -95,7 +95,7 @@ func (s *Store) leaveOutLocked(n int) {
 // dropDamaged drops the segment that begins with first, in which damage was
 // found, and what is older: nobody comes past it. Nothing is done if somebody
 // else has done so.
-func (s *Store) dropDamaged(bad *Damage, first uint64) {
+func (s *Store) dropDamaged(bad *DamageError, first uint64) {
 	s.mu.Lock()
 	i := slices.IndexFunc(s.segments, func(seg *segment) bool { return seg.first == first })
 	if i < 0 {
@@ -113,7 +113,7 @@ func (s *Store) dropDamaged(bad *Damage, first uint64) {
 
 // discard removes the files of segments that are not in the list any more. The
 // newest of them is kept for people if it is damaged.
-func (s *Store) discard(dropped []*segment, bad *Damage) {
+func (s *Store) discard(dropped []*segment, bad *DamageError) {
 	for i, seg := range dropped {
 		if bad != nil && i == len(dropped)-1 {
 			if s.o.disk.rename(seg.name, seg.name+damagedSuffix) == nil {

@@ -147,20 +147,20 @@ func laterFrame(p []byte, offset uint64) bool {
 // be. A segment has fewer records.
 const maxBehind = 1 << 32
 
-// Damage is what is wrong with a file of a log, and where in it.
-type Damage struct {
+// DamageError is what is wrong with a file of a log, and where in it.
+type DamageError struct {
 	File string // with its path
 	At   int64  // the byte, from 0
 	Err  error
 }
 
 // Error implements error.
-func (d *Damage) Error() string {
+func (d *DamageError) Error() string {
 	return fmt.Sprintf("%s is damaged at byte %d: %v", d.File, d.At, d.Err)
 }
 
 // Unwrap returns Err.
-func (d *Damage) Unwrap() error { return d.Err }
+func (d *DamageError) Unwrap() error { return d.Err }
 
 // missing is the error of offsets that are not where they should be, from one
 // that is missing up to one that is not.

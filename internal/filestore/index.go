@@ -17,7 +17,7 @@ import (
 //	version  uint32
 //	crc      uint32, of all but itself
 //	first, next, size, firstTime, lastTime: 8 bytes each, as in segment
-//	count    uint64, of the entries
+//	count    uint64, how many entries there are
 //	entries  24 bytes each, as in indexEntry
 //	sources  the rest, as appendSources writes it
 //
@@ -85,7 +85,7 @@ func readIndex(d disk, name string, first uint64) (*segment, map[string]logstore
 	}
 	sources, err := s.parseIndex(body, info.Size())
 	if err != nil {
-		return nil, nil, &Damage{s.indexName(), 0, err}
+		return nil, nil, &DamageError{s.indexName(), 0, err}
 	}
 	return s, sources, nil
 }

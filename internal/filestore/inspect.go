@@ -33,10 +33,10 @@ type Report struct {
 	// Unfinished is a record at the end that was not committed: it is being
 	// written, or the process died in between. Opening the log cuts it off.
 	// Nil if there is none.
-	Unfinished *Damage
+	Unfinished *DamageError
 
 	// Damage is all that is wrong with the files that were read.
-	Damage []*Damage
+	Damage []*DamageError
 
 	segments []*segment
 	sources  logstore.Sources
@@ -167,10 +167,8 @@ func (r *Report) readHead() error {
 }
 
 // found notes damage.
-func (r *Report) found(file string, at int64, err error) *Damage {
-	d := &Damage{file, at, err}
-	r.Damage = append(r.Damage, d)
-	return d
+func (r *Report) found(file string, at int64, err error) {
+	r.Damage = append(r.Damage, &DamageError{file, at, err})
 }
 
 // foundBehind notes what is wrong behind the last record of a segment: with the
@@ -208,7 +206,7 @@ func (r *Report) add(first uint64, newest, whole bool) {
 		}
 		if err != nil {
 			at, why := int64(0), err
-			if bad, ok := errors.AsType[*Damage](err); ok {
+			if bad, ok := errors.AsType[*DamageError](err); ok {
 				at, why = bad.At, bad.Err
 			} else if errors.Is(err, os.ErrNotExist) {
 				why = errMissing
@@ -216,15 +214,16 @@ func (r *Report) add(first uint64, newest, whole bool) {
 			r.found((&segment{name: name}).indexName(), at, why)
 		}
 	}
-	seg, bad := indexed, (*Damage)(nil)
+	seg := indexed
 	if seg == nil || whole {
 		var own logstore.Sources
-		if seg, bad = r.scan(name, first, newest, &own); seg == nil {
+		var sound bool
+		if seg, sound = r.scan(name, first, newest, &own); seg == nil {
 			r.dropped()
 			return
 		}
 		learnSources(&r.sources, own.All(), seg.next)
-		if indexed != nil && bad == nil && !indexed.fits(seg, known, own.All()) {
+		if indexed != nil && sound && !indexed.fits(seg, known, own.All()) {
 			r.found(seg.indexName(), 0, errDiffers)
 		}
 	}
@@ -237,14 +236,15 @@ func (r *Report) add(first uint64, newest, whole bool) {
 // it was listed.
 func (r *Report) dropped() { r.segments = nil }
 
-// scan reads a segment. It returns what is whole, and the damage, if there is
-// any; nil if the segment has been dropped meanwhile.
-func (r *Report) scan(name string, first uint64, newest bool, sources *logstore.Sources) (*segment, *Damage) {
+// scan reads a segment. It returns what is whole, and whether that is all of it;
+// nil if the segment has been dropped meanwhile.
+func (r *Report) scan(name string, first uint64, newest bool, sources *logstore.Sources) (seg *segment, sound bool) {
 	f, err := os.Open(filepath.Clean(name))
 	if errors.Is(err, os.ErrNotExist) && r.busy() {
-		return nil, nil
+		return nil, false
 	}
-	seg, at := &segment{first: first, next: first, size: headerSize}, int64(0)
+	seg = &segment{first: first, next: first, size: headerSize}
+	var at int64
 	if err == nil {
 		defer f.Close()
 		var info os.FileInfo
@@ -255,12 +255,13 @@ func (r *Report) scan(name string, first uint64, newest bool, sources *logstore.
 	seg.name = name
 	switch {
 	case err == nil:
-		return seg, nil
+		return seg, true
 	case newest && (!r.hasHead || seg.next > r.head.last) && broken(err) && (errors.Is(err, errTorn) || r.busy()):
-		r.Unfinished = &Damage{name, at, err}
-		return seg, nil
+		r.Unfinished = &DamageError{name, at, err}
+	default:
+		r.found(name, at, err)
 	}
-	return seg, r.found(name, at, err)
+	return seg, false
 }
 
 // fits reports whether an index is that of a segment that was read whole, and
@@ -359,8 +360,8 @@ func (r *Report) judge(m *meta, metaErr, headErr error) {
 // record is valid until f returns. Behind damage it goes on with the next
 // segment; it returns what it has met. Records that were appended since the
 // inspection are left out.
-func (r *Report) Walk(from uint64, since int64, f func(*logstore.Record) error) ([]*Damage, error) {
-	var met []*Damage
+func (r *Report) Walk(from uint64, since int64, f func(*logstore.Record) error) ([]*DamageError, error) {
+	var met []*DamageError
 	for _, seg := range r.segments {
 		if seg.events() == 0 || seg.next <= from || seg.lastTime < since {
 			continue
@@ -372,7 +373,7 @@ func (r *Report) Walk(from uint64, since int64, f func(*logstore.Record) error) 
 			return met, stop.err
 		case errors.Is(err, os.ErrNotExist) && r.busy(): // it was dropped meanwhile
 		case err != nil:
-			met = append(met, &Damage{seg.name, at, err})
+			met = append(met, &DamageError{seg.name, at, err})
 		}
 	}
 	return met, nil

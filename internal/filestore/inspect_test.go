@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func inspected(t testing.TB, dir string, whole bool) *Report {
 }
 
 // walked returns what a walk calls f with.
-func walked(t testing.TB, r *Report, from uint64, since int64) ([]logstore.Record, []*Damage) {
+func walked(t testing.TB, r *Report, from uint64, since int64) ([]logstore.Record, []*DamageError) {
 	t.Helper()
 	var records []logstore.Record
 	met, err := r.Walk(from, since, func(record *logstore.Record) error {
@@ -315,7 +316,7 @@ func TestInspectTellsUnfinishedFromLost(t *testing.T) {
 	r.Offset = n + 1
 	frame := appendFrame(nil, r)
 	for size := range len(frame) - 1 {
-		store(t, name, append(whole[:len(whole):len(whole)], frame[:size+1]...))
+		store(t, name, append(slices.Clip(whole), frame[:size+1]...))
 		r := inspected(t, o.Dir, true)
 		if len(r.Damage) > 0 || r.Unfinished == nil || r.Unfinished.At != int64(len(whole)) || r.Last != n || r.Orderly {
 			t.Fatalf("of a record of which %d bytes were written was found %+v", size+1, r)
@@ -347,6 +348,7 @@ func TestInspectMissingFiles(t *testing.T) {
 		"all of them": nil,
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			dir := copyDir(t, whole.Dir)
 			if lost == nil {
 				for _, name := range segments {

@@ -343,7 +343,7 @@ func (s *Store) repair() error {
 		}
 		if broken(err) || unreturned(err) && s.unread >= maxReadTries {
 			s.abandon()
-			s.dropDamaged(&Damage{last.name, frames.at, err}, last.first)
+			s.dropDamaged(&DamageError{last.name, frames.at, err}, last.first)
 			s.suspect = false
 			return s.writeHead()
 		}

@@ -16,8 +16,8 @@ import (
 
 // ending is how the newest segment was found.
 type ending struct {
-	cut     bool    // a record was not whole, and has been cut off
-	damaged *Damage // nothing but this can be read behind the last record
+	cut     bool         // a record was not whole, and has been cut off
+	damaged *DamageError // nothing but this can be read behind the last record
 }
 
 // recover reads what there is, cuts a torn end, and decides about the epoch. It
@@ -135,7 +135,7 @@ func (s *Store) loadSegments() (end ending, err error) {
 			// What was before the hole cannot be reached from behind it. The end is as
 			// it was, so that no offset is given twice.
 			before := s.segments[n-1]
-			bad := &Damage{before.name, before.size, missing(before.next, first)}
+			bad := &DamageError{before.name, before.size, missing(before.next, first)}
 			s.err = bad
 			s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
 				zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
@@ -189,7 +189,7 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 	}
 	s.o.Logger.Warn("reading a segment whole for want of its index", zap.String("file", name), zap.Error(err))
 	seg, err = scan(s.o.disk, name, first, &s.sources)
-	if bad, ok := errors.AsType[*Damage](err); ok {
+	if bad, ok := errors.AsType[*DamageError](err); ok {
 		// Where it ends early there is a hole, unless this was found when it was
 		// the newest.
 		s.o.Logger.Warn("reading a segment no further than to its damage", zap.String("file", name),
@@ -206,7 +206,7 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 // left of it.
 func (s *Store) scanNewest(name string, first uint64) (seg *segment, end ending, err error) {
 	seg, err = scan(s.o.disk, name, first, &s.sources)
-	bad, isDamage := errors.AsType[*Damage](err)
+	bad, isDamage := errors.AsType[*DamageError](err)
 	switch {
 	case err == nil:
 	case !isDamage:

@@ -71,7 +71,7 @@ func (s *segment) add(r *logstore.Record, size int) {
 	s.size += int64(size)
 }
 
-// scan reads a whole segment. It returns what is whole, and, as a *Damage, why
+// scan reads a whole segment. It returns what is whole, and, as a *DamageError, why
 // the rest is not; the damage wraps errTorn where nothing but the end is missing.
 // Bytes that a newer program has written are no damage. sources takes the records
 // into account.
@@ -91,7 +91,7 @@ func scan(d disk, name string, first uint64, sources *logstore.Sources) (*segmen
 	case err == nil:
 		return s, nil
 	case errors.Is(err, errTorn), errors.Is(err, errDamaged):
-		return s, &Damage{name, at, err}
+		return s, &DamageError{name, at, err}
 	}
 	return nil, fmt.Errorf("reading %s at byte %d: %w", name, at, err)
 }

@@ -102,6 +102,7 @@ func TestSourcesOutliveTheirRecords(t *testing.T) {
 				"empty":   func(name string) { store(t, name, nil) },
 			} {
 				t.Run(fmt.Sprintf("%d segments, %s %s", segments, filepath.Base(name), what), func(t *testing.T) {
+					t.Parallel()
 					o := whole
 					o.Dir = copyDir(t, whole.Dir)
 					if name != "nothing" {
