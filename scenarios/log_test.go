@@ -23,7 +23,7 @@ func logFile(dir, options string) string {
 const keepAll = "retain {\nevents 0\nsize 4GiB\n}\n"
 
 // promptly has clients and upstreams come back at once.
-const promptly = "retry 20ms 60ms\nbackoff 20ms 100ms\nheartbeat 200ms\n"
+const promptly = "retry 20ms 60ms\nbackoff 20ms 100ms\nheartbeat 50ms\n"
 
 // logDir returns a directory that no process has used yet.
 func logDir(t *testing.T) string {

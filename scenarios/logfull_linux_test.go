@@ -70,7 +70,7 @@ func startFull(t *testing.T, dir string, begin func(p *process, site string)) *f
 	f.p = prepareProcess(t)
 	begin(f.p, f.site)
 	f.fleet = ssetest.StartFleet(ssetest.FleetConfig{
-		Clients:  scale(5, 50),
+		Clients:  scale(3, 50),
 		Client:   ssetest.ClientConfig{URL: f.p.url("/events")},
 		Verifier: f.v,
 	})
