@@ -163,6 +163,12 @@ func (d *durable) run() {
 	d.log.Restore(store.Epochs(), from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
+	if !d.awaitApplied(store) {
+		return
+	}
+	d.log.begins.Store(d.firstNew())
+	d.loaded.Store(true)
+	d.hub.audience.wakeAll() // they wait for their positions
 	for {
 		term, err := store.Campaign(d.ctx)
 		if err != nil {
@@ -297,7 +303,7 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 	defer ticker.Stop()
 	for {
 		st := store.Status()
-		if st.First > st.Last || d.log.Head() >= st.Last {
+		if st.State != logstore.Loading && (st.First > st.Last || d.log.Head() >= st.Last) {
 			return true
 		}
 		select {
@@ -318,11 +324,6 @@ func (d *durable) write(store logstore.Store, term logstore.Term) {
 	d.term = term
 	d.mu.Unlock()
 	d.writing.Store(true)
-	if !d.loaded.Load() {
-		d.log.begins.Store(d.firstNew())
-		d.loaded.Store(true)
-		d.hub.audience.wakeAll() // they wait for their positions
-	}
 	d.hub.inputs.followWriter()
 	nudge(d.waiting) // something may have come before
 	for done := false; !done; {

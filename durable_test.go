@@ -241,3 +241,30 @@ func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
 		t.Errorf("the upstream goes on after %+v", p)
 	}
 }
+
+// Another process writes: what the log has is served all the same.
+func TestPositionsAreKnownWhileNobodyCanWrite(t *testing.T) {
+	in, o, store := serveMemoryLog(t, "", "")
+	c := in.connect("/events")
+	o.Emit("", "one")
+	o.Emit("", "two")
+	gets(t, c, "one", "two")
+	first := c.Events()[0].ID
+	c.Close()
+	in.stop()
+
+	writer := store.Open("another node")
+	defer writer.Close()
+	term, err := writer.Campaign(within(t, 10*time.Second))
+	must(t, err)
+	in.reload("", "sse_fanin /events {\nstream s\nlog memory_test\nupstream u "+o.URL()+"\n}")
+	c = in.openClient(ssetest.ClientConfig{URL: "/events", LastEventID: first})
+	gets(t, c, "two")
+	must(t, term.Append(&logstore.Record{Time: time.Now().UnixMilli(), Source: "u", Body: []byte("data: three\n\n")}))
+	gets(t, c, "two", "three")
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("the origin was connected %d times", n)
+	}
+	must(t, term.Release(within(t, 10*time.Second)))
+	eventually(t, 10*time.Second, "the stream writes, and connects its upstream", func() bool { return o.TotalConnections() == 2 })
+}

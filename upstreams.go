@@ -378,10 +378,11 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	if s.seed != "" && r.decoder.LastEventID() == "" {
 		r.decoder.SetLastEventID(s.seed)
 	}
+	// Where the log has events of the source, it goes on after them: what came
+	// while the stream had another log would be missing in this one.
 	if s.start != nil {
 		r.begin(s.start)
-	}
-	if s.inherited != nil && id == "" {
+	} else if s.inherited != nil && id == "" {
 		r.decoder, r.recents, r.connected = s.inherited.decoder, s.inherited.recents, true
 		s.inherited = nil
 	}

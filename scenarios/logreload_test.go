@@ -149,6 +149,29 @@ func TestReloadChangesLog(t *testing.T) {
 	r.finish()
 }
 
+// A log that was not configured for a while goes on where it was: nobody who comes
+// back to it misses what came meanwhile. Those who are connected get that again.
+func TestLogThatWasAwayHasNoHole(t *testing.T) {
+	besideOthers(t)
+	for name, meanwhile := range map[string]string{"in memory": "", "elsewhere": logFile(logDir(t), "")} {
+		t.Run(name, func(t *testing.T) {
+			dir := logDir(t)
+			r := startReloads(t, keepAll+logFile(dir, ""))
+			r.more()
+			old, n := r.position()
+			r.reload(keepAll + meanwhile)
+			r.more()
+			r.reload(keepAll + logFile(dir, ""))
+			must(t, r.v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+30))
+			r.resumes(old, n)
+			nobodyDisconnected(t, r.fleet)
+			if sum := r.v.Report(); sum.Lost > 0 || sum.Gaps > 0 {
+				t.Errorf("connected clients: %s", sum)
+			}
+		})
+	}
+}
+
 // The files of a log are found again when a configuration has it again.
 func TestReloadRemovesLogAndAddsItAgain(t *testing.T) {
 	besideOthers(t)
@@ -163,7 +186,7 @@ func TestReloadRemovesLogAndAddsItAgain(t *testing.T) {
 	r.unknown(old)
 	inMemory, _ := r.position()
 	r.reload(keepAll + logFile(dir, ""))
-	r.more()
+	must(t, r.v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+30))
 	r.unknown(inMemory)
 	c := connect(t, ssetest.NewVerifier(), "of the log", ssetest.ClientConfig{URL: r.p.url("/events"), LastEventID: old})
 	defer c.Close()
@@ -176,7 +199,7 @@ func TestReloadRemovesLogAndAddsItAgain(t *testing.T) {
 	if e := c.Events()[m-n-1]; e.ID != newer {
 		t.Errorf("number %d had the id %s, and has %s", m, newer, e.ID)
 	}
-	r.finish()
+	nobodyDisconnected(t, r.fleet)
 }
 
 // A stream that is removed and comes back with a later reload is the same one.
