@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,34 +184,41 @@ func TestLogThatCannotBeOpenedYet(t *testing.T) {
 	gets(t, c, "x")
 }
 
-// lateStore is a store whose Follow begins only when this process has become the
-// writer, as it may where its goroutine has to wait for a processor.
+// lateStore is a store whose Follow is slow to begin, as it may be where its
+// goroutine has to wait for a processor.
 type lateStore struct {
 	logstore.Store
-	campaigned context.Context
-	done       context.CancelFunc
+	let    <-chan struct{} // closed when Follow may begin
+	before *atomic.Bool    // somebody wanted to write before
 }
 
 func (s *lateStore) Campaign(ctx context.Context) (logstore.Term, error) {
-	defer s.done()
+	select {
+	case <-s.let:
+	default:
+		s.before.Store(true)
+	}
 	return s.Store.Campaign(ctx)
 }
 
 func (s *lateStore) Follow(ctx context.Context, from uint64, apply func([]logstore.Record)) error {
-	<-s.campaigned.Done()
+	<-s.let
 	return s.Store.Follow(ctx, from, apply)
 }
 
 // lateLog is a log in files whose stores are late.
-type lateLog struct{ *FileLog }
+type lateLog struct {
+	*FileLog
+	let    chan struct{}
+	before atomic.Bool
+}
 
-func (l lateLog) Open(ctx context.Context, stream string, o logstore.OpenOptions) (logstore.Store, error) {
+func (l *lateLog) Open(ctx context.Context, stream string, o logstore.OpenOptions) (logstore.Store, error) {
 	store, err := l.FileLog.Open(ctx, stream, o)
 	if err != nil {
 		return nil, err
 	}
-	campaigned, done := context.WithCancel(context.Background())
-	return &lateStore{store, campaigned, done}, nil
+	return &lateStore{store, l.let, &l.before}, nil
 }
 
 // Positions, and where upstreams go on, are known before anything is written.
@@ -227,18 +235,27 @@ func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
 	must(t, store.Close())
 
 	retain := eventlog.Options{MaxBytes: 1 << 20, IDs: true}
+	late := &lateLog{FileLog: file, let: make(chan struct{})}
 	h := newHub(&definition{key: "late", label: "s", ids: idsStream, retain: retain, log: &logDef{
-		kind: "file", key: file.Key("s"), opener: lateLog{file}, cache: retain,
+		kind: "file", key: file.Key("s"), opener: late, cache: retain,
 	}}, nil)
 	log := h.log.Load()
 	t.Cleanup(h.release)
 	log.durable.begin()
+	eventually(t, 10*time.Second, "the log is open", func() bool { return log.durable.status().Last == 3 })
+	if log.ready() || log.writable() {
+		t.Error("positions are known before the log is read")
+	}
+	close(late.let)
 	eventually(t, 10*time.Second, "the log can be written", func() bool { return log.durable.writing.Load() })
 	if head := log.Head(); head != 3 {
 		t.Errorf("the log ends with %d", head)
 	}
 	if p := log.durable.startOf("u"); p == nil || p.id != "2" || len(p.prints) != 3 {
 		t.Errorf("the upstream goes on after %+v", p)
+	}
+	if late.before.Load() {
+		t.Error("it was to be written before it was read")
 	}
 }
 
