@@ -185,6 +185,7 @@ func (h *hub) sourceChanged() {
 func (h *hub) Destruct() error {
 	n := h.audience.close(endRemoved)
 	if h.keyed == nil {
+		h.counts.refused.end()
 		warnOfEnded(h.key, h.label, n)
 	}
 	if n == 0 {
@@ -206,11 +207,16 @@ func warnOfEnded(key, label string, clients int) {
 		zap.String("stream", label), zap.Int("clients", clients))
 }
 
-// release gives up the sources. It is called once, when the hub is gone and no
-// client is left.
+// release gives up the sources and the log's memory. It is called once, when the
+// hub is gone and no client is left. The hub itself may stay for a while: a timer
+// of a server, for a write or an idle connection, keeps the server's configuration,
+// and that its streams, until it would be due.
 func (h *hub) release() {
 	h.inputs.release()
 	liveHubs.remove(h)
+	h.logMu.Lock()
+	defer h.logMu.Unlock()
+	h.log.Store(newStreamLog(eventlog.Options{MaxEvents: 1}, h.log.Load().ids))
 }
 
 // admit counts a client, unless there are as many as a limit allows; 0 is none.
