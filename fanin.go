@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -225,6 +226,7 @@ func (h *hub) sourceChanged() {
 func (h *hub) Destruct() error {
 	n := h.audience.close(endRemoved)
 	if h.keyed == nil {
+		h.counts.refused.end()
 		warnOfEnded(h.key, h.label, n)
 	}
 	if n == 0 {
@@ -247,12 +249,17 @@ func warnOfEnded(key, label string, clients int) {
 		zap.String("stream", label), zap.Int("clients", clients))
 }
 
-// release gives up the sources, and then the log. It is called once, when the
-// hub is gone and no client is left.
+// release gives up the sources, and then the log. It is called once, when the hub
+// is gone and no client is left. The hub itself may stay for a while: a timer
+// of a server, for a write or an idle connection, keeps the server's configuration,
+// and that its streams, until it would be due.
 func (h *hub) release() {
 	h.inputs.release()
 	h.log.Load().close()
 	liveHubs.remove(h)
+	h.logMu.Lock()
+	defer h.logMu.Unlock()
+	h.log.Store(newStreamLog(eventlog.Options{MaxEvents: 1}, h.log.Load().ids))
 }
 
 // admit counts a client, unless there are as many as a limit allows; 0 is none.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 )
 
 // closeGrace is how long after a deadline the connection is closed if the
@@ -131,13 +132,23 @@ func (c *clientConnection) cutUnlessEnded(w http.ResponseWriter, r *http.Request
 	if ended == nil {
 		return
 	}
+	cut := c.cutIfOpen()
 	time.AfterFunc(time.Until(at), func() {
 		select {
 		case <-ended:
 		default:
-			c.cut()
+			cut()
 		}
 	})
+}
+
+// cutIfOpen returns cut for a timer, which does not keep the connection: the
+// timer may be due long after the connection's end, and Go's runtime may keep even
+// one that was stopped until then. Over TLS a connection keeps the configuration
+// of its server, with all streams.
+func (c *clientConnection) cutIfOpen() func() {
+	open := weak.Make(c)
+	return func() { open.Value().cut() }
 }
 
 // responseEnd returns a channel that gets a value when a stream of HTTP/2 has

@@ -115,6 +115,7 @@ func (k *keyedStream) Destruct() error {
 	all := slices.Collect(maps.Values(k.hubs))
 	clear(k.hubs)
 	k.mu.Unlock()
+	k.counts.refused.end()
 	warnOfEnded(k.key, k.label, int(k.clients.Load()))
 	for _, kh := range all {
 		_ = kh.hub.Destruct() // has no error

@@ -51,14 +51,15 @@ const refusalLogInterval = time.Minute
 type refusals struct {
 	counts [len(allRefusals)]atomic.Uint64
 
-	mu    sync.Mutex // protects lines; taken last
+	mu    sync.Mutex // protects the fields below; taken last
 	lines [len(allRefusals)]refusalLine
+	ended bool // the stream was removed: nothing is logged any more
 }
 
 // refusalLine is a line to be logged about one reason.
 type refusalLine struct {
-	waiting uint64 // refused since the last line
-	silent  bool   // the interval after the last line is not over
+	waiting uint64             // refused since the last line
+	log     func(count uint64) // writes the next line; nil: the interval after the last one is over
 }
 
 // add counts a refusal. log writes a line for a number of them: at once, or
@@ -66,35 +67,53 @@ type refusalLine struct {
 func (r *refusals) add(why refusal, log func(count uint64)) {
 	i := slices.Index(allRefusals[:], why)
 	r.counts[i].Add(1)
-	r.mu.Lock()
-	line := &r.lines[i]
-	silent := line.silent
-	if silent {
-		line.waiting++
-	}
-	line.silent = true
-	r.mu.Unlock()
-	if !silent {
+	if r.note(i, log) {
 		log(1)
-		r.endSilence(i, log)
+		r.endSilence(i)
 	}
 }
 
+// note reports whether a refusal is to be logged at once.
+func (r *refusals) note(i int, log func(count uint64)) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	line := &r.lines[i]
+	switch {
+	case r.ended:
+		return false
+	case line.log != nil:
+		line.waiting++
+		return false
+	}
+	line.log = log
+	return true
+}
+
 // endSilence has the silence end after an interval, and the refusals in it
-// logged. The timer is not stopped: a stream that has ended meanwhile has no
-// logger any more.
-func (r *refusals) endSilence(i int, log func(count uint64)) {
+// logged. The timer is not stopped when the stream is removed: it keeps the counts
+// alone, while what it logs with, which has the stream, goes with end.
+func (r *refusals) endSilence(i int) {
 	time.AfterFunc(refusalLogInterval, func() {
 		r.mu.Lock()
 		line := &r.lines[i]
-		count := line.waiting
-		line.waiting, line.silent = 0, count > 0
+		count, log := line.waiting, line.log
+		line.waiting = 0
+		if count == 0 {
+			line.log = nil
+		}
 		r.mu.Unlock()
 		if count > 0 {
 			log(count)
-			r.endSilence(i, log)
+			r.endSilence(i)
 		}
 	})
+}
+
+// end is called when the stream is removed.
+func (r *refusals) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended, r.lines = true, [len(allRefusals)]refusalLine{}
 }
 
 // load returns the counts, by reason.

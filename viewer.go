@@ -27,7 +27,7 @@ func newViewer(w http.ResponseWriter, r *http.Request) *viewer {
 	v := &viewer{w: w, r: r, rc: http.NewResponseController(w)}
 	v.deadline.init(w, r, statusTimeout)
 	v.deadline.own() // or the idle writer would take back that of cut, between a write and its flush
-	v.late = time.AfterFunc(time.Hour, v.deadline.conn.cut)
+	v.late = time.AfterFunc(time.Hour, v.deadline.conn.cutIfOpen())
 	v.late.Stop()
 	return v
 }

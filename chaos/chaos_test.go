@@ -251,6 +251,12 @@ func (r *round) settle() {
 		r.judge.violate([]*watch{behind.watch}, "%v: %s has of %s", err, behind.watch.name, last)
 		body, _ := r.process.call(http.MethodGet, "/sse_fanin/streams")
 		r.log("streams: %s", body)
+		metrics, _ := r.process.call(http.MethodGet, "/metrics")
+		for line := range strings.Lines(metrics) {
+			if strings.HasPrefix(line, "caddy_sse_fanin_client_disconnects_total{") && !strings.HasSuffix(line, " 0\n") {
+				r.log("%s", strings.TrimSpace(line))
+			}
+		}
 		return
 	}
 	sent := r.plan.control.hush()
@@ -269,6 +275,8 @@ func (r *round) expects(c *client) bool {
 	st := &r.config.states[s.index]
 	switch {
 	case c.slow, c.closed.Load(), s.mayRefuse, st.full, !r.config.serves(s.index, c.proto.site()):
+		return false
+	case st.disconnectsSlow() && s.replaysMoreThanItRetains():
 		return false
 	case c.watch.filter.source != "" && (st.renamed || st.without >= 0):
 		return false
@@ -323,7 +331,8 @@ func (r *round) empty() {
 	})
 	if err != nil {
 		stacks, _ := r.process.call(http.MethodGet, "/debug/pprof/goroutine?debug=1")
-		r.fail("%v: %+v in the beginning, now %+v\n%s", err, r.idle, u, stacks)
+		held, _ := r.process.largestHeld(10)
+		r.fail("%v: %+v in the beginning, now %+v\nmost of the heap was allocated by:\n%s\n%s", err, r.idle, u, held, stacks)
 	}
 	r.log("goroutines %d -> %d, descriptors %d -> %d, heap %d -> %d KiB", r.idle.goroutines, u.goroutines,
 		r.idle.descriptors, u.descriptors, r.idle.heap>>10, u.heap>>10)

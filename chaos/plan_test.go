@@ -32,6 +32,7 @@ type stream struct {
 	keyed     bool
 	onDemand  string   // linger, "" for eager
 	source    []string // subdirectives of the source side
+	retain    int      // events; 0: the default
 	ids       string
 	filters   bool
 	mayRefuse bool // max_clients or max_streams
@@ -43,6 +44,37 @@ func (s *stream) name() string { return fmt.Sprintf("stream-%d", s.index) }
 
 // loose reports whether the source of one log may be another one later on.
 func (s *stream) loose() bool { return s.keyed || s.onDemand != "" }
+
+// replaysMoreThanItRetains reports whether a new log of the stream may begin with
+// more events than it retains, all at once. The first client is overtaken by them
+// if it is not written to meanwhile, as with `coalesce`, and `slow disconnect` ends
+// it. A stream that goes with its last client begins anew then, again and again.
+func (s *stream) replaysMoreThanItRetains() bool {
+	if !s.loose() {
+		return false
+	}
+	events, bytes := uint64(s.retain), uint64(64<<20)
+	if s.keyed {
+		bytes = 1 << 20
+	}
+	switch {
+	case events > 0:
+	case s.keyed:
+		events = 1000
+	default:
+		events = 10_000
+	}
+	var n, size uint64
+	for _, u := range s.upstreams {
+		for _, f := range u.feeds {
+			if f.class == replaysAll || f.class == idlessAll {
+				n += f.last()
+				size += f.last() * uint64(len(f.pad)+200) // with all that is around it
+			}
+		}
+	}
+	return n > events || size > bytes
+}
 
 // upstream is an upstream of a stream.
 type upstream struct {
@@ -137,7 +169,8 @@ func (p *plan) drawStream(rnd *rand.Rand, index int) *stream {
 	}
 	add := func(format string, args ...any) { s.source = append(s.source, fmt.Sprintf(format, args...)) }
 	if chance(rnd, 2) {
-		add("retain {\nevents %d\n}", pick(rnd, 20, 100, 1000, 20000))
+		s.retain = pick(rnd, 20, 100, 1000, 20000)
+		add("retain {\nevents %d\n}", s.retain)
 	}
 	if chance(rnd, 3) {
 		add("envelope json")

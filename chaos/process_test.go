@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -165,6 +166,34 @@ func (p *process) usage() (u usage, err error) {
 	}
 	u.descriptors = len(files)
 	return u, err
+}
+
+// heapEntry is what the heap profile has of one stack: objects and bytes in use,
+// and the functions of the stack. They are samples, one in some 512 KiB.
+var heapEntry = regexp.MustCompile(`(?m)^(\d+): (\d+) \[\d+: \d+\] @.*\n(?:#.*\n)*`)
+
+// largestHeld returns the n entries of the heap profile that hold most.
+func (p *process) largestHeld(n int) (string, error) {
+	profile, err := p.call(http.MethodGet, "/debug/pprof/heap?gc=1&debug=1")
+	if err != nil {
+		return "", err
+	}
+	type entry struct {
+		text string
+		held int64
+	}
+	var entries []entry
+	for _, m := range heapEntry.FindAllStringSubmatch(profile, -1) {
+		if held, _ := strconv.ParseInt(m[2], 10, 64); held > 0 {
+			entries = append(entries, entry{m[0], held})
+		}
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(b.held, a.held) })
+	var b strings.Builder
+	for _, e := range entries[:min(n, len(entries))] {
+		b.WriteString(e.text)
+	}
+	return b.String(), nil
 }
 
 // exit asks the process to end, by a signal or as `caddy stop` does, and

@@ -32,6 +32,9 @@ func (s *streamState) clone() streamState {
 	return c
 }
 
+// disconnectsSlow reports whether a client that is overtaken is ended.
+func (s *streamState) disconnectsSlow() bool { return slices.Contains(s.settings, "slow disconnect") }
+
 // first draws the first configuration: everything is there.
 func (p *plan) first(rnd *rand.Rand) *config {
 	c := &config{both: true}
@@ -199,6 +202,9 @@ func (p *plan) renderSource(b *strings.Builder, s *stream, st *streamState) {
 		fmt.Fprintln(b, "}")
 	}
 	for _, line := range s.source {
+		if strings.HasPrefix(line, "max_streams ") && st.without >= 0 && s.upstreams[st.without].keyed {
+			continue // there is no key any more, and the bound would be refused
+		}
 		fmt.Fprintln(b, line)
 	}
 }
