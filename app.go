@@ -109,7 +109,18 @@ func (a *App) Start() error {
 	if len(a.attached) > 0 {
 		streamSampler.wake()
 	}
+	a.warnOfUnusedLogs()
 	return nil
+}
+
+// warnOfUnusedLogs logs defaults for logs that no stream uses. Most likely they
+// were meant to be more than that.
+func (a *App) warnOfUnusedLogs() {
+	for _, kind := range slices.Sorted(maps.Keys(a.builder.logDefaults)) {
+		if !slices.ContainsFunc(a.definitions, func(d *definition) bool { return d.log != nil && d.log.kind == kind }) {
+			a.logger.Warn("no stream uses the defaults for logs; a stream is kept besides memory only if it has 'log' itself", zap.String("kind", kind))
+		}
+	}
 }
 
 // Stop takes the configuration off its streams: sources that only it wanted are

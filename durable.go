@@ -184,7 +184,7 @@ func (d *durable) run() {
 
 // open opens the store, however long that takes. nil: it is not wanted any more.
 func (d *durable) open() logstore.Store {
-	logged := ""
+	logged, began := "", time.Now()
 	for {
 		def := d.def.Load()
 		store, err := def.opener.Open(d.ctx, d.hub.label, logstore.OpenOptions{Bounds: def.bounds, Logger: d.logger()})
@@ -195,6 +195,9 @@ func (d *durable) open() logstore.Store {
 		}
 		d.mu.Unlock()
 		if err == nil {
+			st := store.Status()
+			d.logger().Info("the log is open", zap.String("log", def.key), zap.Uint64("first", st.First), zap.Uint64("last", st.Last),
+				zap.Int64("bytes", st.Bytes), zap.Duration("after", time.Since(began)))
 			if now := d.def.Load(); now != def { // a reload has come between
 				store.SetBounds(now.bounds)
 				now.opener.Adjust(store)

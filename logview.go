@@ -12,7 +12,9 @@ const logKindFile = "file"
 
 // storeStatus is the operators' view of where a log is kept besides memory.
 type storeStatus struct {
-	Kind  string         `json:"kind"`
+	Kind string `json:"kind"`
+	// The stream's folder, if it is kept in files.
+	Dir   string         `json:"dir,omitempty"`
 	State logstore.State `json:"state"`
 	Since int64          `json:"since"`
 	// Why it is stalled, or what went wrong last.
@@ -38,8 +40,7 @@ type storeStatus struct {
 	Epochs  []epochStatus `json:"epochs"` // oldest first
 
 	err            error
-	dir            string // the folder, if it is kept in files
-	oldest, newest int64  // arrivals
+	oldest, newest int64 // arrivals
 }
 
 // epochStatus is the operators' view of an incarnation of a log.
@@ -66,7 +67,7 @@ func (d *durable) view() *storeStatus {
 		s.Error = st.Err.Error()
 	}
 	if def.kind == logKindFile {
-		s.dir = def.key
+		s.Dir = def.key
 	}
 	if s.opened() {
 		s.Events = st.Last + 1 - st.First

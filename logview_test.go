@@ -151,7 +151,7 @@ func TestStatusOfALogAsJSON(t *testing.T) {
 			}
 			var store map[string]any
 			must(t, json.Unmarshal(raw, &store))
-			const want = "buffered buffered_bytes bytes epochs error events first kind last memory_first refused resyncs since state takeovers term writer"
+			const want = "buffered buffered_bytes bytes dir epochs error events first kind last memory_first refused resyncs since state takeovers term writer"
 			var names []string
 			for name := range store {
 				names = append(names, name)
@@ -245,6 +245,7 @@ func TestTroubleOfALog(t *testing.T) {
 	}{
 		"writing":           {logstore.Writing, time.Hour, nil, "/log/s", "", "", ""},
 		"writing, once bad": {logstore.Writing, time.Hour, errors.New("power cut"), "/log/s", "", "", ""},
+		"writing, damaged":  {logstore.Writing, time.Minute, errors.New("power cut"), "/log/s", "s log warn", "Clients that had some of them", "caddy sse-fanin log /log/s --check"},
 		"following":         {logstore.Following, time.Hour, nil, "", "", "", ""},
 		"just loading":      {logstore.Loading, 10 * time.Second, nil, "/log/s", "", "", ""},
 		"loading":           {logstore.Loading, 5 * time.Minute, nil, "/log/s", "s log warn", "Opening a large log", ""},
@@ -261,7 +262,7 @@ func TestTroubleOfALog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, v, _ := trial()
-			v.Log.Store = &storeStatus{State: tc.state, Since: s.now.Add(-tc.since).UnixMilli(), err: tc.err, dir: tc.dir}
+			v.Log.Store = &storeStatus{State: tc.state, Since: s.now.Add(-tc.since).UnixMilli(), err: tc.err, Dir: tc.dir}
 			if tc.err != nil {
 				v.Log.Store.Error = tc.err.Error()
 			}

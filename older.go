@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -254,8 +255,8 @@ func (o *olderEvents) runAt(store logstore.Store, offset uint64) (*eventlog.Run,
 func (o *olderEvents) kept(offset uint64) *eventlog.Run {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for i := len(o.runs) - 1; i >= 0; i-- {
-		if run := o.runs[i]; run.Has(offset) {
+	for i, run := range slices.Backward(o.runs) {
+		if run.Has(offset) {
 			o.runs = append(append(o.runs[:i], o.runs[i+1:]...), run)
 			return run
 		}

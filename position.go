@@ -152,6 +152,7 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 		missed := b.next - cursor.Offset - 1
 		b.gap, b.missed = gapExpired, &missed
 		return b, true
+	case eventlog.Unknown, eventlog.Ahead:
 	}
 	b.next, b.gap = c.startPosition(), gapUnknown
 	if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {

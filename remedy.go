@@ -74,10 +74,10 @@ var heldBy = regexp.MustCompile(`\bheld by process (\d+)`)
 func (s *storeStatus) remedy() (text string, commands []string) {
 	const afterwards = " It is tried again by itself."
 	show := func(command string) []string {
-		if s.dir == "" {
+		if s.Dir == "" {
 			return nil
 		}
-		return []string{command + " " + shellWord(s.dir)}
+		return []string{command + " " + shellWord(s.Dir)}
 	}
 	switch err := s.err; {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -90,8 +90,8 @@ func (s *storeStatus) remedy() (text string, commands []string) {
 		return "There is a file where the directory should be. Move it away, or set another dir." + afterwards, show("ls -ld")
 	case errors.Is(err, logstore.ErrInUse):
 		return s.inUse(afterwards)
-	case s.dir != "":
-		return "Look at the disk, and at the system's log." + afterwards, append(show("df -h"), "caddy sse-fanin log "+shellWord(s.dir)+" --check")
+	case s.Dir != "":
+		return "Look at the disk, and at the system's log." + afterwards, append(show("df -h"), "caddy sse-fanin log "+shellWord(s.Dir)+" --check")
 	default:
 		return "Look at what keeps the log, and whether it can be reached from here." + afterwards, nil
 	}

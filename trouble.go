@@ -212,6 +212,13 @@ func logTrouble(s *storeStatus, now time.Time) (trouble, bool) {
 			Kind: "log", Level: levelWarn, What: "The log has been loading for " + spanText(lasts) + ". Clients that come back wait for it",
 			Remedy: "Opening a large log takes a while, above all after a crash. If it does not end, look at Caddy's log.",
 		}, true
+	case s.Error != "" && s.State == logstore.Writing && lasts < recentMinutes*time.Minute:
+		t := trouble{Kind: "log", Level: levelWarn, What: "Events of the log are gone, or may be: " + s.Error}
+		t.Remedy = "Clients that had some of them get a gap. After a power cut that is as sync says; else look at the disk, and at the lines about the log in Caddy's log."
+		if s.Dir != "" {
+			t.Commands = []string{"caddy sse-fanin log " + shellWord(s.Dir) + " --check"}
+		}
+		return t, true
 	default:
 		return trouble{}, false
 	}

@@ -238,7 +238,7 @@ func (m *model) seek() {
 		c := Cursor{m.log.Epoch(), m.rng.Uint64N(head + 3), m.now}
 		var state CursorState
 		next, state = m.log.After(c)
-		wantState := Unknown
+		var wantState CursorState
 		switch {
 		case c.Offset > head:
 			wantState = Ahead
