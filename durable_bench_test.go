@@ -24,7 +24,7 @@ var benchLogs = []string{"", syncOff, "1s", syncAlways}
 const benchChunk = readBuffer / 256
 
 // benchStream returns a stream that keeps its log so, which can be written.
-func benchStream(b *testing.B, sync string, retain eventlog.Options) *hub {
+func benchStream(b testing.TB, sync string, retain eventlog.Options) *hub {
 	b.Helper()
 	retain.IDs = true
 	def := &definition{key: namedKey("bench"), label: "bench", name: "bench", ids: idsStream, retain: retain}
