@@ -92,35 +92,37 @@ func (t *term) Err() error {
 
 // Append implements logstore.Term.
 func (t *term) Append(r *logstore.Record) error {
-	if len(r.Body)+len(r.Source)+len(r.Type)+len(r.ID)+recordOverhead > maxRecord {
-		return logstore.ErrTooLarge
-	}
-	first, err := t.add(r)
-	if first { // otherwise the committer knows
+	err := t.Add(r)
+	if err == nil {
 		t.store.rouse()
 	}
 	return err
 }
 
-// add is Append without a word to the committer. first reports whether nothing
-// else waits for it.
-func (t *term) add(r *logstore.Record) (first bool, err error) {
+// Add implements logstore.Batcher.
+func (t *term) Add(r *logstore.Record) error {
+	if len(r.Body)+len(r.Source)+len(r.Type)+len(r.ID)+recordOverhead > maxRecord {
+		return logstore.ErrTooLarge
+	}
 	s := t.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case t.over != nil:
-		return false, fmt.Errorf("%w: %w", logstore.ErrOver, t.over)
+		return fmt.Errorf("%w: %w", logstore.ErrOver, t.over)
 	case s.fullLocked():
-		return false, logstore.ErrNoRoom
+		return logstore.ErrNoRoom
 	}
 	t.newest = max(t.newest, r.Time)
 	s.appended++
 	own := *r
 	own.Term, own.Offset, own.Time = t.number, s.appended, t.newest
 	s.pending.add(&own)
-	return len(s.pending.records) == 1, nil
+	return nil
 }
+
+// Commit implements logstore.Batcher.
+func (t *term) Commit() { t.store.commitHere() }
 
 // fullLocked reports whether what waits to be committed fills the buffer. One
 // record always fits.
@@ -144,6 +146,7 @@ func (t *term) Wait(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
+		s.rouse() // nobody may have called Commit yet
 		s.cond.Wait()
 	}
 }
@@ -158,6 +161,7 @@ func (t *term) Release(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.endLocked(errReleased)
+	s.rouse() // nobody may call Commit any more
 	var err error
 	for s.term == t && (len(s.pending.records) > 0 || s.inFlight > 0) {
 		if err = ctx.Err(); err == nil && s.closed {
@@ -180,4 +184,4 @@ func (t *term) Release(ctx context.Context) error {
 }
 
 // Interface guards
-var _ logstore.Term = (*term)(nil)
+var _ logstore.Batcher = (*term)(nil)
