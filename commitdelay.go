@@ -27,25 +27,14 @@ func (c *commitDelay) begin(term uint64) {
 	c.term, c.handed, c.committed, c.awaited = term, 0, 0, 0
 }
 
-// handing notes that a record is about to be handed over: it may be committed
-// before the store returns. The next call is refused's if it is not taken.
-func (c *commitDelay) handing() {
+// appended notes that a record was handed over.
+func (c *commitDelay) appended() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handed++
 	if c.awaited == 0 {
 		c.awaited, c.since = c.handed, time.Now()
 	}
-}
-
-// refused notes that the store has not taken the record.
-func (c *commitDelay) refused() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.awaited == c.handed {
-		c.awaited = 0
-	}
-	c.handed--
 }
 
 // applied notes that records were committed.

@@ -230,7 +230,6 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	r.decoder.Reset()
 	r.connected = true
 	r.source.intake.opened(r, opened)
-	defer r.source.intake.flush()
 	defer r.source.intake.closed(r)
 	r.up(rep, end.url) // what others send from now on is not taken for older
 	if r.buf == nil {
@@ -257,11 +256,10 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		n, err := body.Read(r.buf)
 		if n > 0 {
 			now = time.Now()
-			r.heard(idle)
-			r.decoder.Decode(r.buf[:n], deliver)
-			if r.spec.Log != "" {
-				r.flush(idle)
+			if idle != nil {
+				idle.Reset(r.spec.IdleTimeout)
 			}
+			r.decoder.Decode(r.buf[:n], deliver)
 			counts.bytes.Add(uint64(n))
 			if events > 0 {
 				counts.events.Add(events)
@@ -293,27 +291,6 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		}
 		rep.backoff.noteEnd(time.Since(opened), r.broughtNew.Load())
 		return end
-	}
-}
-
-// heard has the idle timer, which may be nil, begin anew. With a log that comes
-// after flush.
-func (r *runner) heard(idle *time.Timer) {
-	switch {
-	case idle == nil:
-	case r.spec.Log != "":
-		idle.Stop()
-	default:
-		idle.Reset(r.spec.IdleTimeout)
-	}
-}
-
-// flush has the stream's log keep what was received. While that waits for a disk,
-// nothing is read, and idle, which may be nil, does not run.
-func (r *runner) flush(idle *time.Timer) {
-	r.source.intake.flush()
-	if idle != nil {
-		idle.Reset(r.spec.IdleTimeout)
 	}
 }
 

@@ -39,7 +39,7 @@ const (
 // stream's end, or to a reload that gives the stream another log.
 //
 // Locks: mu is taken below those of hub, inputs and intake, and above the
-// store's own. flush is called without any of them.
+// store's own.
 //
 // Safe for concurrent use.
 type durable struct {
@@ -65,14 +65,12 @@ type durable struct {
 
 	mu      sync.Mutex // protects the fields below
 	begun   bool
-	store   logstore.Store   // nil until it is open
-	err     error            // why it is not
-	since   time.Time        // since when it is as it is: open or not
-	term    logstore.Term    // nil while this process does not write
-	batcher logstore.Batcher // the same, if it is one
-	added   bool             // something was added to it since flush
+	store   logstore.Store // nil until it is open
+	err     error          // why it is not
+	since   time.Time      // since when it is as it is: open or not
+	term    logstore.Term  // nil while this process does not write
 	backlog []logstore.Record
-	waiting chan struct{} // has a token when there is something for catchUp to do
+	waiting chan struct{} // has a token after the backlog has got its first record
 	applied chan struct{} // has a token after records were applied
 	room    chan struct{} // closed when the store takes records again; nil unless it is full
 	starts  map[string]*startPoint
@@ -327,7 +325,6 @@ func (d *durable) write(store logstore.Store, term logstore.Term) {
 	d.delay.begin(term.Number())
 	d.mu.Lock()
 	d.term = term
-	d.batcher, _ = term.(logstore.Batcher)
 	d.mu.Unlock()
 	d.writing.Store(true)
 	d.hub.inputs.followWriter()
@@ -347,7 +344,7 @@ func (d *durable) write(store logstore.Store, term logstore.Term) {
 	release(term)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.term, d.batcher, d.added = nil, nil, false
+	d.term = nil
 }
 
 // release ends a term once what was appended is committed, if that takes no
@@ -387,8 +384,7 @@ func (d *durable) addLatest(store logstore.Store) {
 }
 
 // append hands an event over to the store. It does not wait: what the store has
-// no room for is kept until it has, and nothing more is read meanwhile. flush or
-// flushSoon is called once the caller has no more.
+// no room for is kept until it has, and nothing more is read meanwhile.
 func (d *durable) append(r *logstore.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -411,19 +407,10 @@ func (d *durable) takesLocked(r *logstore.Record) bool {
 	if d.term == nil {
 		return false
 	}
-	d.delay.handing()
-	var err error
-	if d.batcher != nil {
-		err = d.batcher.Add(r)
-		d.added = d.added || err == nil
-	} else {
-		err = d.term.Append(r)
-	}
-	if err != nil {
-		d.delay.refused()
-	}
+	err := d.term.Append(r)
 	switch {
 	case err == nil:
+		d.delay.appended()
 	case errors.Is(err, logstore.ErrTooLarge):
 		d.logger().Error("an event is too large for the log, and is left out",
 			zap.String("upstream", r.Source), zap.Int("bytes", len(r.Body)))
@@ -433,31 +420,8 @@ func (d *durable) takesLocked(r *logstore.Record) bool {
 	return true
 }
 
-// flush has what was appended committed, in this goroutine where that is fastest.
-// It may wait for a disk, and calls apply, so no lock is held that either needs.
-func (d *durable) flush() {
-	if batcher := d.takeAdded(); batcher != nil {
-		batcher.Commit()
-	}
-}
-
-// takeAdded returns what something was added to since the last call; nil if
-// nothing was.
-func (d *durable) takeAdded() logstore.Batcher {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.added {
-		return nil
-	}
-	d.added = false
-	return d.batcher
-}
-
-// flushSoon is flush in another goroutine, for callers that hold locks.
-func (d *durable) flushSoon() { nudge(d.waiting) }
-
-// catchUp appends what the store had no room for, and has all of it committed.
-// False: the term is over, or the stream ends.
+// catchUp appends what the store had no room for. False: the term is over, or
+// the stream ends.
 func (d *durable) catchUp(term logstore.Term) bool {
 	for {
 		if err := term.Wait(d.ctx); err != nil {
@@ -474,7 +438,6 @@ func (d *durable) catchUp(term logstore.Term) bool {
 			d.roomLocked()
 		}
 		d.mu.Unlock()
-		d.flush()
 		if empty {
 			return true
 		}

@@ -20,11 +20,8 @@ import (
 // first.
 var benchLogs = []string{"", syncOff, "1s", syncAlways}
 
-// benchChunk is how many of the events are in one read of a runner.
-const benchChunk = readBuffer / 256
-
 // benchStream returns a stream that keeps its log so, which can be written.
-func benchStream(b testing.TB, sync string, retain eventlog.Options) *hub {
+func benchStream(b *testing.B, sync string, retain eventlog.Options) *hub {
 	b.Helper()
 	retain.IDs = true
 	def := &definition{key: namedKey("bench"), label: "bench", name: "bench", ids: idsStream, retain: retain}
@@ -85,7 +82,6 @@ func BenchmarkEventToReader(b *testing.B) {
 					begun[i] = time.Now()
 					enc.reset()
 					in.deliver(ev, false, enc, begun[i])
-					in.flush()
 				}
 				<-done
 				b.StopTimer()
@@ -108,17 +104,13 @@ func BenchmarkEventsFlatOut(b *testing.B) {
 			log := h.log.Load()
 			b.ReportAllocs()
 			b.ResetTimer()
-			for i := range b.N {
+			for range b.N {
 				if room := in.hasRoom(); room != nil {
 					<-room
 				}
 				enc.reset()
 				in.deliver(ev, false, enc, time.Now())
-				if i%benchChunk == benchChunk-1 {
-					in.flush()
-				}
 			}
-			in.flush()
 			for log.Head() < uint64(b.N) {
 				<-log.Appended()
 			}
@@ -158,17 +150,13 @@ func BenchmarkLogStart(b *testing.B) {
 	in.shape.Store(new(shape))
 	ev, enc := &sse.Event{Type: []byte("tick"), Data: bytes.Repeat([]byte("x"), 200)}, new(encoder)
 	const events = 1_000_000
-	for i := range events {
+	for range events {
 		if room := in.hasRoom(); room != nil {
 			<-room
 		}
 		enc.reset()
 		in.deliver(ev, false, enc, time.Now())
-		if i%benchChunk == benchChunk-1 {
-			in.flush()
-		}
 	}
-	in.flush()
 	for h.log.Load().Head() < events {
 		<-h.log.Load().Appended()
 	}

@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
-	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -285,40 +284,4 @@ func TestPositionsAreKnownWhileNobodyCanWrite(t *testing.T) {
 	}
 	must(t, term.Release(within(t, 10*time.Second)))
 	eventually(t, 10*time.Second, "the stream writes, and connects its upstream", func() bool { return o.TotalConnections() == 2 })
-}
-
-// What was delivered without a flush of the runner's is committed by flushSoon, and
-// at the end.
-func TestLogCommitsWhatWasDeliveredUnderLocks(t *testing.T) {
-	h := benchStream(t, "1s", eventlog.Options{MaxEvents: 100, MaxBytes: 1 << 20})
-	in := &input{hub: h, name: "u"}
-	in.shape.Store(new(shape))
-	log := h.log.Load()
-	deliver := func() { in.deliver(&sse.Event{Data: []byte("x")}, false, new(encoder), time.Now()) }
-	deliver()
-	in.flushSoon()
-	eventually(t, 10*time.Second, "the first is committed", func() bool { return log.Head() == 1 })
-	deliver()
-	in.flush()
-	eventually(t, 10*time.Second, "the second is committed", func() bool { return log.Head() == 2 })
-	deliver()
-	log.close()
-	if head := log.Head(); head != 3 {
-		t.Errorf("%d events are committed, want 3", head)
-	}
-}
-
-func TestCommitDelayOfWhatIsRefused(t *testing.T) {
-	var c commitDelay
-	c.begin(1)
-	c.handing()
-	c.refused()
-	if c.awaited != 0 || c.handed != 0 {
-		t.Errorf("%d is awaited of %d", c.awaited, c.handed)
-	}
-	c.handing()
-	c.applied([]logstore.Record{{Term: 1, Body: []byte("x")}}) // before the store returns
-	if c.awaited != 0 || c.committed != 1 {
-		t.Errorf("%d is awaited, %d are committed", c.awaited, c.committed)
-	}
 }

@@ -54,20 +54,6 @@ func (in *input) hasRoom() <-chan struct{} {
 	return nil
 }
 
-// flush implements listener.
-func (in *input) flush() {
-	if d := in.hub.log.Load().durable; d != nil {
-		d.flush()
-	}
-}
-
-// flushSoon is flush for callers that hold locks.
-func (in *input) flushSoon() {
-	if d := in.hub.log.Load().durable; d != nil {
-		d.flushSoon()
-	}
-}
-
 // stateChanged implements listener.
 func (in *input) stateChanged(upOrDown bool) {
 	if upOrDown {

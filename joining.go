@@ -230,7 +230,6 @@ func (in *inputs) joinLocked(u *upstreamDef) {
 func (in *inputs) leaveLocked(one *input) {
 	releaseSource(one.source)
 	one.source.unsubscribe(one.use)
-	one.flushSoon()
 	in.hub.counts.addLeft(one.countedName(), one.count())
 	in.hub.tags.noteUnused(one.name)
 	delete(in.sources, one.name)

@@ -57,8 +57,7 @@ func (in *intake) add(use *subscription) {
 }
 
 // remove has a subscription get no event from now on. It gets the events held
-// of the runners' connections before: they may never come again. The caller has
-// the stream keep them.
+// of the runners' connections before: they may never come again.
 func (in *intake) remove(use *subscription, runners map[string]*runner) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -71,18 +70,6 @@ func (in *intake) remove(use *subscription, runners map[string]*runner) {
 	}
 	subs := slices.DeleteFunc(slices.Clone(in.list()), func(other *subscription) bool { return other == use })
 	in.subs.Store(&subs)
-}
-
-// flush has the streams keep what they were delivered. It may wait for a disk, and
-// is called without locks after receive, closed and releaseLate, once no more
-// events are at hand. Streams without a log have nothing to do.
-func (in *intake) flush() {
-	if in.spec.Log == "" {
-		return
-	}
-	for _, use := range in.list() {
-		use.to.flush()
-	}
 }
 
 // exchange puts a subscription in the place of another: each event goes to
@@ -315,15 +302,9 @@ func (in *intake) releaseLaterLocked(r *runner, now time.Time) {
 }
 
 // releaseLate is called by a timer when held events may be due. It returns at
-// once, or after they were written; the end of the connection stops the timer.
+// once; the end of the connection stops the timer.
 func (r *runner) releaseLate() {
-	r.source.intake.releaseDue(r)
-	r.source.intake.flush()
-}
-
-// releaseDue delivers the events held of a runner's connection if they are due,
-// and otherwise has that tried again.
-func (in *intake) releaseDue(r *runner) {
+	in := &r.source.intake
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	l := &r.leading

@@ -53,7 +53,7 @@ type source struct {
 }
 
 // listener is a stream that has subscribed to a source, as the source knows it.
-// Its methods return at once, but for flush, and call nothing of the source.
+// Its methods return at once, and call nothing of the source.
 type listener interface {
 	// names returns the names of the upstream and the stream, for log lines.
 	names() (upstream, streamName string)
@@ -70,11 +70,6 @@ type listener interface {
 	// hasRoom returns nil if the stream takes events, else a channel that is
 	// closed when it does.
 	hasRoom() <-chan struct{}
-
-	// flush has what was delivered kept where the stream keeps it. It may wait for
-	// a disk, and is called without locks once there is nothing more to deliver at
-	// present.
-	flush()
 
 	// announce is called once, for event handlers, when the source has gone up
 	// or down; one that never was up goes down when it first fails.

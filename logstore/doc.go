@@ -39,7 +39,6 @@
 //
 //   - One Follow at a time, and one Campaign or Term at a time.
 //   - Arrival times that do not decrease within a term; see Term.
-//   - A Commit after what was handed over with Add; see Batcher.
 //   - Every Term is released, every Store closed.
 //
 // All methods are safe for concurrent use unless they say otherwise.

@@ -40,9 +40,7 @@ type Store interface {
 	// a hole only if eviction has overtaken the reader.
 	//
 	// The records and their bytes belong to the store, and are valid until apply
-	// returns. The store waits for apply: it is not to block. It is called by one
-	// goroutine at a time, which may be any of the store's, or one that is in
-	// Commit of a Batcher; so it calls neither that nor Close.
+	// returns. The store waits for apply: it is not to block.
 	Follow(ctx context.Context, from uint64, apply func(batch []Record)) error
 
 	// Read returns committed records from offset from on, at least one and no
@@ -121,23 +119,6 @@ type Term interface {
 	// Release gives the term up so that another node can campaign at once. It
 	// waits until what was appended is committed, or ctx ends.
 	Release(ctx context.Context) error
-}
-
-// Batcher is a Term that can commit in the goroutine of who appends, which saves
-// waking another one. A Term need not be one.
-type Batcher interface {
-	Term
-
-	// Add is Append, but the record may wait until Commit is called. It does not
-	// wait for long where Append, Wait or Release is called instead.
-	Add(r *Record) error
-
-	// Commit has what was added committed soon, in this goroutine where that is
-	// fastest. It may wait for a disk, and for Follow's apply, which it may call
-	// itself. So it is called without any lock that apply takes, or that somebody
-	// waits for who is not to wait for a disk. It may be called beside the other
-	// methods and itself, and after the term, when it does nothing.
-	Commit()
 }
 
 // Bounds say what is retained. Whichever is reached first evicts the oldest

@@ -202,10 +202,6 @@ func TestFlippedByteAnywhereIsNoOtherEvent(t *testing.T) {
 }
 
 func TestTruncatedNewestSegmentBeginsAnEpoch(t *testing.T) {
-	eachWay(t, testTruncatedNewestSegmentBeginsAnEpoch)
-}
-
-func testTruncatedNewestSegmentBeginsAnEpoch(t *testing.T) {
 	const n = 200
 	o := quick(t.TempDir(), SyncOff)
 	fill(t, o, n)
@@ -238,10 +234,6 @@ func testTruncatedNewestSegmentBeginsAnEpoch(t *testing.T) {
 }
 
 func TestDamageInTheNewestSegmentBeginsAnEpoch(t *testing.T) {
-	eachWay(t, testDamageInTheNewestSegmentBeginsAnEpoch)
-}
-
-func testDamageInTheNewestSegmentBeginsAnEpoch(t *testing.T) {
 	const n = 30
 	o := small(t.TempDir())
 	o.segment = 1 << 20
@@ -289,10 +281,6 @@ func testDamageInTheNewestSegmentBeginsAnEpoch(t *testing.T) {
 }
 
 func TestDamageInAnOlderSegmentIsFoundByReading(t *testing.T) {
-	eachWay(t, testDamageInAnOlderSegmentIsFoundByReading)
-}
-
-func testDamageInAnOlderSegmentIsFoundByReading(t *testing.T) {
 	t.Parallel()
 	const n = 60
 	for name, read := range map[string]func(t *testing.T, s *Store, last uint64) error{
@@ -360,17 +348,12 @@ func testDamageInAnOlderSegmentIsFoundByReading(t *testing.T) {
 // The newest segment is checked when the log is opened. What happens to it
 // later is found by reading, while records are appended to it.
 func TestDamageInTheOpenSegmentIsFoundByReading(t *testing.T) {
-	eachWay(t, testDamageInTheOpenSegmentIsFoundByReading)
-}
-
-func testDamageInTheOpenSegmentIsFoundByReading(t *testing.T) {
 	o := quick(t.TempDir(), SyncAlways)
 	s := open(t, o)
 	n := follow(t, s, 1)
 	term := campaign(t, s)
 	add(t, term, 1, 20)
 	await(t, s, 20)
-	eventually(t, s, "all was followed", func(logstore.Status) bool { return len(n.all()) == 20 })
 	flip(t, segmentName(o.Dir, 1), headerSize+frameSize+5)
 	if _, err := s.Read(within(t), 1, 1<<20); !errors.Is(err, logstore.ErrEvicted) {
 		t.Errorf("reading what is damaged: %v", err)
@@ -392,9 +375,7 @@ func testDamageInTheOpenSegmentIsFoundByReading(t *testing.T) {
 	}
 }
 
-func TestMissingFiles(t *testing.T) { eachWay(t, testMissingFiles) }
-
-func testMissingFiles(t *testing.T) {
+func TestMissingFiles(t *testing.T) {
 	t.Parallel()
 	const n = 60
 	all := func(left int) bool { return left == n }
@@ -455,9 +436,7 @@ func testMissingFiles(t *testing.T) {
 }
 
 // What only a process that died can have left is removed, and nothing else.
-func TestLeftovers(t *testing.T) { eachWay(t, testLeftovers) }
-
-func testLeftovers(t *testing.T) {
+func TestLeftovers(t *testing.T) {
 	o := small(t.TempDir())
 	fill(t, o, 20)
 	gone := []string{"log.json.new", "00000000000000000001.index.new", "00000000000000000777.index"}
@@ -482,9 +461,7 @@ func testLeftovers(t *testing.T) {
 	}
 }
 
-func TestCorruptIndexIsMadeAgain(t *testing.T) { eachWay(t, testCorruptIndexIsMadeAgain) }
-
-func testCorruptIndexIsMadeAgain(t *testing.T) {
+func TestCorruptIndexIsMadeAgain(t *testing.T) {
 	const n = 60
 	o := small(t.TempDir())
 	fill(t, o, n)

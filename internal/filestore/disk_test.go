@@ -20,9 +20,6 @@ type badDisk struct {
 
 	// onSync is called before each fsync of a file. Its error is returned.
 	onSync func(name string) error
-	// onWrite is called before each write, and fail says what it fails with.
-	onWrite func(name string)
-	fail    func(name string) error
 	// onRead is called before each read.
 	onRead func(name string) error
 }
@@ -90,14 +87,6 @@ func (f *badFile) ReadAt(p []byte, at int64) (int, error) {
 
 // WriteAt writes a half of what there is no room for, or what fails.
 func (f *badFile) WriteAt(p []byte, at int64) (int, error) {
-	if f.disk.onWrite != nil {
-		f.disk.onWrite(f.name)
-	}
-	if f.disk.fail != nil {
-		if err := f.disk.fail(f.name); err != nil {
-			return 0, err
-		}
-	}
 	// the head does not grow
 	if err := f.disk.call(len(p) != headSize); err != nil {
 		n, _ := f.file.WriteAt(p[:len(p)/2], at)

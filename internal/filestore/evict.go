@@ -58,7 +58,12 @@ func (s *Store) evict() {
 
 // overdueLocked returns the segments that are to go.
 func (s *Store) overdueLocked() []*segment {
-	bytes, events := s.bytes, s.events
+	var bytes int64
+	var events uint64
+	for _, seg := range s.segments {
+		bytes += seg.size
+		events += seg.events()
+	}
 	oldest := time.Now().Add(-s.bounds.Age).UnixMilli()
 	n := 0
 	for ; n < len(s.segments)-1; n++ {
@@ -75,20 +80,10 @@ func (s *Store) overdueLocked() []*segment {
 	return s.segments[:n:n]
 }
 
-// measureLocked adds up what the segments of the list have.
-func (s *Store) measureLocked() {
-	s.bytes, s.events = 0, 0
-	for _, seg := range s.segments {
-		s.bytes += seg.size
-		s.events += seg.events()
-	}
-}
-
 // leaveOutLocked takes the oldest segments from the list. What only they have is
 // to be saved.
 func (s *Store) leaveOutLocked(n int) {
 	s.segments = slices.Clone(s.segments[n:]) // a reader may have the list
-	s.measureLocked()
 	before := len(s.meta.Epochs)
 	s.forgetEpochsLocked()
 	if len(s.meta.Epochs) != before || len(s.segments) <= fewSegments {

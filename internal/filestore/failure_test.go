@@ -19,9 +19,7 @@ import (
 // Whichever call fails, once or several times in a row, by an error or for want
 // of room: everything that was appended is handed over once, in order, and is
 // there afterwards.
-func TestGoesOnAfterEachFailure(t *testing.T) { eachWay(t, testGoesOnAfterEachFailure) }
-
-func testGoesOnAfterEachFailure(t *testing.T) {
+func TestGoesOnAfterEachFailure(t *testing.T) {
 	t.Parallel()
 	const n = 14
 	run := func(t *testing.T, o Options, disk *badDisk) {
@@ -92,9 +90,7 @@ func testGoesOnAfterEachFailure(t *testing.T) {
 	}
 }
 
-func TestFullDiskIsSaidOnceAndLeft(t *testing.T) { eachWay(t, testFullDiskIsSaidOnceAndLeft) }
-
-func testFullDiskIsSaidOnceAndLeft(t *testing.T) {
+func TestFullDiskIsSaidOnceAndLeft(t *testing.T) {
 	disk := new(badDisk)
 	logger, logs := logged()
 	o := quick(t.TempDir(), SyncAlways)
@@ -139,9 +135,7 @@ func testFullDiskIsSaidOnceAndLeft(t *testing.T) {
 }
 
 // Bounds that are made smaller make room on a disk that is full.
-func TestFullDiskIsMadeRoomOn(t *testing.T) { eachWay(t, testFullDiskIsMadeRoomOn) }
-
-func testFullDiskIsMadeRoomOn(t *testing.T) {
+func TestFullDiskIsMadeRoomOn(t *testing.T) {
 	disk := new(badDisk)
 	o := small(t.TempDir())
 	o.disk = disk
@@ -161,9 +155,7 @@ func testFullDiskIsMadeRoomOn(t *testing.T) {
 
 // A log can be opened and read on a disk that is full. Nothing is appended
 // before it is known for good how it was opened.
-func TestFullDiskIsReadFrom(t *testing.T) { eachWay(t, testFullDiskIsReadFrom) }
-
-func testFullDiskIsReadFrom(t *testing.T) {
+func TestFullDiskIsReadFrom(t *testing.T) {
 	o := quick(t.TempDir(), SyncAlways)
 	fill(t, o, 20)
 	disk := new(badDisk)
@@ -189,9 +181,7 @@ func testFullDiskIsReadFrom(t *testing.T) {
 }
 
 // What was appended but cannot be committed does not keep Close.
-func TestClosingWhileTheDiskIsFull(t *testing.T) { eachWay(t, testClosingWhileTheDiskIsFull) }
-
-func testClosingWhileTheDiskIsFull(t *testing.T) {
+func TestClosingWhileTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	disk := new(badDisk)
 	o := quick(t.TempDir(), SyncOff)
@@ -224,9 +214,7 @@ func testClosingWhileTheDiskIsFull(t *testing.T) {
 
 // An fsync that fails shows nothing, and one that takes its time keeps nobody
 // from asking.
-func TestFsync(t *testing.T) { eachWay(t, testFsync) }
-
-func testFsync(t *testing.T) {
+func TestFsync(t *testing.T) {
 	t.Parallel()
 	t.Run("fails", func(t *testing.T) {
 		t.Parallel()
@@ -309,9 +297,7 @@ func testFsync(t *testing.T) {
 }
 
 // What the disk fails to return may come yet. What never comes is given up.
-func TestReadingFails(t *testing.T) { eachWay(t, testReadingFails) }
-
-func testReadingFails(t *testing.T) {
+func TestReadingFails(t *testing.T) {
 	t.Parallel()
 	o := small(t.TempDir())
 	fill(t, o, 60)
@@ -375,9 +361,7 @@ func TestUnwritableDirectory(t *testing.T) {
 	}
 }
 
-func TestTooLargeRecord(t *testing.T) { eachWay(t, testTooLargeRecord) }
-
-func testTooLargeRecord(t *testing.T) {
+func TestTooLargeRecord(t *testing.T) {
 	s := open(t, quick(t.TempDir(), SyncOff))
 	term := campaign(t, s)
 	if err := term.Append(&logstore.Record{Body: make([]byte, maxRecord)}); !errors.Is(err, logstore.ErrTooLarge) {
@@ -394,9 +378,7 @@ func goesOnWith(t *testing.T, s *Store, term logstore.Term) {
 }
 
 // Terms, readers, followers and the end come in any order.
-func TestEverythingAtOnce(t *testing.T) { eachWay(t, testEverythingAtOnce) }
-
-func testEverythingAtOnce(t *testing.T) {
+func TestEverythingAtOnce(t *testing.T) {
 	t.Parallel()
 	for round := range 3 {
 		o := small(t.TempDir())
@@ -421,7 +403,6 @@ func testEverythingAtOnce(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			term = inItsWay(t, term)
 			for range 30 {
 				// a record that was not taken leaves a number free
 				if err := term.Append(event(int(number.Add(1)))); err != nil {

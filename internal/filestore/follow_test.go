@@ -51,9 +51,7 @@ func TestBatchIsHandedOverOnce(t *testing.T) {
 
 // A follower that is behind while the store closes gets no later records, which
 // would leave a hole.
-func TestFollowerThatIsBehindAtTheEnd(t *testing.T) { eachWay(t, testFollowerThatIsBehindAtTheEnd) }
-
-func testFollowerThatIsBehindAtTheEnd(t *testing.T) {
+func TestFollowerThatIsBehindAtTheEnd(t *testing.T) {
 	disk := &badDisk{noSync: true}
 	var hang atomic.Bool
 	hangs, sync := make(chan struct{}, 1), make(chan struct{})

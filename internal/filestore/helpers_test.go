@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -92,34 +91,7 @@ func campaign(t testing.TB, s *Store) logstore.Term {
 	if err != nil {
 		t.Fatalf("campaigning: %v", err)
 	}
-	return inItsWay(t, term)
-}
-
-// byCommit is in the names of tests that append with Add and Commit.
-const byCommit = "with Add and Commit"
-
-// eachWay runs a test with both ways to append.
-func eachWay(t *testing.T, test func(t *testing.T)) {
-	t.Run("with Append", test)
-	t.Run(byCommit, test)
-}
-
-// inItsWay returns a term whose Append is the way to append of a test.
-func inItsWay(t testing.TB, term logstore.Term) logstore.Term {
-	if strings.Contains(t.Name(), strings.ReplaceAll(byCommit, " ", "_")) {
-		return committing{term.(logstore.Batcher)}
-	}
 	return term
-}
-
-// committing is a term that commits in the goroutine of who appends.
-type committing struct{ logstore.Batcher }
-
-// Append implements logstore.Term.
-func (c committing) Append(r *logstore.Record) error {
-	err := c.Add(r)
-	c.Commit()
-	return err
 }
 
 // add appends the events of numbers first to last, one by one, waiting for room.

@@ -9,13 +9,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// output is what is written to, and what is known of the newest segment. Whoever
-// holds it may use it: the committer, or a caller of Commit, which begins no
-// file, closes none, and waits for no fsync.
+// output is what the committer writes to, and what it knows of the newest
+// segment.
 type output struct {
-	spare batch // empty, with memory to use again
-	left  batch // a caller of Commit has failed to write it; the committer is to
-
 	headFile file
 	writing  file   // the newest segment; nil if it is not open
 	name     string // of that file
@@ -177,7 +173,7 @@ func (s *Store) write(b *batch) error {
 	s.mu.Unlock()
 	at := int64(headerSize)
 	if to != nil {
-		at = to.size // only who holds the output changes it
+		at = to.size // only the committer changes it
 		if err := s.openNewest(to); err != nil {
 			return err
 		}
@@ -189,7 +185,8 @@ func (s *Store) write(b *batch) error {
 			return err
 		}
 	}
-	if err := s.writeFrames(b, at); err != nil {
+	if _, err := s.writing.WriteAt(b.frames, at); err != nil {
+		_ = s.writing.Truncate(at) // what there was room for is none of the log's
 		return err
 	}
 	if waits {
@@ -204,15 +201,6 @@ func (s *Store) write(b *batch) error {
 	return s.record(b, to, waits)
 }
 
-// writeFrames writes the records' frames to the file that is open.
-func (s *Store) writeFrames(b *batch, at int64) error {
-	_, err := s.writing.WriteAt(b.frames, at)
-	if err != nil {
-		_ = s.writing.Truncate(at) // what there was room for is none of the log's
-	}
-	return err
-}
-
 // record takes over into a segment's description what was written to its file,
 // and whether that is on disk.
 func (s *Store) record(b *batch, to *segment, onDisk bool) error {
@@ -222,7 +210,6 @@ func (s *Store) record(b *batch, to *segment, onDisk bool) error {
 	if to == nil {
 		to = &segment{name: s.name, first: b.records[0].Offset, next: b.records[0].Offset, size: headerSize}
 		s.segments = append(s.segments, to)
-		s.bytes += headerSize
 		s.synced, s.syncedOffset = headerSize, to.first
 	} else if n := len(s.segments); n == 0 || s.segments[n-1] != to {
 		return errDropped
@@ -231,8 +218,6 @@ func (s *Store) record(b *batch, to *segment, onDisk bool) error {
 		to.add(&b.records[i], b.sizes[i])
 		s.sources.Note(&b.records[i])
 	}
-	s.bytes += int64(len(b.frames))
-	s.events += uint64(len(b.records))
 	s.offset, s.lastTime = to.next, to.lastTime
 	if onDisk { // and so is all that was written to it before
 		s.synced, s.syncedOffset, s.dirty = to.size, to.next, time.Time{}
@@ -297,18 +282,10 @@ func (s *Store) flushDue() time.Duration {
 	if every := s.syncEvery(); every >= 0 { // what was written before SyncAlways was set, too
 		return max(every-time.Since(s.dirty), 0)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.unflushedLocked() {
+	if last := s.newest(); last != nil && last.size-s.synced >= unsyncedMax {
 		return 0
 	}
 	return never
-}
-
-// unflushedLocked reports whether more is left to the system than it should be.
-func (s *Store) unflushedLocked() bool {
-	n := len(s.segments)
-	return s.flushing == nil && n > 0 && s.segments[n-1].size-s.synced >= unsyncedMax
 }
 
 // startFlush forces the newest segment to disk while records are appended.
@@ -326,8 +303,8 @@ func (s *Store) startFlush() error {
 	return nil
 }
 
-// flush syncs a file. The committer owns it, and alone receives the result, before
-// it closes the file. result has room for it.
+// flush syncs a file. The committer owns it, and receives the result before it
+// closes the file. result has room for it.
 func flush(f file, result chan<- error) { result <- f.Sync() }
 
 // flushed takes over the result of an fsync that went on meanwhile.

@@ -153,9 +153,7 @@ func (f *powerFile) Sync() error {
 // A power cut at any moment, whatever of the pages got to disk: with SyncAlways
 // every record that was handed over is there, and otherwise no cursor of one
 // that is lost is good.
-func TestPowerCut(t *testing.T) { eachWay(t, testPowerCut) }
-
-func testPowerCut(t *testing.T) {
+func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	for name, every := range map[string]time.Duration{"always": SyncAlways, "interval": time.Millisecond, "off": SyncOff} {
 		t.Run(name, func(t *testing.T) {
@@ -214,9 +212,7 @@ func testPowerCut(t *testing.T) {
 // Closed in order, a log has lost nothing in a power cut that comes later, and
 // that does not begin an epoch, even if an fsync has failed meanwhile, or an earlier
 // process was killed.
-func TestPowerCutAfterAnOrderlyEnd(t *testing.T) { eachWay(t, testPowerCutAfterAnOrderlyEnd) }
-
-func testPowerCutAfterAnOrderlyEnd(t *testing.T) {
+func TestPowerCutAfterAnOrderlyEnd(t *testing.T) {
 	t.Parallel()
 	for name, every := range map[string]time.Duration{"always": SyncAlways, "interval": 5 * time.Millisecond, "off": SyncOff} {
 		t.Run(name, func(t *testing.T) {
@@ -273,9 +269,7 @@ func adopt(t *testing.T, dir string) *powerDisk {
 // A log that was written without fsync, by a process that was killed, is on disk
 // before a power cut is believed to cost nothing, and before it is regarded as
 // closed in order.
-func TestPowerCutAfterAKilledProcess(t *testing.T) { eachWay(t, testPowerCutAfterAKilledProcess) }
-
-func testPowerCutAfterAKilledProcess(t *testing.T) {
+func TestPowerCutAfterAKilledProcess(t *testing.T) {
 	t.Parallel()
 	for name, orderly := range map[string]bool{"open": false, "closed": true} {
 		for _, every := range []time.Duration{SyncAlways, time.Hour, SyncOff} {
@@ -311,9 +305,7 @@ func testPowerCutAfterAKilledProcess(t *testing.T) {
 
 // Whether a new epoch begins depends on how the log was written, not on how it
 // is opened.
-func TestEpochAfterTheMachineWentDown(t *testing.T) { eachWay(t, testEpochAfterTheMachineWentDown) }
-
-func testEpochAfterTheMachineWentDown(t *testing.T) {
+func TestEpochAfterTheMachineWentDown(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		sync    time.Duration

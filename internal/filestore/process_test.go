@@ -20,7 +20,6 @@ import (
 const (
 	childDir  = "FILESTORE_TEST_DIR"
 	childSync = "FILESTORE_TEST_SYNC"
-	childWay  = "FILESTORE_TEST_WAY"
 )
 
 func TestMain(m *testing.M) {
@@ -51,9 +50,6 @@ func child(dir, sync string) int {
 	if err != nil {
 		return 3
 	}
-	if os.Getenv(childWay) == byCommit {
-		term = committing{term.(logstore.Batcher)}
-	}
 	fmt.Println("begun")
 	for i := int(last) + 1; ; i++ {
 		for errors.Is(term.Append(event(i)), logstore.ErrNoRoom) {
@@ -65,10 +61,10 @@ func child(dir, sync string) int {
 }
 
 // start starts a child. kill ends it and waits for it.
-func start(t *testing.T, dir string, sync time.Duration, way string) (out *bufio.Scanner, kill func()) {
+func start(t *testing.T, dir string, sync time.Duration) (out *bufio.Scanner, kill func()) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childDir+"="+dir, childSync+"="+sync.String(), childWay+"="+way)
+	cmd.Env = append(os.Environ(), childDir+"="+dir, childSync+"="+sync.String())
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
@@ -95,12 +91,8 @@ func TestKilled(t *testing.T) {
 			dir := t.TempDir()
 			var epoch string
 			var last uint64
-			for round := range 4 {
-				way := ""
-				if round%2 == 1 {
-					way = byCommit
-				}
-				out, kill := start(t, dir, every, way)
+			for round := range 3 {
+				out, kill := start(t, dir, every)
 				for lines := 0; out.Scan() && lines < 20+round*10; lines++ {
 					if n, err := strconv.ParseUint(out.Text(), 10, 64); err == nil {
 						last = n
@@ -130,7 +122,7 @@ func TestKilled(t *testing.T) {
 func TestTwoProcesses(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, quick(dir, SyncOff))
-	out, kill := start(t, dir, SyncOff, byCommit)
+	out, kill := start(t, dir, SyncOff)
 	defer kill()
 	if !out.Scan() || !strings.Contains(out.Text(), logstore.ErrInUse.Error()) ||
 		!strings.Contains(out.Text(), fmt.Sprint("process ", os.Getpid())) || !strings.Contains(out.Text(), dir) {

@@ -19,18 +19,10 @@ import (
 // follower is a running Follow. The store's mutex protects it, but for apply.
 type follower struct {
 	apply  func([]logstore.Record)
-	live   bool   // it has applied all that is committed, and whoever commits goes on
+	live   bool   // it has applied all that is committed, and the committer goes on
 	next   uint64 // with this offset
-	busy   bool   // whoever commits is in apply
+	busy   bool   // the committer is in apply
 	closed bool
-	over   chan struct{} // closed with closed
-}
-
-func (f *follower) closeLocked() {
-	if !f.closed {
-		f.closed = true
-		close(f.over)
-	}
 }
 
 // followBatch is about how many bytes Follow reads from files at once.
@@ -75,7 +67,7 @@ func (s *Store) Follow(ctx context.Context, from uint64, apply func([]logstore.R
 		return err
 	}
 	defer s.end()
-	f := &follower{apply: apply, over: make(chan struct{})}
+	f := &follower{apply: apply}
 	s.mu.Lock()
 	if s.follower != nil {
 		s.mu.Unlock()
@@ -84,6 +76,8 @@ func (s *Store) Follow(ctx context.Context, from uint64, apply func([]logstore.R
 	s.follower = f
 	s.mu.Unlock()
 	defer s.leave(f)
+	stop := context.AfterFunc(ctx, s.broadcast)
+	defer stop()
 	for tries := 0; ; {
 		from, err := s.goLive(ctx, f, from)
 		if err != nil {
@@ -108,30 +102,21 @@ func (s *Store) Follow(ctx context.Context, from uint64, apply func([]logstore.R
 // goLive waits until the store is closed or ctx ends, if the follower has
 // everything, and returns why. Otherwise it returns where to read on.
 func (s *Store) goLive(ctx context.Context, f *follower, from uint64) (uint64, error) {
-	if next, behind := s.behind(ctx, f, from); behind {
-		return next, nil
-	}
-	// not on cond, of which there is a broadcast at each commit
-	select {
-	case <-f.over:
-		return 0, logstore.ErrClosed
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-}
-
-// behind returns where a follower is to read on. False: it has everything, or
-// it is not worth while any more.
-func (s *Store) behind(ctx context.Context, f *follower, from uint64) (next uint64, behind bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.next = max(f.next, from, s.firstLocked())
 	if f.next < s.offset && !s.closing && ctx.Err() == nil {
-		return f.next, true
+		return f.next, nil
 	}
 	f.live = f.next >= s.offset
 	s.cond.Broadcast()
-	return 0, false
+	for ctx.Err() == nil && !f.closed {
+		s.cond.Wait()
+	}
+	if f.closed {
+		return 0, logstore.ErrClosed
+	}
+	return 0, ctx.Err()
 }
 
 // unreadable deals with an error of the disk, which says nothing of what is on
@@ -158,11 +143,11 @@ func (s *Store) unreadable(ctx context.Context, from uint64, tries int, err erro
 	}
 }
 
-// leave waits until nobody is in a follower's apply.
+// leave waits until the committer is done with a follower.
 func (s *Store) leave(f *follower) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.closeLocked()
+	f.closed = true
 	for f.busy {
 		s.cond.Wait()
 	}

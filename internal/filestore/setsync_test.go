@@ -15,9 +15,7 @@ import (
 
 // Whether a power cut may have cost something depends on every setting since the
 // log was opened, not on the last one.
-func TestEpochAfterSyncWasChanged(t *testing.T) { eachWay(t, testEpochAfterSyncWasChanged) }
-
-func testEpochAfterSyncWasChanged(t *testing.T) {
+func TestEpochAfterSyncWasChanged(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		opened time.Duration
@@ -78,10 +76,6 @@ func testEpochAfterSyncWasChanged(t *testing.T) {
 
 // As long as the file says that every commit waits for the disk, every one does.
 func TestNothingIsCommittedBeforeThePromiseIsTakenBack(t *testing.T) {
-	eachWay(t, testNothingIsCommittedBeforeThePromiseIsTakenBack)
-}
-
-func testNothingIsCommittedBeforeThePromiseIsTakenBack(t *testing.T) {
 	t.Parallel()
 	disk := new(badDisk)
 	var refuse atomic.Bool
@@ -123,10 +117,6 @@ func testNothingIsCommittedBeforeThePromiseIsTakenBack(t *testing.T) {
 
 // A batch that is being committed in parts is, too.
 func TestPromiseIsKeptInTheMiddleOfABatch(t *testing.T) {
-	eachWay(t, testPromiseIsKeptInTheMiddleOfABatch)
-}
-
-func testPromiseIsKeptInTheMiddleOfABatch(t *testing.T) {
 	t.Parallel()
 	disk := new(badDisk)
 	o := small(t.TempDir())
@@ -166,9 +156,7 @@ func testPromiseIsKeptInTheMiddleOfABatch(t *testing.T) {
 }
 
 // What was written before a change is forced to disk by the new setting.
-func TestSetSyncConcernsWhatWasWritten(t *testing.T) { eachWay(t, testSetSyncConcernsWhatWasWritten) }
-
-func testSetSyncConcernsWhatWasWritten(t *testing.T) {
+func TestSetSyncConcernsWhatWasWritten(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ opened, set time.Duration }{
 		"from off to always":          {SyncOff, SyncAlways},
@@ -202,9 +190,7 @@ func testSetSyncConcernsWhatWasWritten(t *testing.T) {
 
 // A power cut after changes at any moment: what was committed while every commit
 // waited for the disk is there, and no cursor of what is lost is good.
-func TestPowerCutAfterSyncWasChanged(t *testing.T) { eachWay(t, testPowerCutAfterSyncWasChanged) }
-
-func testPowerCutAfterSyncWasChanged(t *testing.T) {
+func TestPowerCutAfterSyncWasChanged(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(7, 8))
 	settings := []time.Duration{SyncAlways, SyncOff, time.Millisecond, time.Hour}

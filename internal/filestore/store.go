@@ -7,11 +7,9 @@
 // SyncAlways one fsync besides. What was committed survives the process,
 // however it dies, and with SyncAlways the machine.
 //
-// A store has one goroutine, the committer, which writes files. Only damage that
-// is found in reading is put aside by who found it, and a caller of Commit may
-// write a small batch itself while the committer has nothing to do: waking it
-// would take longer than the write. Whoever writes holds the output. The mutex
-// is never held during I/O.
+// A store has one goroutine, the committer, which alone writes files; only
+// damage that is found in reading is put aside by who found it. The mutex is
+// never held during I/O.
 //
 // What an epoch is good for, and when a new one begins, is in recover.go: it
 // does whenever an offset may have been given that the files do not hold, so
@@ -89,7 +87,7 @@ type Store struct {
 	o    Options
 	lock *os.File
 
-	output // of whoever holds it
+	output // the committer's
 
 	wake chan struct{} // there is something to do for the committer; capacity 1, as one wake-up is enough
 	quit chan struct{} // closed by Close
@@ -97,17 +95,13 @@ type Store struct {
 
 	mu       sync.Mutex // protects what follows
 	cond     sync.Cond  // on mu: something has changed that somebody may wait for
-	held     bool       // somebody holds the output: the committer, unless it waits for something to do, or a caller of Commit
-	wanted   bool       // the committer waits for it; nobody else takes it
 	meta     meta
 	unsaved  bool // meta differs from its file
 	saved    uint64
 	every    time.Duration // as Options.Sync
 	bounds   logstore.Bounds
-	changed  bool       // they are to be looked at by the committer
+	changed  bool       // they were, since the committer looked
 	segments []*segment // oldest first, without holes; the last one is written to
-	bytes    int64      // of all segments, as stored
-	events   uint64     // of all segments
 	offset   uint64     // of the record that is committed next
 	lastTime int64      // arrival of the newest committed record, Unix ms
 	sources  logstore.Sources
@@ -160,7 +154,6 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		o: o, every: o.Sync, bounds: o.Bounds, state: logstore.Following, since: time.Now(), unsaved: true,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-		held: true, // by the committer
 	}
 	s.cond.L = &s.mu
 	var err error
@@ -175,7 +168,6 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("opening the log in %s: %w", o.Dir, err)
 	}
 	s.appended = s.offset - 1
-	s.measureLocked() // nobody else has it yet
 	go s.commit()
 	return s, nil
 }
@@ -245,12 +237,15 @@ func (s *Store) Status() logstore.Status {
 	defer s.mu.Unlock()
 	st := logstore.Status{
 		State: s.state, Since: s.since, Err: s.err,
-		First: s.firstLocked(), Last: s.offset - 1, Bytes: s.bytes,
+		First: s.firstLocked(), Last: s.offset - 1,
 		Term: s.meta.Term, Takeovers: s.terms,
 		Buffered: len(s.pending.records) + s.inFlight, BufferedBytes: s.pending.bytes + s.bodies,
 	}
 	if s.term != nil {
 		st.Writer = fmt.Sprintf("process %d", os.Getpid())
+	}
+	for _, seg := range s.segments {
+		st.Bytes += seg.size
 	}
 	if st.First <= st.Last {
 		st.Oldest, st.Newest = s.segments[0].firstTime, s.lastTime
@@ -346,7 +341,7 @@ func (s *Store) finish() {
 	s.mu.Lock()
 	s.closed = true
 	if s.follower != nil {
-		s.follower.closeLocked()
+		s.follower.closed = true
 	}
 	s.settleLocked()
 	s.mu.Unlock()

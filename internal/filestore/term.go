@@ -92,37 +92,35 @@ func (t *term) Err() error {
 
 // Append implements logstore.Term.
 func (t *term) Append(r *logstore.Record) error {
-	err := t.Add(r)
-	if err == nil {
+	if len(r.Body)+len(r.Source)+len(r.Type)+len(r.ID)+recordOverhead > maxRecord {
+		return logstore.ErrTooLarge
+	}
+	first, err := t.add(r)
+	if first { // otherwise the committer knows
 		t.store.rouse()
 	}
 	return err
 }
 
-// Add implements logstore.Batcher.
-func (t *term) Add(r *logstore.Record) error {
-	if len(r.Body)+len(r.Source)+len(r.Type)+len(r.ID)+recordOverhead > maxRecord {
-		return logstore.ErrTooLarge
-	}
+// add is Append without a word to the committer. first reports whether nothing
+// else waits for it.
+func (t *term) add(r *logstore.Record) (first bool, err error) {
 	s := t.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case t.over != nil:
-		return fmt.Errorf("%w: %w", logstore.ErrOver, t.over)
+		return false, fmt.Errorf("%w: %w", logstore.ErrOver, t.over)
 	case s.fullLocked():
-		return logstore.ErrNoRoom
+		return false, logstore.ErrNoRoom
 	}
 	t.newest = max(t.newest, r.Time)
 	s.appended++
 	own := *r
 	own.Term, own.Offset, own.Time = t.number, s.appended, t.newest
 	s.pending.add(&own)
-	return nil
+	return len(s.pending.records) == 1, nil
 }
-
-// Commit implements logstore.Batcher.
-func (t *term) Commit() { t.store.commitHere() }
 
 // fullLocked reports whether what waits to be committed fills the buffer. One
 // record always fits.
@@ -146,7 +144,6 @@ func (t *term) Wait(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		s.rouse() // nobody may have called Commit yet
 		s.cond.Wait()
 	}
 }
@@ -161,7 +158,6 @@ func (t *term) Release(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.endLocked(errReleased)
-	s.rouse() // nobody may call Commit any more
 	var err error
 	for s.term == t && (len(s.pending.records) > 0 || s.inFlight > 0) {
 		if err = ctx.Err(); err == nil && s.closed {
@@ -184,4 +180,4 @@ func (t *term) Release(ctx context.Context) error {
 }
 
 // Interface guards
-var _ logstore.Batcher = (*term)(nil)
+var _ logstore.Term = (*term)(nil)

@@ -33,10 +33,10 @@ type Opener struct {
 var patience = 30 * time.Second
 
 // Run runs the suite. newLog returns the opener of an empty log, another one at
-// each call. A store whose terms are Batchers is tested with both ways to append.
+// each call.
 func Run(t *testing.T, newLog func(t *testing.T) Opener) {
 	t.Helper()
-	tests := []struct {
+	for _, test := range []struct {
 		name string
 		run  func(*testing.T, Opener)
 	}{
@@ -58,47 +58,9 @@ func Run(t *testing.T, newLog func(t *testing.T) Opener) {
 		{"ClosesWhatRuns", closesWhatRuns},
 		{"FillsAndDrainsItsBuffer", fillsAndDrainsItsBuffer},
 		{"HandsOverBetweenNodes", handsOverBetweenNodes},
-	}
-	for _, test := range tests {
+	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newLog(t)) })
 	}
-	t.Run("WithAddAndCommit", func(t *testing.T) {
-		store := newLog(t).open(t)
-		if _, ok := campaign(t, store).(logstore.Batcher); !ok {
-			t.Skip("the terms of this store are no Batchers")
-		}
-		closeStore(t, store)
-		t.Run("CommitsWhatWasOnlyAdded", func(t *testing.T) { commitsWhatWasOnlyAdded(t, newLog(t)) })
-		for _, test := range tests {
-			t.Run(test.name, func(t *testing.T) {
-				o := newLog(t)
-				open := o.Open
-				o.Open = func(t *testing.T) logstore.Store { return committingStore{open(t)} }
-				test.run(t, o)
-			})
-		}
-	})
-}
-
-// committingStore is a store that is appended to with Add and Commit.
-type committingStore struct{ logstore.Store }
-
-// Campaign implements logstore.Store.
-func (s committingStore) Campaign(ctx context.Context) (logstore.Term, error) {
-	term, err := s.Store.Campaign(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return committingTerm{term.(logstore.Batcher)}, nil
-}
-
-type committingTerm struct{ logstore.Batcher }
-
-// Append implements logstore.Term.
-func (t committingTerm) Append(r *logstore.Record) error {
-	err := t.Add(r)
-	t.Commit()
-	return err
 }
 
 // node is one open store that is followed.

@@ -116,55 +116,6 @@ func fillsAndDrainsItsBuffer(t *testing.T, o Opener) {
 	same(t, n.await(lastOf(t, n, i+10)), 1, i+10)
 }
 
-// commitsWhatWasOnlyAdded has no Commit come, but what may come in its place.
-func commitsWhatWasOnlyAdded(t *testing.T, o Opener) {
-	store := o.Open(t)
-	term := campaign(t, store).(logstore.Batcher)
-	i := 1
-	add := func(last int) {
-		for ; i <= last; i++ {
-			if err := term.Add(record(i)); err != nil {
-				t.Fatalf("adding record %d: %v", i, err)
-			}
-		}
-	}
-	add(10)
-	appendRecords(t, term, i, i) // one that is appended after them
-	i++
-	n := follow(t, store, 1)
-	same(t, n.await(lastOf(t, n, 11)), 1, 11)
-	if o.Block != nil { // then its buffer fills up
-		for ; ; i++ {
-			err := term.Add(record(i))
-			if errors.Is(err, logstore.ErrNoRoom) {
-				break
-			}
-			if err != nil || i > 10_000_000 {
-				t.Fatalf("adding record %d: %v", i, err)
-			}
-		}
-		if err := term.Wait(within(t)); err != nil {
-			t.Fatalf("waiting for room: %v", err)
-		}
-		lastOf(t, n, i-1)
-	}
-	add(i + 10)
-	if err := term.Release(within(t)); err != nil {
-		t.Errorf("releasing: %v", err)
-	}
-	term.Commit() // does nothing
-	same(t, n.await(lastOf(t, n, i-1)), 1, i-1)
-	term = campaign(t, store).(logstore.Batcher)
-	add(i + 10)
-	closeStore(t, store)
-	term.Commit()
-	<-n.done
-	store = o.open(t)
-	n = follow(t, store, 1)
-	same(t, n.await(lastOf(t, n, i-1)), 1, i-1)
-	_ = n.stop()
-}
-
 func handsOverBetweenNodes(t *testing.T, o Opener) {
 	if !o.Shared {
 		t.Skip("one process has this store at a time")
