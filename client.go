@@ -60,10 +60,12 @@ type client struct {
 	waitUntil    int64         // how long it waits for its position without a gap, monotonic ns
 	body         *unwantedBody // nil: the request has none
 
-	// older is the newest answer about events that memory no longer holds, sought
-	// that about the time of its position: the events there are asked for next.
-	older  atomic.Pointer[olderAnswer]
-	sought *olderAnswer
+	// older is the newest answer about events that memory no longer holds, and
+	// questions how many there were. begin is where the client begins to read, while
+	// the events there are asked for; nil: that is not known yet.
+	older     atomic.Pointer[olderAnswer]
+	questions uint64
+	begin     *beginning
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -356,6 +358,7 @@ func (c *client) beatByWaiting(now time.Time) {
 // after the last turn; logEnd likewise.
 func (c *client) finish(r *http.Request) {
 	c.hub.counts.countEnd(c.ended)
+	c.askNoMore()
 	c.body.stop()
 	var deadline time.Time
 	switch c.ended {

@@ -27,7 +27,7 @@ const (
 	keepPrints = 60
 
 	// commitOnExit is how long the end of a stream waits for what was appended.
-	commitOnExit = 500 * time.Millisecond
+	commitOnExit = 300 * time.Millisecond
 )
 
 // durable keeps the log of one stream in a store besides memory. What the
@@ -55,6 +55,7 @@ type durable struct {
 	loaded  atomic.Bool // all that the store had is known, and with it every position
 	writing atomic.Bool // events can be appended: this process is the writer
 	full    atomic.Bool // the store takes nothing at present
+	over    atomic.Bool // it has ended: no event is appended any more
 
 	older olderEvents
 	delay commitDelay
@@ -132,15 +133,23 @@ func (d *durable) end() {
 	d.roomLocked()
 	d.mu.Unlock()
 	if !begun {
-		close(d.ended)
+		d.finished()
 	}
 	<-d.ended
+}
+
+// finished notes that nothing of it runs any more. The clients go on with the
+// next log, if there is one.
+func (d *durable) finished() {
+	d.over.Store(true)
+	close(d.ended)
+	d.hub.audience.wakeAll()
 }
 
 // run opens the store, follows it, and writes whenever this process is the
 // writer. The log owns it; end ends it.
 func (d *durable) run() {
-	defer close(d.ended)
+	defer d.finished()
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(d.watch)
@@ -370,6 +379,9 @@ func (d *durable) firstNew() uint64 {
 // addLatest adds the sources whose newest event is no longer held in memory.
 func (d *durable) addLatest(store logstore.Store) {
 	latest, err := store.Latest(d.ctx)
+	if d.ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		d.logger().Error("where upstreams are to be resumed is not known", zap.Error(err))
 		return
@@ -381,6 +393,21 @@ func (d *durable) addLatest(store logstore.Store) {
 			d.starts[name] = &startPoint{id: l.ID}
 		}
 	}
+}
+
+// committed returns where a source goes on after what the store has of it.
+func (d *durable) committed(name string) *startPoint {
+	d.mu.Lock()
+	store := d.store
+	d.mu.Unlock()
+	if store == nil {
+		return nil
+	}
+	latest, err := store.Latest(context.Background())
+	if l, ok := latest[name]; err == nil && ok {
+		return &startPoint{id: l.ID}
+	}
+	return nil
 }
 
 // append hands an event over to the store. It does not wait: what the store has

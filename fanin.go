@@ -152,8 +152,10 @@ func (h *hub) newLog(def *definition) *streamLog {
 
 // applyLog makes the log that of a definition, which is in use. Other ids make
 // another log, since the cursors of the one mean nothing in the other, and so
-// does another place to keep it. It is called under the lock of inputs.
-func (h *hub) applyLog(def *definition) {
+// does another place to keep it. It is called under the lock of inputs. What it
+// returns is nil, or the place before, if that takes nothing at present: what the
+// sources have sent and it has not committed is lost with it.
+func (h *hub) applyLog(def *definition) (stalled *durable) {
 	old := h.log.Load()
 	var kept *logDef
 	if old.durable != nil {
@@ -165,7 +167,7 @@ func (h *hub) applyLog(def *definition) {
 			old.durable.adjust(def.log)
 			old.durable.begin()
 		}
-		return
+		return nil
 	}
 	h.logMu.Lock()
 	defer h.logMu.Unlock()
@@ -178,9 +180,13 @@ func (h *hub) applyLog(def *definition) {
 	old.next.Store(next)
 	h.log.Store(next)
 	if old.durable != nil {
+		if old.durable.status().State == logstore.Stalled {
+			stalled = old.durable
+		}
 		go old.close() // it may wait for the lock that is held
 	}
 	h.audience.forgetFirstAsked()
+	return stalled
 }
 
 // publish appends an event of an input to the log, with its final type. hadID

@@ -56,10 +56,11 @@ func (all used) environments() map[sourceOf][]*environment {
 // reconcileLocked makes the sources and settings follow the configurations in
 // use. If several name an upstream differently, the oldest one counts.
 func (in *inputs) reconcileLocked() {
+	var stalled *durable
 	if len(in.uses) > 0 {
 		first := in.uses[0]
 		in.hub.shaped.Store(&first.shape)
-		in.hub.applyLog(first)
+		stalled = in.hub.applyLog(first)
 	}
 	in.reconcileWatchesLocked()
 	all := in.expandLocked()
@@ -72,7 +73,7 @@ func (in *inputs) reconcileLocked() {
 			case u == nil:
 				in.leaveLocked(one)
 			case u.key != one.key:
-				in.replaceLocked(one, u)
+				in.replaceLocked(one, u, stalled)
 			default:
 				one.shape.Store(u.shape)
 			}
@@ -237,15 +238,22 @@ func (in *inputs) leaveLocked(one *input) {
 
 // replaceLocked exchanges the source of an upstream whose connection is
 // configured differently from now on. When the new source asks the same URLs,
-// it goes on where the old one was.
-func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
+// it goes on where the old one was; with stalled, after what that has committed.
+func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 	old := one.source
 	in.leaveLocked(one)
 	in.joinLocked(u)
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
 	}
-	if next := in.sources[u.name].source; old.hasEnded() {
+	next := in.sources[u.name].source
+	if stalled != nil {
+		if p := stalled.committed(one.name); p != nil {
+			next.beginAt(p)
+			return
+		}
+	}
+	if old.hasEnded() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
 		next.setSeed(old.intake.lastID(one.use, math.MaxInt))

@@ -51,6 +51,7 @@ type olderEvents struct {
 // since, the offset of what arrived at a time.
 type olderQuestion struct {
 	client *client
+	number uint64 // of the client's questions
 	offset uint64
 	since  int64 // Unix ms; 0: offset is meant
 }
@@ -81,6 +82,13 @@ func (o *olderEvents) ask(q olderQuestion) bool {
 	return true
 }
 
+// forget takes back the question of a client that needs no answer any more.
+func (o *olderEvents) forget(c *client) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked = slices.DeleteFunc(o.asked, func(q olderQuestion) bool { return q.client == c })
+}
+
 // close wakes the clients that wait for an answer. There will be none.
 func (o *olderEvents) close() {
 	o.mu.Lock()
@@ -88,8 +96,7 @@ func (o *olderEvents) close() {
 	o.asked, o.closed = nil, true
 	o.mu.Unlock()
 	for _, q := range asked {
-		q.client.older.Store(&olderAnswer{olderQuestion: q, err: logstore.ErrClosed})
-		q.client.sub.wake()
+		q.client.answer(&olderAnswer{olderQuestion: q, err: logstore.ErrClosed})
 	}
 }
 
@@ -125,10 +132,12 @@ func (o *olderEvents) serve() {
 				o.pause(reopenAfter) // the client will ask again
 			}
 			o.forgetReturn()
-			q.client.older.Store(&a)
-			q.client.sub.wake()
+			q.client.answer(&a)
+			if a.run == nil {
+				continue // next to no work for it
+			}
 			o.awaitReturn(&q.client.sub)
-			o.pause(idleShare * time.Since(began))
+			o.pause(idleShare * min(time.Since(began), catchUpTurn/4)) // it may have been slow
 		}
 	}
 }

@@ -65,8 +65,8 @@ func (p *clientPosition) lag() uint64 {
 
 // switchLog has the client read a log, from the event at next.
 func (c *client) switchLog(log *streamLog, next uint64) {
+	c.askNoMore()
 	c.hub.audience.switchLog(&c.at, log, next)
-	c.asking = false
 }
 
 // place finds where the client begins, and appends the position, and the gap
@@ -94,19 +94,25 @@ func (c *client) place(now time.Time) {
 	log.Expire(now)
 	c.sent.head = log.Head() // later events are no replay
 	for {
-		begin, ok := c.beginning(c.sub.asked, now)
-		if !ok {
-			return // it is being asked for
+		begin := c.begin
+		if begin == nil {
+			found, ok := c.beginning(c.sub.asked, now)
+			if !ok {
+				return // it is being asked for
+			}
+			begin = &found
 		}
+		c.begin = nil
 		c.at.seek(begin.next)
 		if begin.next < log.Tail() && log.durable != nil {
 			// the time of its event is part of the position
 			wait, evicted := c.goOnOlder()
 			if wait {
+				c.begin = begin // the beginning must not move on meanwhile
 				return
 			}
 			if evicted {
-				continue // meanwhile; now the beginning is another one
+				continue // now it is another one
 			}
 		}
 		c.placed = true
@@ -171,11 +177,7 @@ func (c *client) since(t int64) (next uint64, ok bool) {
 		return next, true
 	}
 	t = max(t, 1)
-	if a := c.older.Load(); a != nil && a.since == t {
-		c.asking = false
-		c.sought = a
-	}
-	if a := c.sought; a != nil && a.since == t {
+	if a := c.answered(); a != nil && a.since == t {
 		if a.err == nil {
 			return max(a.next, log.first()), true
 		}
@@ -190,11 +192,45 @@ func (c *client) since(t int64) (next uint64, ok bool) {
 // ask has the client woken when a question is answered. False: it will not be,
 // since what is not in memory cannot be had any more.
 func (c *client) ask(q olderQuestion) bool {
-	q.client = c
 	if !c.asking {
+		c.questions++
+		q.client, q.number = c, c.questions
 		c.asking = c.at.log.durable.older.ask(q)
 	}
 	return c.asking
+}
+
+// answer gives the client an answer, and wakes it. Any goroutine may call it.
+func (c *client) answer(a *olderAnswer) {
+	for {
+		newest := c.older.Load()
+		if newest != nil && newest.number > a.number {
+			return // that of a log which the client has left
+		}
+		if c.older.CompareAndSwap(newest, a) {
+			break
+		}
+	}
+	c.sub.wake()
+}
+
+// answered returns the answer to the client's question, once; nil if there is
+// none yet.
+func (c *client) answered() *olderAnswer {
+	a := c.older.Swap(nil)
+	if a == nil || !c.asking || a.number != c.questions {
+		return nil
+	}
+	c.asking = false
+	return a
+}
+
+// askNoMore takes the client's question back.
+func (c *client) askNoMore() {
+	if c.asking {
+		c.asking = false
+		c.at.log.durable.older.forget(c)
+	}
 }
 
 // goOnOlder has the client read at its position where memory no longer holds the
@@ -202,20 +238,15 @@ func (c *client) ask(q olderQuestion) bool {
 // has it any more.
 func (c *client) goOnOlder() (wait, evicted bool) {
 	log, next := c.at.log, c.at.reader.Position()
-	if log.durable == nil || next < log.first() {
-		c.asking = false // an answer to come is that there is none
+	if log.durable == nil {
 		return false, true
 	}
-	if a := c.older.Load(); a != nil && a.since == 0 && a.offset == next {
-		c.older.Store(nil)
-		c.asking = false
-		switch {
-		case a.run != nil && c.at.reader.ReadRun(a.run):
-			return false, false
-		case next < log.first():
-			return false, true
-		}
-		// It could not be read; another try, after the others'.
+	if a := c.answered(); a != nil && a.run != nil && c.at.reader.ReadRun(a.run) {
+		return false, false
+	}
+	if next < log.first() {
+		c.askNoMore()
+		return false, true
 	}
 	if !c.ask(olderQuestion{offset: next}) {
 		return false, true

@@ -76,6 +76,9 @@ func (l *streamLog) first() uint64 {
 // following returns the log in which readers of this one go on; nil if there is
 // none. One that another has followed before it was ready is passed over.
 func (l *streamLog) following() *streamLog {
+	if l.durable != nil && !l.durable.over.Load() {
+		return nil // what was handed over to the store is still to come
+	}
 	next := l.next.Load()
 	for next != nil && !next.ready() && next.next.Load() != nil {
 		next = next.next.Load()

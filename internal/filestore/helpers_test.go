@@ -49,6 +49,8 @@ func shut(t testing.TB, s *Store) {
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
 	to := t.TempDir()
+	still.Lock()
+	defer still.Unlock()
 	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
