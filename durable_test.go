@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -284,4 +285,89 @@ func TestPositionsAreKnownWhileNobodyCanWrite(t *testing.T) {
 	}
 	must(t, term.Release(within(t, 10*time.Second)))
 	eventually(t, 10*time.Second, "the stream writes, and connects its upstream", func() bool { return o.TotalConnections() == 2 })
+}
+
+// flowing serves a stream with more in files than in memory, to which events are
+// added all the time.
+func flowing(t *testing.T, options string) *instance {
+	t.Helper()
+	o := newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: 100})
+	in := serve(t, "", kept(t.TempDir(), "memory 64KiB", "retain {\nevents 0\nsize 64MiB\n}\n"+options+"\nupstream u "+o.URL()))
+	awaitWriting(t)
+	up(t, o)
+	for range 5000 {
+		o.EmitNumbered(1)
+	}
+	d := durableOf(t)
+	eventually(t, 20*time.Second, "all of it is in the log", func() bool { return d.log.Head() >= 5000 })
+	if tail := d.log.Tail(); tail < 2500 {
+		t.Fatalf("memory holds all from %d on", tail)
+	}
+	o.SetRate(1000)
+	return in
+}
+
+// Where a client begins does not move on while the events there are read.
+func TestBeginningStaysWhileOlderEventsAreRead(t *testing.T) {
+	in := flowing(t, "start 4000")
+	for range 8 {
+		c := in.connect("/events")
+		must(t, c.WaitCount(within(t, 10*time.Second), 4000))
+		c.Close()
+	}
+}
+
+// Clients that are resumed by time ask once, however much comes meanwhile.
+func TestOlderEventsAreAskedForOnce(t *testing.T) {
+	in := flowing(t, "start oldest")
+	const clients = 20
+	for range clients {
+		in.connect("/events", func(cfg *ssetest.ClientConfig) {
+			cfg.LastEventID, cfg.BytesPerSecond = "aaaaaaaaaa-5-"+strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 36), 100_000
+		})
+	}
+	older := &durableOf(t).older
+	c := in.connect("/events", func(cfg *ssetest.ClientConfig) { cfg.Record = 1 })
+	eventually(t, 20*time.Second, "a client has come to what was new when it came", func() bool {
+		if n := older.waiting(); n > clients+1 {
+			t.Fatalf("%d questions of %d clients", n, clients+1)
+		}
+		return c.Count() > 5000
+	})
+}
+
+// Those who have left cost nobody anything.
+func TestClientsThatLeaveAskNoMore(t *testing.T) {
+	in := flowing(t, "start oldest")
+	for range 5 {
+		var all []*ssetest.Client
+		for range 100 {
+			all = append(all, in.client(ssetest.ClientConfig{URL: "/events", BytesPerSecond: 50_000, Once: true}))
+		}
+		for _, c := range all {
+			in.waitOpen(c)
+			c.Close()
+		}
+	}
+	waitSubscribers(t, 0)
+	if n := durableOf(t).older.waiting(); n > 0 {
+		t.Errorf("%d questions of clients that have left", n)
+	}
+	must(t, in.connect("/events").WaitCount(within(t, 10*time.Second), 5000))
+}
+
+// What a store has not committed when a reload takes it away is sent again by the
+// upstream, which still has it.
+func TestReloadTakesAStalledLogAway(t *testing.T) {
+	in, o, store := serveMemoryLog(t, "", "")
+	c := in.connect("/events")
+	o.Emit("", "one")
+	gets(t, c, "one")
+	resume := store.Stall()
+	defer resume()
+	o.Emit("", "two")
+	o.Emit("", "three")
+	becomes(t, "s", "the store has two more to commit", func(st streamStatus) bool { return st.Log.Store.Buffered == 2 })
+	in.reload("", "sse_fanin /events {\nstream s\nupstream u "+o.URL()+" {\nbackoff 10ms 10ms\n}\n}")
+	gets(t, c, "one", "two", "three")
 }

@@ -89,6 +89,13 @@ func (o *olderEvents) forget(c *client) {
 	o.asked = slices.DeleteFunc(o.asked, func(q olderQuestion) bool { return q.client == c })
 }
 
+// waiting returns how many questions there are.
+func (o *olderEvents) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.asked)
+}
+
 // close wakes the clients that wait for an answer. There will be none.
 func (o *olderEvents) close() {
 	o.mu.Lock()
