@@ -7,6 +7,9 @@ const (
 	eventUp   = "upstream_up"
 	eventDown = "upstream_down"
 	eventGap  = "gap"
+
+	eventLogStalled   = "log_stalled"
+	eventLogRecovered = "log_recovered"
 )
 
 // maxAnnouncements is how many events wait for the handlers of earlier ones; some
@@ -110,6 +113,19 @@ func announceState(streamName, upstream string, up bool, why reason, text string
 	announce(&a)
 }
 
+// announceLog queues that the log of a stream cannot be written, or that it can
+// again.
+func announceLog(streamName string, stalled bool, err error) {
+	a := announcement{name: eventLogRecovered, stream: streamName}
+	if stalled {
+		a.name = eventLogStalled
+		if err != nil {
+			a.text = err.Error()
+		}
+	}
+	announce(&a)
+}
+
 func announceGap(streamName, why string, missed uint64) {
 	announce(&announcement{name: eventGap, stream: streamName, reason: why, count: 1, missed: missed})
 }
@@ -138,6 +154,10 @@ func (a *announcement) data() map[string]any {
 	switch a.name {
 	case eventUp:
 		return map[string]any{"stream": a.stream, "upstream": a.upstream}
+	case eventLogStalled:
+		return map[string]any{"stream": a.stream, "error": a.text}
+	case eventLogRecovered:
+		return map[string]any{"stream": a.stream}
 	case eventDown:
 		return map[string]any{"stream": a.stream, "upstream": a.upstream, "reason": a.reason, "error": a.text}
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -28,6 +29,9 @@ type App struct {
 	// Streams by name. Handlers name one instead of upstreams of their own. A
 	// stream is connected even when no handler names it.
 	Streams map[string]*Stream `json:"streams,omitempty"`
+
+	// Defaults for the streams with a `log`, by its kind.
+	LogRaw caddy.ModuleMap `json:"log,omitempty" caddy:"namespace=http.handlers.sse_fanin.log"`
 
 	ctx         caddy.Context
 	logger      *zap.Logger
@@ -56,7 +60,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
 	a.byKey = make(map[string]*definition)
-	a.builder = newBuilder(ctx)
+	var err error
+	if a.builder, err = newBuilder(ctx, a.LogRaw); err != nil {
+		return err
+	}
 	if err := registerMetrics(ctx); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
@@ -102,7 +109,18 @@ func (a *App) Start() error {
 	if len(a.attached) > 0 {
 		streamSampler.wake()
 	}
+	a.warnOfUnusedLogs()
 	return nil
+}
+
+// warnOfUnusedLogs logs defaults for logs that no stream uses. Most likely they
+// were meant to be more than that.
+func (a *App) warnOfUnusedLogs() {
+	for _, kind := range slices.Sorted(maps.Keys(a.builder.logDefaults)) {
+		if !slices.ContainsFunc(a.definitions, func(d *definition) bool { return d.log != nil && d.log.kind == kind }) {
+			a.logger.Warn("no stream uses the defaults for logs; a stream is kept besides memory only if it has 'log' itself", zap.String("kind", kind))
+		}
+	}
 }
 
 // Stop takes the configuration off its streams: sources that only it wanted are
@@ -125,9 +143,15 @@ func (a *App) Stop() error {
 // Cleanup releases the streams. One that no configuration holds any more ends.
 func (a *App) Cleanup() error {
 	a.detach() // a configuration that failed to start was never stopped
+	var releases sync.WaitGroup
 	for _, def := range a.definitions {
-		def.release()
+		if caddy.Exiting() { // logs may take a moment each to be closed
+			releases.Go(def.release)
+		} else {
+			def.release()
+		}
 	}
+	releases.Wait()
 	a.definitions = nil
 	if a.watching {
 		exits.drop()

@@ -60,6 +60,8 @@ func placeOf(word string) string {
 		return "the block of a stream, or of one of its upstreams"
 	case slices.Contains(retainWords, word):
 		return "the block of retain: retain { " + word + " ... }"
+	case slices.Contains(logWords, word):
+		return "the block of log: log file { " + word + " ... }"
 	case slices.Contains(sourceWords, word), slices.Contains(clientWords, word):
 		return "the block of a stream, beside its upstreams"
 	}

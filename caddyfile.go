@@ -57,7 +57,8 @@ var (
 	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
 	replicaWords  = []string{"policy", "dynamic"}
 	retainWords   = []string{"events", "size", "age"}
-	sourceWords   = append([]string{"upstream", "retain", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
+	logWords      = []string{"dir", "sync", "memory"} // of `log file`
+	sourceWords   = append([]string{"upstream", "retain", "log", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
 	clientWords   = []string{"start", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
 
@@ -65,6 +66,9 @@ var (
 //
 //	sse_fanin [<matcher>] [<url|stream-name>...] {
 //		stream         <name>
+//		log            file|<module> [<args>...] {
+//			...
+//		}
 //		upstream       [<name>] <url>... {
 //			policy         failover|mirror|balance|merge
 //			dynamic        <source> [<args>...] {
@@ -156,7 +160,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 	}
 	if len(h.Upstreams) > 0 {
-		return b.check()
+		return b.check(h.Name)
 	}
 	start := dispenserAt(b.start)
 	if h.Name == "" {
@@ -180,11 +184,15 @@ func newStreamBlock(s *Stream, start caddyfile.Token) *streamBlock {
 	return &streamBlock{Stream: s, start: start, seen: make(map[string]caddyfile.Token)}
 }
 
-// check validates the block as a whole.
-func (b *streamBlock) check() error {
-	if err := b.judgeWhole(); err != nil {
+// check validates the block as a whole. The name is empty for an unnamed stream.
+func (b *streamBlock) check(name string) error {
+	err := b.judgeWhole()
+	if err == nil {
+		err = b.judgeLog(name)
+	}
+	if err != nil {
 		culprit := b.start
-		for _, word := range []string{"ids", "connect", "max_streams"} {
+		for _, word := range []string{"ids", "connect", "max_streams", "log"} {
 			if token, ok := b.seen[word]; ok && strings.HasPrefix(err.Error(), word+":") {
 				culprit = token
 			}
@@ -241,6 +249,10 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 	switch word {
 	case "retain":
 		return b.unmarshalRetain(d)
+	case "log":
+		_, raw, err := unmarshalLog(d)
+		b.LogRaw = raw
+		return err
 	case "ids":
 		return choice(d, &b.IDs, idsStream, idsUpstream, idsNone)
 	case "envelope":
@@ -452,6 +464,22 @@ func (s *Stream) unmarshalConnect(d *caddyfile.Dispenser) error {
 	return wrap(d, s.validate())
 }
 
+// unmarshalLog parses: log <kind> [<args>...] { ... }
+func unmarshalLog(d *caddyfile.Dispenser) (kind string, raw json.RawMessage, err error) {
+	if !d.NextArg() {
+		return "", nil, d.Errf("log: missing argument, expected log file { ... }")
+	}
+	kind = d.Val()
+	if err := checkLogKind(kind); err != nil {
+		return "", nil, d.WrapErr(err)
+	}
+	mod, err := caddyfile.UnmarshalModule(d, logNamespace+"."+kind)
+	if err != nil {
+		return "", nil, err
+	}
+	return kind, caddyconfig.JSONModuleObject(mod, "kind", kind, nil), nil
+}
+
 // unmarshalRetain parses: retain { events <n> size <bytes> age <duration> }
 func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 	s.Retain = new(Retain)
@@ -466,7 +494,9 @@ func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 		var err error
 		switch d.Val() {
 		case "events":
-			s.Retain.Events, err = number(d, 1, "<n>")
+			var n int
+			n, err = number(d, 0, "<n>")
+			s.Retain.Events = &n
 		case "size":
 			err = size(d, &s.Retain.Size)
 		case "age":
@@ -549,18 +579,23 @@ func (c *ClientSettings) unmarshalMaxClients(d *caddyfile.Dispenser) error {
 
 // globalStreams returns the streams of the global option, as parseGlobal
 // returned it.
-func globalStreams(option any) map[string]*Stream {
-	var app App
+func globalStreams(option any) map[string]*Stream { return globalApp(option).Streams }
+
+func globalApp(option any) *App {
+	app := new(App)
 	if parsed, ok := option.(httpcaddyfile.App); ok {
 		// parseGlobal encoded it
-		_ = json.Unmarshal(parsed.Value, &app)
+		_ = json.Unmarshal(parsed.Value, app)
 	}
-	return app.Streams
+	return app
 }
 
 // parseGlobal parses the global option:
 //
 //	sse_fanin {
+//		log <kind> {
+//			<defaults for the streams that are kept there>
+//		}
 //		stream <name> {
 //			<upstreams and settings>
 //		}
@@ -572,7 +607,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&segment)
 	d = caddyfile.NewDispenser(segment)
 
-	app := &App{Streams: globalStreams(existing)}
+	app := globalApp(existing)
 	if app.Streams == nil {
 		app.Streams = make(map[string]*Stream)
 	}
@@ -581,11 +616,20 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", redactText(d.Val()))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() == "log" {
+			if err := app.unmarshalLogDefaults(d); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if block := placeOf(d.Val()); block != "" {
+			if slices.Contains(logWords, d.Val()) {
+				return nil, d.Errf("%s belongs in %s", d.Val(), block)
+			}
 			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), block)
 		}
 		if d.Val() != "stream" {
-			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... }", redactText(d.Val()))
+			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... } or log <kind> { ... }", redactText(d.Val()))
 		}
 		start := dispenserAt(d.Token())
 		name, cfg, err := unmarshalStream(d)
@@ -598,6 +642,28 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		app.Streams[name] = cfg
 	}
 	return httpcaddyfile.App{Name: "sse_fanin", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// unmarshalLogDefaults parses: log <kind> [<args>...] { ... }
+func (a *App) unmarshalLogDefaults(d *caddyfile.Dispenser) error {
+	start := dispenserAt(d.Token())
+	kind, raw, err := unmarshalLog(d)
+	if err != nil {
+		return err
+	}
+	if a.LogRaw[kind] != nil {
+		return start.Errf("log: the defaults for '%s' are given twice", kind)
+	}
+	if a.LogRaw == nil {
+		a.LogRaw = make(caddy.ModuleMap)
+	}
+	options := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(raw, &options); err != nil {
+		return start.WrapErr(err)
+	}
+	delete(options, "kind") // the key says so
+	a.LogRaw[kind] = caddyconfig.JSON(options, nil)
+	return nil
 }
 
 // unmarshalStream parses: stream <name> [<url>...] { <upstreams and settings> }
@@ -630,7 +696,7 @@ func unmarshalStream(d *caddyfile.Dispenser) (string, *Stream, error) {
 	if len(b.Upstreams) == 0 {
 		return "", nil, dispenserAt(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
 	}
-	return name, b.Stream, b.check()
+	return name, b.Stream, b.check(name)
 }
 
 // Interface guards

@@ -49,12 +49,12 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 
 func TestCaddyfileRefusesUnknownWords(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, log, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
 		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "heartbeat belongs in the block of a stream, beside its upstreams, at Caddyfile:4"},
 		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
-		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... }, at Caddyfile:3"},
+		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... } or log <kind> { ... }, at Caddyfile:3"},
 		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
-		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, log, max_age, max_clients, max_event_size, max_streams, on_reload, prefix, prime, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
 		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
 		{"policy beside the upstreams", "sse_fanin https://a.example.com/events {\n\tpolicy mirror\n}", "policy belongs in the block of an upstream: upstream [<name>] <url>... { policy ... }, at Caddyfile:3"},
 		{"dynamic in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tdynamic a a.example.com 80\n\t\t}\n\t}\n}\n", "dynamic belongs in the block of an upstream: upstream [<name>] <url>... { dynamic ... }, at Caddyfile:4"},
@@ -246,10 +246,9 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"drain soon", "sse_fanin https://a.example.com/events {\n\tdrain soon\n}", "drain: 'soon' is not a duration such as 10s, at Caddyfile:3"},
 		{"drain -5s", "sse_fanin https://a.example.com/events {\n\tdrain -5s\n}", "drain: -5s is negative, at Caddyfile:3"},
 		{"on_reload restart", "sse_fanin https://a.example.com/events {\n\ton_reload restart\n}", "on_reload: unrecognized value 'restart', expected keep or drain, at Caddyfile:3"},
-		{"retain events 0", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 0\n\t}\n}", "events: '0' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
-		{"retain events -1", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents -1\n\t}\n}", "events: '-1' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
-		{"retain events many", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents many\n\t}\n}", "events: 'many' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
-		{"retain events 9999999999", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 9999999999\n\t}\n}", "events: '9999999999' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
+		{"retain events -1", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents -1\n\t}\n}", "events: '-1' is not a whole number from 0 to 2147483647, at Caddyfile:4"},
+		{"retain events many", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents many\n\t}\n}", "events: 'many' is not a whole number from 0 to 2147483647, at Caddyfile:4"},
+		{"retain events 9999999999", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tevents 9999999999\n\t}\n}", "events: '9999999999' is not a whole number from 0 to 2147483647, at Caddyfile:4"},
 		{"retain size 0", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize 0\n\t}\n}", "size: '0' is no size, it must be at least 1 byte, at Caddyfile:4"},
 		{"retain size -1", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize -1\n\t}\n}", "size: '-1' is not a size such as 64MiB, at Caddyfile:4"},
 		{"retain size big", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tsize big\n\t}\n}", "size: 'big' is not a size such as 64MiB, at Caddyfile:4"},
@@ -290,6 +289,53 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"dynamic of an unknown module", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic carrier_pigeon\n\t}\n}", "getting module named 'http.reverse_proxy.upstreams.carrier_pigeon': module not registered: http.reverse_proxy.upstreams.carrier_pigeon, at Caddyfile:4"},
 		{"dynamic with an unknown option", "sse_fanin {\n\tupstream a https://a.example.com/events {\n\t\tdynamic a a.example.com 443 {\n\t\t\tttl 5s\n\t\t}\n\t}\n}", "unrecognized a option 'ttl', at Caddyfile:5"},
 		{"header_up with a regular expression and a request's placeholder", "sse_fanin https://a.example.com/events {\n\theader_up Accept ( {query.a}\n}", "header_up: 'Accept': error parsing regexp: missing closing ): `(`, at Caddyfile:3"},
+	})
+}
+
+// Whether a stream can have a log, and what stands in its block.
+func TestCaddyfileRefusesLogs(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"unnamed", "sse_fanin https://a.example.com/events {\n\tlog file\n}", "log: it needs 'stream <name>': the name is what the log is found by when Caddy is started again, at Caddyfile:3"},
+		{"a name that is no folder", "sse_fanin https://a.example.com/events {\n\tstream ..\n\tlog file\n}", "log: the name '..' cannot be that of a folder, and the log gets one of the stream's name; give the stream another name, at Caddyfile:4"},
+		{"keyed by a URL", "sse_fanin https://a.example.com/{query.u} {\n\tlog file\n\tstream a\n}", "log: the placeholder {http.request.uri.query.u} makes this a stream for each of its values, and those are kept in memory only; remove the placeholder or 'log', at Caddyfile:3"},
+		{"keyed by a header, in the global option", "{\n\tsse_fanin {\n\t\tstream a https://a.example.com/events {\n\t\t\theader_up X-User {header.X-User}\n\t\t\tlog file\n\t\t}\n\t}\n}\n", "log: the placeholder {http.request.header.X-User} makes this a stream for each of its values, and those are kept in memory only; remove the placeholder or 'log', at Caddyfile:5"},
+		{"ids none", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file\n\tids none\n}", "log: with 'ids none' no client can resume, so there is nothing to keep a log for; remove 'ids none' or 'log', at Caddyfile:4"},
+		{"no kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog\n}", "log: missing argument, expected log file { ... }, at Caddyfile:4"},
+		{"a block without a kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog {\n\t\tdir /x\n\t}\n}", "log: missing argument, expected log file { ... }, at Caddyfile:4"},
+		{"unknown kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog tape\n}", "log: unrecognized kind 'tape', expected file or memory_test; any other is a module to build Caddy with, at Caddyfile:4"},
+		{"unknown option", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tfsync always\n\t}\n}", "unrecognized subdirective 'fsync' of log file, expected one of dir, memory, sync, at Caddyfile:5"},
+		{"a bound of retain", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsize 20GiB\n\t}\n}", "size belongs in the block of retain: retain { size ... }, at Caddyfile:5"},
+		{"a path after the kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file /var/lib/sse\n}", "log: unexpected '/var/lib/sse', the options stand in a block: log file { dir <path> }, at Caddyfile:4"},
+		{"twice", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file\n\tlog file\n}", "log is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"an option twice", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync 1s\n\t\tsync 2s\n\t}\n}", "sync is given twice, first at Caddyfile:5, at Caddyfile:6"},
+		{"dir without a path", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tdir\n\t}\n}", "dir: missing argument, expected dir <path>, at Caddyfile:5"},
+		{"dir empty", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tdir \"\"\n\t}\n}", "dir: the argument is empty, expected dir <path>, at Caddyfile:5"},
+		{"dir twice in a line", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tdir /a /b\n\t}\n}", "dir: unexpected '/b', expected dir <path>, at Caddyfile:5"},
+		{"dir with an empty placeholder", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tdir {env.NOT_SET}/sse\n\t}\n}", "stream 'a': log: loading module 'file': provision http.handlers.sse_fanin.log.file: dir: evaluated placeholder {env.NOT_SET} is empty"},
+		{"dir with a placeholder of the request", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tdir /x/{query.u}\n\t}\n}", "stream 'a': log: loading module 'file': provision http.handlers.sse_fanin.log.file: dir: unrecognized placeholder {http.request.uri.query.u}"},
+		{"sync without a value", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync\n\t}\n}", "sync: missing argument, expected sync always|<interval>|off, at Caddyfile:5"},
+		{"sync 5", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync 5\n\t}\n}", "sync: '5' is neither always, off nor a duration such as 1s, at Caddyfile:5"},
+		{"sync never", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync never\n\t}\n}", "sync: 'never' is neither always, off nor a duration such as 1s, at Caddyfile:5"},
+		{"sync 0", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync 0\n\t}\n}", "sync: 0 is no interval; to have what is written on disk before clients get it, write always, at Caddyfile:5"},
+		{"sync 1us", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync 1us\n\t}\n}", "sync: 1µs is too short, it must be at least 1ms, at Caddyfile:5"},
+		{"sync -1s", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsync -1s\n\t}\n}", "sync: -1s is negative, at Caddyfile:5"},
+		{"memory without a value", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tmemory\n\t}\n}", "memory: missing argument, expected memory <size>, at Caddyfile:5"},
+		{"memory 0", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tmemory 0\n\t}\n}", "memory: '0' is no size, it must be at least 1 byte, at Caddyfile:5"},
+		{"memory 1KiB", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tmemory 1KiB\n\t}\n}", "memory: 1024 bytes is too little, it must be at least 64 KiB, at Caddyfile:5"},
+		{"memory 2TiB", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tmemory 2TiB\n\t}\n}", "memory: 2199023255552 bytes is too much, it must be at most 1.0 TiB, at Caddyfile:5"},
+		{"memory lots", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tmemory lots\n\t}\n}", "memory: 'lots' is not a size such as 64MiB, at Caddyfile:5"},
+		{"in a handler that names a stream", "sse_fanin prices {\n\tlog file\n}", "log belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"in a handler that names a stream by subdirective", "sse_fanin {\n\tstream prices\n\tlog file\n}", "log belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:2"},
+		{"in an upstream", "sse_fanin {\n\tstream a\n\tupstream https://a.example.com/events {\n\t\tlog file\n\t}\n}", "log belongs in the block of a stream, beside its upstreams, at Caddyfile:5"},
+		{"an option beside the upstreams", "sse_fanin https://a.example.com/events {\n\tstream a\n\tdir /var/lib/sse\n}", "dir belongs in the block of log: log file { dir ... }, at Caddyfile:4"},
+		{"an option in retain", "sse_fanin https://a.example.com/events {\n\tstream a\n\tretain {\n\t\tmemory 1MiB\n\t}\n}", "memory belongs in the block of log: log file { memory ... }, at Caddyfile:5"},
+		{"an option in the global option", "{\n\tsse_fanin {\n\t\tsync 1s\n\t}\n}\n", "sync belongs in the block of log: log file { sync ... }, at Caddyfile:3"},
+		{"defaults twice", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tsync 2s\n\t\t}\n\t\tlog file\n\t}\n}\n", "log: the defaults for 'file' are given twice, at Caddyfile:6"},
+		{"defaults in two global options", "{\n\tsse_fanin {\n\t\tlog file\n\t}\n\tsse_fanin {\n\t\tlog file\n\t}\n}\n", "log: the defaults for 'file' are given twice, at Caddyfile:6"},
+		{"defaults of no kind", "{\n\tsse_fanin {\n\t\tlog\n\t}\n}\n", "log: missing argument, expected log file { ... }, at Caddyfile:3"},
+		{"defaults of an unknown kind", "{\n\tsse_fanin {\n\t\tlog tape {\n\t\t\tsync 2s\n\t\t}\n\t}\n}\n", "log: unrecognized kind 'tape', expected file or memory_test; any other is a module to build Caddy with, at Caddyfile:3"},
+		{"defaults with an unknown option", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tfsync always\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'fsync' of log file, expected one of dir, memory, sync, at Caddyfile:4"},
+		{"defaults with too little memory", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tmemory 1KiB\n\t\t}\n\t}\n}\n", "memory: 1024 bytes is too little, it must be at least 64 KiB, at Caddyfile:4"},
 	})
 }
 
@@ -477,6 +523,7 @@ func TestCaddyfileRefusesWordsOfOtherPlaces(t *testing.T) {
 		"upstream https://b.example.com/events {\n\t\tids upstream\n\t}",
 		"upstream https://b.example.com/events {\n\t\tmax_streams 5\n\t}",
 		"upstream https://b.example.com/events {\n\t\tsource_events on\n\t}",
+		"upstream https://b.example.com/events {\n\t\tlog file\n\t}",
 		"retain {\n\t\tmax_streams 5\n\t}",
 	} {
 		t.Run(line, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,7 +53,19 @@ type client struct {
 	sentPosition uint64        // of the reader when the client last got an id
 	panics       any           // the value of a panic between us and the connection
 	primed       bool          // it may get an id without an event, see ClientSettings.Prime
+	placed       bool          // it reads the log; before, it waits for its position
+	waited       bool          // it has waited for its position for as long as it is to
+	toldGap      bool          // it was sent a gap before its position was known
+	asking       bool          // it waits for an answer, see older
+	waitUntil    int64         // how long it waits for its position without a gap, monotonic ns
 	body         *unwantedBody // nil: the request has none
+
+	// older is the newest answer about events that memory no longer holds, and
+	// questions how many there were. begin is where the client begins to read, while
+	// the events there are asked for; nil: that is not known yet.
+	older     atomic.Pointer[olderAnswer]
+	questions uint64
+	begin     *beginning
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -186,10 +199,12 @@ func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 		c.buf = nil // clients that only get events need no buffer
 		return head, 0, nil
 	}
-	if p, events, err = c.events(); p != nil || err != nil {
+	c.buf = c.buf[:0]
+	if !c.placed {
+		c.place(now)
+	} else if p, events, err = c.events(); p != nil || err != nil {
 		return p, events, err
 	}
-	c.buf = c.buf[:0]
 	if c.stateVersion != c.hub.states.version.Load() {
 		c.appendStates(now)
 	}
@@ -202,8 +217,14 @@ func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 // behind reports whether there is something to write of which the client may
 // not be notified again.
 func (c *client) behind() bool {
-	return c.at.reader.Position() <= c.at.log.Head() || c.at.log.next.Load() != nil ||
-		c.stateVersion != c.hub.states.version.Load()
+	if c.stateVersion != c.hub.states.version.Load() {
+		return true
+	}
+	if !c.placed || c.asking {
+		return false // it is woken
+	}
+	next := c.at.log.following()
+	return c.at.reader.Position() <= c.at.log.Head() || next != nil && next.ready()
 }
 
 // makeHead makes the head: the position, and the gap before it if there is one.
@@ -215,7 +236,8 @@ func (c *client) makeHead(now time.Time) {
 	c.body.start(func() { c.sub.endNow(endClient) })
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
-	c.position(c.sub.asked, now)
+	c.waitUntil = monotonic(now) + int64(positionWait)
+	c.place(now)
 	c.appendStates(now)
 }
 
@@ -226,7 +248,7 @@ func (c *client) makeHead(now time.Time) {
 // find them gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
-	if at := c.at.reader.Position(); c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
+	if at := c.at.reader.Position(); c.placed && c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
 		c.prime(at, now)
 	}
 }
@@ -239,7 +261,7 @@ func (c *client) prime(next uint64, now time.Time) {
 		return
 	}
 	c.sentPosition = next
-	if id := c.idAt(next, now); id != "" {
+	if id := c.idAt(now); id != "" {
 		c.buf = append(sse.AppendID(c.buf, id), '\n')
 	}
 }
@@ -265,19 +287,25 @@ func (c *client) events() (p []byte, events int, err error) {
 		case p != nil:
 			return p, events, nil
 		case err != nil:
+			if wait, evicted := c.goOnOlder(); wait || !evicted {
+				if wait {
+					return nil, 0, nil
+				}
+				continue
+			}
 			if c.settings.slow == slowDisconnect {
 				return nil, 0, err
 			}
-			missed := c.at.reader.Skip()
+			missed := c.at.reader.SkipTo(c.at.log.first())
 			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
 			return c.buf, 0, nil
 		}
-		log := c.at.log.next.Load()
-		if log == nil || c.at.reader.Position() <= c.at.log.Head() {
+		log := c.at.log.following()
+		if log == nil || c.at.reader.Position() <= c.at.log.Head() || !log.ready() {
 			return nil, 0, nil // the rest, if there is any, in another turn
 		}
-		// Other ids, another log. The old one gets no more events.
-		c.switchLog(log, 1)
+		// Another log. The old one gets no more events.
+		c.switchLog(log, log.begins.Load())
 		c.sent.head = 0
 	}
 }
@@ -306,7 +334,23 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 	if c.settings.heartbeat > 0 {
 		c.sub.beat.Store(monotonic(after) + int64(c.settings.heartbeat))
 	}
+	if c.at.log.durable != nil {
+		c.beatByWaiting(after)
+	}
 	return after, ""
+}
+
+// beatByWaiting has the client take a turn when it has waited for its position
+// for long enough.
+func (c *client) beatByWaiting(now time.Time) {
+	beat := int64(never)
+	if c.settings.heartbeat > 0 {
+		beat = monotonic(now) + int64(c.settings.heartbeat)
+	}
+	if !c.placed && !c.waited && !c.at.log.ready() {
+		beat = min(beat, c.waitUntil)
+	}
+	c.sub.beat.Store(beat)
 }
 
 // finish leaves the connection so that net/http can write the end of the
@@ -314,6 +358,7 @@ func (c *client) write(p []byte, events int, now time.Time) (after time.Time, wh
 // after the last turn; logEnd likewise.
 func (c *client) finish(r *http.Request) {
 	c.hub.counts.countEnd(c.ended)
+	c.askNoMore()
 	c.body.stop()
 	var deadline time.Time
 	switch c.ended {

@@ -327,10 +327,10 @@ func TestIDsChangeTwiceWhileAClientIsBlocked(t *testing.T) {
 		<-w.stuck
 		o := eventlog.Options{MaxEvents: 1000, MaxBytes: 1 << 20}
 		publish(h, "two")
-		h.applyRetain(o, idsNone)
+		h.applyLog(&definition{retain: o, ids: idsNone})
 		publish(h, "three")
 		o.IDs = true
-		h.applyRetain(o, idsStream)
+		h.applyLog(&definition{retain: o, ids: idsStream})
 		publish(h, "four")
 		close(w.release)
 		synctest.Wait()

@@ -64,6 +64,9 @@ what went wrong; --debug writes all of it.
 which to see them, stop them and start them again.
 
 Everything else that can be set is set in a Caddyfile.
+
+"caddy sse-fanin log" shows what the streams of a Caddyfile have in their log
+files.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Example = "  caddy sse-fanin --listen :8080 --root site --status /status a=https://a.example.com/events b=https://b.example.com/events"
@@ -75,6 +78,7 @@ Everything else that can be set is set in a Caddyfile.
 			cmd.Flags().BoolP("debug", "v", false, "Write all of Caddy's log, debug lines included")
 			cmd.Flags().Bool("demo", false, "Serve a demonstration with built-in sources of events")
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runCommand)
+			cmd.AddCommand(logCommand())
 		},
 	})
 }

@@ -112,6 +112,10 @@ type Stream struct {
 	// Default: 10000 events, 64 MiB, any age.
 	Retain *Retain `json:"retain,omitempty"`
 
+	// Where the retained events are kept besides memory, so that they outlive the
+	// process. It needs the stream's name. Default: nowhere.
+	LogRaw json.RawMessage `json:"log,omitempty" caddy:"namespace=http.handlers.sse_fanin.log inline_key=kind"`
+
 	// The `id` that clients get with each event: `stream` is the position in
 	// the merged stream, with which a client resumes; `upstream` passes on the
 	// upstream's own id, for streams of one upstream; `none` writes no id, and
@@ -253,10 +257,11 @@ type Backoff struct {
 
 // Retain bounds the events that are kept.
 type Retain struct {
-	// The largest number of events. Default: 10000.
-	Events int `json:"events,omitempty"`
+	// The largest number of events. 0 is any. Default: 10000.
+	Events *int `json:"events,omitempty"`
 
-	// The most memory, in bytes. Default: 64 MiB.
+	// The most memory, in bytes; with a log besides memory, the most room there.
+	// Default: 64 MiB.
 	Size int64 `json:"size,omitempty"`
 
 	// The greatest age of an event. 0 is any. Default: 0.
@@ -427,10 +432,11 @@ func shownField(field string) string {
 
 func (r *Retain) validate() error {
 	switch {
-	case r.Events < 0:
-		return fmt.Errorf("retain: events: %d is negative", r.Events)
-	case int64(r.Events) > mostRetainEvents:
-		return fmt.Errorf("retain: events: %d is too much, it must be at most %d", r.Events, mostRetainEvents)
+	case r.Events == nil:
+	case *r.Events < 0:
+		return fmt.Errorf("retain: events: %d is negative", *r.Events)
+	case int64(*r.Events) > mostRetainEvents:
+		return fmt.Errorf("retain: events: %d is too much, it must be at most %d", *r.Events, mostRetainEvents)
 	}
 	if err := checkSize("retain: size", r.Size, mostRetainSize); err != nil {
 		return err
@@ -482,6 +488,8 @@ func (s *Stream) hasSourceSide() string {
 		return "upstream"
 	case s.Retain != nil:
 		return "retain"
+	case given(s.LogRaw):
+		return "log"
 	case s.IDs != "":
 		return "ids"
 	case s.Envelope != "":
@@ -547,8 +555,8 @@ func (s *Stream) retainOptions() eventlog.Options {
 		o.MaxEvents, o.MaxBytes = defaultKeyedRetainEvents, defaultKeyedRetainSize
 	}
 	if s.Retain != nil {
-		if s.Retain.Events != 0 {
-			o.MaxEvents = s.Retain.Events
+		if s.Retain.Events != nil {
+			o.MaxEvents = *s.Retain.Events
 		}
 		if s.Retain.Size != 0 {
 			o.MaxBytes = s.Retain.Size

@@ -250,6 +250,9 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 	r.skippedSoFar = r.decoder.Skipped()
 	loggedSkip := false
 	for {
+		if r.spec.Log != "" {
+			r.awaitRoom(ctx, idle)
+		}
 		n, err := body.Read(r.buf)
 		if n > 0 {
 			now = time.Now()
@@ -288,6 +291,28 @@ func (r *runner) read(ctx context.Context, cancel context.CancelCauseFunc, body 
 		}
 		rep.backoff.noteEnd(time.Since(opened), r.broughtNew.Load())
 		return end
+	}
+}
+
+// awaitRoom waits until the stream's log takes events again, or ctx ends. What
+// the upstream sends meanwhile stays with it. idle, which may be nil, does not
+// run in that time.
+func (r *runner) awaitRoom(ctx context.Context, idle *time.Timer) {
+	for _, use := range r.source.intake.list() {
+		room := use.to.hasRoom()
+		if room == nil {
+			continue
+		}
+		if idle != nil {
+			idle.Stop()
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+		}
+		if idle != nil {
+			idle.Reset(r.spec.IdleTimeout)
+		}
 	}
 }
 

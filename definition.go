@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ type definition struct {
 	owner     any    // *caddyhttp.Server of the handler that defined it; nil for the global options
 	upstreams []*upstreamDef
 	retain    eventlog.Options
+	log       *logDef // where the log is kept besides memory; nil: nowhere
 	ids       string
 	shape     streamShape
 	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
@@ -137,10 +139,26 @@ type builder struct {
 	ctx    caddy.Context
 	logger *zap.Logger
 	envs   map[string]*environment // by source key
+
+	logDefaults caddy.ModuleMap // options of logs, by kind
 }
 
-func newBuilder(ctx caddy.Context) *builder {
-	return &builder{ctx: ctx, logger: ctx.Logger(), envs: make(map[string]*environment)}
+// newBuilder returns the builder of one configuration. The error is about the
+// defaults of logs.
+func newBuilder(ctx caddy.Context, logDefaults caddy.ModuleMap) (*builder, error) {
+	b := &builder{ctx: ctx, logger: ctx.Logger(), envs: make(map[string]*environment), logDefaults: logDefaults}
+	for _, kind := range slices.Sorted(maps.Keys(logDefaults)) {
+		if err := checkLogKind(kind); err != nil {
+			return nil, err
+		}
+	}
+	l := struct { // loading clears the raw text
+		LogRaw caddy.ModuleMap `caddy:"namespace=http.handlers.sse_fanin.log"`
+	}{maps.Clone(logDefaults)}
+	if _, err := ctx.LoadModule(&l, "LogRaw"); err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	return b, nil
 }
 
 // build resolves a stream's configuration.
@@ -177,9 +195,13 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 		}
 		taken[u.Name] = true
 	}
+	var err error
+	if def.log, err = b.log(name, cfg, def.retain); err != nil {
+		return nil, err
+	}
 	var sources [][3]string // name, key and shape
 	for i, u := range cfg.Upstreams {
-		uds, err := b.buildUpstream(i, u, cfg, def.retain, taken)
+		uds, err := b.buildUpstream(i, u, cfg, def, taken)
 		if err != nil {
 			return nil, err
 		}
@@ -221,12 +243,13 @@ func (b *builder) warnOfTwins(streamName string, upstreams []*upstreamDef) {
 
 // buildUpstream resolves an upstream: one source, or several where each URL
 // is one.
-func (b *builder) buildUpstream(i int, u *Upstream, cfg *Stream, retain eventlog.Options, taken map[string]bool) ([]*upstreamDef, error) {
+func (b *builder) buildUpstream(i int, u *Upstream, cfg *Stream, def *definition, taken map[string]bool) ([]*upstreamDef, error) {
 	spec, err := cfg.judge(i, u)
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.checkFits(retain); err != nil {
+	spec.Log = def.log.sourceKey()
+	if err := spec.checkFits(def.retain); err != nil {
 		return nil, u.wrap(i, err)
 	}
 	one := upstreamDef{shape: u.shape(&cfg.UpstreamOptions), headerPlaceholders: headerPlaceholders(spec.headerOps...)}

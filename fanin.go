@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // hubs holds the streams of the process by stream key: the name, or for an
@@ -21,6 +23,9 @@ import (
 // stream holds one reference, so that a stream lives on when the next
 // configuration uses it too.
 var hubs = caddy.NewUsagePool()
+
+// hubsMade counts them.
+var hubsMade atomic.Uint64
 
 // liveHubs are all hubs of the process.
 var liveHubs hubSet
@@ -67,6 +72,7 @@ func (s *hubSet) named(label string) []*hub {
 // Safe for concurrent use.
 type hub struct {
 	key   string
+	id    string // of this hub alone
 	label string // for logs: the name, or 8 hex digits
 
 	inputs   *inputs
@@ -112,6 +118,7 @@ func releaseHub(h *hub) {
 func newHub(def *definition, keyed *keyedStream) *hub {
 	h := &hub{
 		key:     def.key,
+		id:      strconv.FormatUint(hubsMade.Add(1), 10),
 		label:   def.label,
 		keyed:   keyed,
 		clients: new(atomic.Int64),
@@ -123,7 +130,7 @@ func newHub(def *definition, keyed *keyedStream) *hub {
 		h.clients, h.counts = &keyed.clients, keyed.counts
 	}
 	h.shaped.Store(&def.shape)
-	h.log.Store(newStreamLog(def.retain, def.ids))
+	h.log.Store(h.newLog(def))
 	liveHubs.add(h)
 	return h
 }
@@ -134,20 +141,52 @@ func (h *hub) attach(def *definition) { h.inputs.attach(def) }
 // detach removes a configuration; see inputs.detach.
 func (h *hub) detach(def *definition) { h.inputs.detach(def) }
 
-// applyRetain sets the log's bounds. Other ids make another log: the cursors
-// of the one mean nothing in the other. It is called under the lock of inputs.
-func (h *hub) applyRetain(o eventlog.Options, ids string) {
+// newLog returns the log of a definition. Nothing is opened yet.
+func (h *hub) newLog(def *definition) *streamLog {
+	l := newStreamLog(def.inMemory(), def.ids)
+	if def.log != nil {
+		l.durable = newDurable(h, l, def.log)
+	}
+	return l
+}
+
+// applyLog makes the log that of a definition, which is in use. Other ids make
+// another log, since the cursors of the one mean nothing in the other, and so
+// does another place to keep it. It is called under the lock of inputs. What it
+// returns is nil, or the place before, if that takes nothing at present: what the
+// sources have sent and it has not committed is lost with it.
+func (h *hub) applyLog(def *definition) (stalled *durable) {
 	old := h.log.Load()
-	if old.ids == ids {
-		old.SetOptions(o)
-		return
+	var kept *logDef
+	if old.durable != nil {
+		kept = old.durable.def.Load()
+	}
+	if old.ids == def.ids && kept.same(def.log) {
+		old.SetOptions(def.inMemory())
+		if old.durable != nil {
+			old.durable.adjust(def.log)
+			old.durable.begin()
+		}
+		return nil
 	}
 	h.logMu.Lock()
 	defer h.logMu.Unlock()
-	next := newStreamLog(o, ids)
+	next := h.newLog(def)
+	if next.durable != nil {
+		next.begins.Store(0) // until it is known
+		next.durable.before = old
+		next.durable.begin()
+	}
 	old.next.Store(next)
 	h.log.Store(next)
+	if old.durable != nil {
+		if old.durable.status().State == logstore.Stalled {
+			stalled = old.durable
+		}
+		go old.close() // it may wait for the lock that is held
+	}
 	h.audience.forgetFirstAsked()
+	return stalled
 }
 
 // publish appends an event of an input to the log, with its final type. hadID
@@ -157,6 +196,14 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 	h.logMu.RLock()
 	defer h.logMu.RUnlock()
 	log := h.log.Load()
+	if log.durable != nil {
+		log.durable.append(&logstore.Record{
+			Time: now.UnixMilli(), Source: from.name, Type: string(typ), ID: string(ev.ID),
+			Hash: uint64(stablePrintOf(ev)),
+			Body: enc.encode(ev, typ, from.name, h.shaped.Load().envelope, false, false, now),
+		})
+		return
+	}
 	withID := log.ids == idsUpstream
 	body := enc.encode(ev, typ, from.name, h.shaped.Load().envelope, withID, hadID, now)
 	tag := h.tags.tag(from.sourceID, typ)
@@ -192,6 +239,7 @@ func (h *hub) Destruct() error {
 		h.release()
 	} else if caddy.Exiting() {
 		endAllClients()
+		h.log.Load().close() // the process may be gone before the last client is
 	}
 	return nil
 }
@@ -207,12 +255,13 @@ func warnOfEnded(key, label string, clients int) {
 		zap.String("stream", label), zap.Int("clients", clients))
 }
 
-// release gives up the sources and the log's memory. It is called once, when the
-// hub is gone and no client is left. The hub itself may stay for a while: a timer
+// release gives up the sources, and then the log. It is called once, when the hub
+// is gone and no client is left. The hub itself may stay for a while: a timer
 // of a server, for a write or an idle connection, keeps the server's configuration,
 // and that its streams, until it would be due.
 func (h *hub) release() {
 	h.inputs.release()
+	h.log.Load().close()
 	liveHubs.remove(h)
 	h.logMu.Lock()
 	defer h.logMu.Unlock()

@@ -237,6 +237,42 @@ func TestStreamIdentity(t *testing.T) {
 	}
 }
 
+// A log is found by its kind, its directory and the name of the stream. Sources
+// begin where the log ends, so another log has sources of its own.
+func TestLogIdentity(t *testing.T) {
+	t.Setenv("FEED_DIR", "/a")
+	const base = `{"kind":"file","dir":"/a"}`
+	for _, test := range []struct {
+		name, app, stream, log string
+		same                   bool
+	}{
+		{"nothing", "", "s", base, true},
+		{"another way to write dir", "", "s", `{"kind":"file","dir":"/b/../a/"}`, true},
+		{"dir from the environment", "", "s", `{"kind":"file","dir":"{env.FEED_DIR}"}`, true},
+		{"dir by default", `{"log":{"file":{"dir":"/a"}}}`, "s", `{"kind":"file"}`, true},
+		{"dir by default, null", `{"log":{"file":{"dir":"/a"}}}`, "s", `{"kind":"file","dir":null}`, true},
+		{"dir over the default", `{"log":{"file":{"dir":"/b"}}}`, "s", base, true},
+		{"sync", "", "s", `{"kind":"file","dir":"/a","sync":"always"}`, true},
+		{"sync by default", `{"log":{"file":{"sync":"off"}}}`, "s", base, true},
+		{"memory", "", "s", `{"kind":"file","dir":"/a","memory":65536}`, true},
+		{"another dir", "", "s", `{"kind":"file","dir":"/b"}`, false},
+		{"another dir by default", `{"log":{"file":{"dir":"/b"}}}`, "s", `{"kind":"file"}`, false},
+		{"another stream", "", "t", base, false},
+		{"no log", "", "s", `null`, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := provision(t, "", withUpstream(`"stream":"s","log":`+base))[0].service.def
+			after := provision(t, test.app, withUpstream(`"stream":"`+test.stream+`","log":`+test.log))[0].service.def
+			if same := before.log.same(after.log); same != test.same {
+				t.Errorf("the same log: %v", same)
+			}
+			if same := slices.Equal(sourceKeys(before), sourceKeys(after)); same != test.same {
+				t.Errorf("the same source: %v", same)
+			}
+		})
+	}
+}
+
 func TestNamedStreamIsItsName(t *testing.T) {
 	before := provision(t, "", withUpstream(`"stream":"prices"`))[0]
 	after := provision(t, "", `{"handler":"sse_fanin","stream":"prices","ids":"none","upstreams":[{"urls":["https://other.example.com"]}]}`)[0]

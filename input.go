@@ -46,6 +46,14 @@ func (in *input) deliver(ev *sse.Event, hadID bool, enc *encoder, now time.Time)
 	in.hub.publish(in, ev, typ, hadID, enc, now)
 }
 
+// hasRoom implements listener.
+func (in *input) hasRoom() <-chan struct{} {
+	if d := in.hub.log.Load().durable; d != nil {
+		return d.hasRoom()
+	}
+	return nil
+}
+
 // stateChanged implements listener.
 func (in *input) stateChanged(upOrDown bool) {
 	if upOrDown {

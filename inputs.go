@@ -94,6 +94,14 @@ func (in *inputs) followDemand() {
 	}
 }
 
+// followWriter has the sources of a stream whose log is kept besides memory
+// wanted as long as the log can be written.
+func (in *inputs) followWriter() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.applyDemandLocked()
+}
+
 // watchEnvironment returns the environment to look up the addresses of a watch
 // with, and whether they are wanted.
 func (in *inputs) watchEnvironment(w *watch) (*environment, bool) {

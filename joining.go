@@ -56,10 +56,11 @@ func (all used) environments() map[sourceOf][]*environment {
 // reconcileLocked makes the sources and settings follow the configurations in
 // use. If several name an upstream differently, the oldest one counts.
 func (in *inputs) reconcileLocked() {
+	var stalled *durable
 	if len(in.uses) > 0 {
 		first := in.uses[0]
 		in.hub.shaped.Store(&first.shape)
-		in.hub.applyRetain(first.retain, first.ids)
+		stalled = in.hub.applyLog(first)
 	}
 	in.reconcileWatchesLocked()
 	all := in.expandLocked()
@@ -72,7 +73,7 @@ func (in *inputs) reconcileLocked() {
 			case u == nil:
 				in.leaveLocked(one)
 			case u.key != one.key:
-				in.replaceLocked(one, u)
+				in.replaceLocked(one, u, stalled)
 			default:
 				one.shape.Store(u.shape)
 			}
@@ -213,7 +214,13 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 
 // joinLocked subscribes to a source. The caller supplies the environments.
 func (in *inputs) joinLocked(u *upstreamDef) {
-	joined := newInput(in.hub, acquireSource(u.key, u.spec), u)
+	key := u.key
+	if u.spec.Log != "" {
+		// The stream of this name that a reload has removed may still have clients,
+		// and where its source is, another log is.
+		key += " " + in.hub.id
+	}
+	joined := newInput(in.hub, acquireSource(key, u.spec), u)
 	joined.use = joined.source.subscribe(joined)
 	in.sources[u.name] = joined
 }
@@ -231,15 +238,22 @@ func (in *inputs) leaveLocked(one *input) {
 
 // replaceLocked exchanges the source of an upstream whose connection is
 // configured differently from now on. When the new source asks the same URLs,
-// it goes on where the old one was.
-func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
+// it goes on where the old one was; with stalled, after what that has committed.
+func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 	old := one.source
 	in.leaveLocked(one)
 	in.joinLocked(u)
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
 	}
-	if next := in.sources[u.name].source; old.hasEnded() {
+	next := in.sources[u.name].source
+	if stalled != nil {
+		if p := stalled.committed(one.name); p != nil {
+			next.beginAt(p)
+			return
+		}
+	}
+	if old.hasEnded() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
 		next.setSeed(old.intake.lastID(one.use, math.MaxInt))
@@ -248,7 +262,7 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef) {
 
 // wantsSourcesLocked reports whether the stream wants its sources connected.
 func (in *inputs) wantsSourcesLocked() bool {
-	return in.demanded || !in.hub.shaped.Load().onDemand
+	return (in.demanded || !in.hub.shaped.Load().onDemand) && in.hub.log.Load().writable()
 }
 
 // applyDemandLocked notifies the sources, and the look-ups for their addresses,
@@ -259,7 +273,11 @@ func (in *inputs) applyDemandLocked() {
 		seed = "" // a source that comes later is not asked for all of it again
 	}
 	wanted := in.wantsSourcesLocked()
+	durable := in.hub.log.Load().durable
 	for _, one := range in.sources {
+		if durable != nil && wanted {
+			one.source.beginAt(durable.startOf(one.name))
+		}
 		one.source.setDemand(one.use, wanted, seed)
 	}
 	for _, w := range in.watches {

@@ -126,6 +126,27 @@ func TestJSONIsRefused(t *testing.T) {
 		{"retain age", "", withUpstream(`"retain":{"age":"-1h"}`), "retain: age: -1h0m0s is negative"},
 		{"retain age in nanoseconds", "", withUpstream(`"retain":{"age":3600}`), "retain: age: 3.6µs is too short, it must be 0 or at least 1ms"},
 		{"ids", "", withUpstream(`"ids":"yes"`), "ids: unrecognized value 'yes', expected stream or upstream or none"},
+		// where the log is kept
+		{"log, unnamed", "", withUpstream(`"log":{"kind":"file"}`), "log: it needs 'stream <name>': the name is what the log is found by when Caddy is started again"},
+		{"log, keyed", "", `{"handler":"sse_fanin","stream":"a","log":{"kind":"file"},"upstreams":[{"urls":["https://a.example.com/{http.request.uri.query.u}"]}]}`, "stream 'a': log: the placeholder {http.request.uri.query.u} makes this a stream for each of its values, and those are kept in memory only; remove the placeholder or 'log'"},
+		{"log, ids none", "", withUpstream(`"stream":"a","ids":"none","log":{"kind":"file"}`), "stream 'a': log: with 'ids none' no client can resume, so there is nothing to keep a log for; remove 'ids none' or 'log'"},
+		{"log, a name that is no folder", `{"streams":{".":{"log":{"kind":"file"},"upstreams":[{"urls":["https://a.example.com"]}]}}}`, respond, "stream '.': log: the name '.' cannot be that of a folder, and the log gets one of the stream's name; give the stream another name"},
+		{"log, unknown kind", "", withUpstream(`"stream":"a","log":{"kind":"tape"}`), "stream 'a': log: unrecognized kind 'tape', expected file or memory_test; any other is a module to build Caddy with"},
+		{"log, no kind", "", withUpstream(`"stream":"a","log":{"dir":"/x"}`), "stream 'a': log: the kind is missing, expected file or memory_test"},
+		{"log, a word", "", withUpstream(`"stream":"a","log":"file"`), "stream 'a': log: the kind is missing, expected file or memory_test"},
+		{"log, unknown option", "", withUpstream(`"stream":"a","log":{"kind":"file","fsync":"always"}`), `json: unknown field "fsync"`},
+		{"log, sync", "", withUpstream(`"stream":"a","log":{"kind":"file","sync":"never"}`), "sync: 'never' is neither always, off nor a duration such as 1s"},
+		{"log, sync a number", "", withUpstream(`"stream":"a","log":{"kind":"file","sync":1000000000}`), "json: cannot unmarshal number into Go struct field FileLog.sync of type string"},
+		{"log, sync 0s", "", withUpstream(`"stream":"a","log":{"kind":"file","sync":"0s"}`), "sync: 0s is no interval; to have what is written on disk before clients get it, write always"},
+		{"log, memory negative", "", withUpstream(`"stream":"a","log":{"kind":"file","memory":-1}`), "memory: -1 is negative"},
+		{"log, memory too little", "", withUpstream(`"stream":"a","log":{"kind":"file","memory":1024}`), "memory: 1024 bytes is too little, it must be at least 64 KiB"},
+		{"log, memory too much", "", withUpstream(`"stream":"a","log":{"kind":"file","memory":2199023255552}`), "memory: 2199023255552 bytes is too much, it must be at most 1.0 TiB"},
+		{"log, dir with an empty placeholder", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":"{env.NOT_SET}"}`), "dir: evaluated placeholder {env.NOT_SET} is empty"},
+		{"log of a reference", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","log":{"kind":"file"}}`, "log: it belongs where the stream 'prices' is defined, together with its upstreams"},
+		{"log of an upstream", "", asUpstream(`{"urls":["https://a.example.com"],"log":{"kind":"file"}}`), `json: unknown field "log"`},
+		{"log defaults of an unknown kind", `{"log":{"tape":{}}}`, respond, "log: unrecognized kind 'tape', expected file or memory_test; any other is a module to build Caddy with"},
+		{"log defaults with an unknown option", `{"log":{"file":{"fsync":"always"}}}`, respond, `json: unknown field "fsync"`},
+		{"log defaults with a bad option", `{"log":{"file":{"sync":"5"}}}`, respond, "sync: '5' is neither always, off nor a duration such as 1s"},
 		// several places of an upstream
 		{"policy", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"random"}`), "upstream 'a': policy: unrecognized value 'random', expected failover or mirror or balance or merge"},
 		{"mirror with one URL", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"mirror"}`), "upstream 'a': policy: 'mirror' needs several URLs, or dynamic addresses"},
@@ -236,7 +257,13 @@ func TestJSONIsValid(t *testing.T) {
 		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
 			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,` +
-			`"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null}`},
+			`"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null,"log":null}`},
+		{"log file", "", withUpstream(`"stream":"a","log":{"kind":"file"}`)},
+		{"log file with options", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":"{env.FEED_DIR}","sync":"always","memory":65536}`)},
+		{"log file with null", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":null,"sync":null,"memory":null}`)},
+		{"log defaults", `{"log":{"file":{"sync":"off"}}}`, withUpstream(`"stream":"a","log":{"kind":"file"}`)},
+		{"log defaults null", `{"log":null}`, respond},
+		{"retain any number of events", "", withUpstream(`"retain":{"events":0}`)},
 		{"several URLs", "", asUpstream(`{"urls":["https://a.example.com","https://b.example.com"]}`)},
 		{"failover", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"failover"}`)},
 		{"mirror", "", asUpstream(`{"name":"a","urls":["https://a.example.com","https://b.example.com"],"policy":"mirror"}`)},
@@ -334,11 +361,12 @@ func TestJSONNeverPanics(t *testing.T) {
 				"transport":{"protocol":"http","tls":{}},"resume":"on","backoff":{"base":"1s","max":"2s"},"idle_timeout":"1m","max_event_size":1000,
 				"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"},"events":["tick"],"prefix":"a."}],
 				"ids":"upstream","envelope":"json","filters":"on","prime":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
+				"log":{"kind":"file","dir":"/x","sync":"1s","memory":100000},
 				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",
 				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep"},
 			{"handler":"sse_fanin","stream":"b"}]}]}}},
-		"sse_fanin":{"streams":{"b":{"max_streams":5,"ids":"upstream","upstreams":[{"urls":["https://b.example.com/{http.request.uri.query.u}","https://c.example.com"],"policy":"mirror"}]}}}}}`
+		"sse_fanin":{"log":{"file":{"dir":"/x","sync":"1s","memory":100000}},"streams":{"b":{"max_streams":5,"ids":"upstream","upstreams":[{"urls":["https://b.example.com/{http.request.uri.query.u}","https://c.example.com"],"policy":"mirror"}]}}}}}`
 	if err := validateJSON(full); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,10 @@
 package ssefanin
 
 import (
+	"slices"
+
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -16,6 +19,42 @@ func activeLogger() *zap.Logger {
 	}
 	return caddy.Log().Named("sse_fanin") // the last configuration has gone
 }
+
+// followingLogger is for what outlives configurations: each of its lines goes to
+// the logger of the configuration that is active at that moment.
+func followingLogger() *zap.Logger { return zap.New(followingCore{}) }
+
+// followingCore is the core of followingLogger. Immutable.
+type followingCore struct{ fields []zapcore.Field }
+
+// Enabled implements zapcore.Core.
+func (followingCore) Enabled(level zapcore.Level) bool { return activeLogger().Core().Enabled(level) }
+
+// With implements zapcore.Core.
+func (c followingCore) With(fields []zapcore.Field) zapcore.Core {
+	return followingCore{slices.Concat(c.fields, fields)}
+}
+
+// Check implements zapcore.Core.
+func (c followingCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(entry.Level) {
+		return checked.AddCore(entry, c)
+	}
+	return checked
+}
+
+// Write implements zapcore.Core.
+func (c followingCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	logger := activeLogger()
+	entry.LoggerName = logger.Name()
+	if checked := logger.Core().Check(entry, nil); checked != nil {
+		checked.Write(slices.Concat(c.fields, fields)...)
+	}
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (followingCore) Sync() error { return activeLogger().Core().Sync() }
 
 // loggerName stands for the App where the name of its logger is all that is
 // needed of it.

@@ -23,30 +23,41 @@ const (
 // that was removed and one of the same name are reported together, as are the
 // keys of a keyed stream and the addresses of a dynamic upstream.
 var metrics = streamCollector{
-	upstreamUp:     desc("upstream_up", "Whether the upstream is connected: 1 or 0. Of several connections, one is enough.", "upstream"),
-	connects:       desc("upstream_connects_total", "How often the upstream answered with a stream.", "upstream"),
-	disconnects:    desc("upstream_disconnects_total", "How often a connection to the upstream ended or an attempt failed, by reason.", "upstream", "reason"),
-	lastEvent:      desc("upstream_last_event_timestamp_seconds", "When the upstream's last event arrived, in Unix seconds; 0 if none has.", "upstream"),
-	received:       desc("events_received_total", "How many events arrived from the upstream, duplicates included.", "upstream"),
-	receivedBytes:  desc("received_bytes_total", "How many bytes of streams arrived from the upstream.", "upstream"),
-	skipped:        desc("events_skipped_total", "How many of the upstream's events were not taken over, by reason.", "upstream", "reason"),
-	duplicates:     desc("duplicates_total", "How many events the upstream sent again, or another of its replicas had sent already.", "upstream"),
-	clients:        desc("clients", "How many clients are connected."),
-	clientsTotal:   desc("clients_total", "How many clients have been connected."),
-	maxClients:     desc("max_clients", "How many clients there may be, by the lowest limit of the stream's handlers; 0 is no limit."),
-	refused:        desc("refused_total", "How many clients got no stream, by reason.", "reason"),
-	keys:           desc("keys", "How many keys of a keyed stream are live."),
-	maxStreams:     desc("max_streams", "How many keys of a keyed stream there may be."),
-	clientEnds:     desc("client_disconnects_total", "How many clients were disconnected, by reason.", "reason"),
-	delivered:      desc("events_delivered_total", "How many events were written to clients, replayed ones included."),
-	deliveredBytes: desc("delivered_bytes_total", "How many bytes were written to clients, heartbeats included."),
-	replayed:       desc("replayed_events_total", "How many events were written to clients that had arrived before the client."),
-	gaps:           desc("gaps_total", "How many times a client was told that events are gone, by reason.", "reason"),
-	retainedEvents: desc("retained_events", "How many events are retained."),
-	retainedBytes:  desc("retained_bytes", "How much memory the retained events take, in bytes."),
-	retainedAge:    desc("retained_age_seconds", "How old the oldest retained event is; 0 if there is none."),
-	maxLag:         desc("max_lag_events", "How many events the client that is furthest behind has still to get."),
-	deliveryDelay:  desc("delivery_delay_seconds", "Time from an event's arrival until it was flushed to a client; of the last event of each write, replays aside. To the millisecond."),
+	upstreamUp:       desc("upstream_up", "Whether the upstream is connected: 1 or 0. Of several connections, one is enough.", "upstream"),
+	connects:         desc("upstream_connects_total", "How often the upstream answered with a stream.", "upstream"),
+	disconnects:      desc("upstream_disconnects_total", "How often a connection to the upstream ended or an attempt failed, by reason.", "upstream", "reason"),
+	lastEvent:        desc("upstream_last_event_timestamp_seconds", "When the upstream's last event arrived, in Unix seconds; 0 if none has.", "upstream"),
+	received:         desc("events_received_total", "How many events arrived from the upstream, duplicates included.", "upstream"),
+	receivedBytes:    desc("received_bytes_total", "How many bytes of streams arrived from the upstream.", "upstream"),
+	skipped:          desc("events_skipped_total", "How many of the upstream's events were not taken over, by reason.", "upstream", "reason"),
+	duplicates:       desc("duplicates_total", "How many events the upstream sent again, or another of its replicas had sent already.", "upstream"),
+	clients:          desc("clients", "How many clients are connected."),
+	clientsTotal:     desc("clients_total", "How many clients have been connected."),
+	maxClients:       desc("max_clients", "How many clients there may be, by the lowest limit of the stream's handlers; 0 is no limit."),
+	refused:          desc("refused_total", "How many clients got no stream, by reason.", "reason"),
+	keys:             desc("keys", "How many keys of a keyed stream are live."),
+	maxStreams:       desc("max_streams", "How many keys of a keyed stream there may be."),
+	clientEnds:       desc("client_disconnects_total", "How many clients were disconnected, by reason.", "reason"),
+	delivered:        desc("events_delivered_total", "How many events were written to clients, replayed ones included."),
+	deliveredBytes:   desc("delivered_bytes_total", "How many bytes were written to clients, heartbeats included."),
+	replayed:         desc("replayed_events_total", "How many events were written to clients that had arrived before the client."),
+	gaps:             desc("gaps_total", "How many times a client was told that events are gone, by reason.", "reason"),
+	retainedEvents:   desc("retained_events", "How many events are retained."),
+	retainedBytes:    desc("retained_bytes", "How much memory the retained events take, in bytes."),
+	retainedAge:      desc("retained_age_seconds", "How old the oldest retained event is; 0 if there is none."),
+	maxLag:           desc("max_lag_events", "How many events the client that is furthest behind has still to get."),
+	logState:         desc("log_state", "What a log that is kept besides memory does: 1 for its state, 0 for the others.", "state"),
+	logHead:          desc("log_head_offset", "Number of the log's newest event; 0 if there is none."),
+	logFirst:         desc("log_first_offset", "Number of the log's oldest event; one more than the newest if there is none, 0 until the log is open."),
+	logBytes:         desc("log_bytes", "How large the log is as it is stored, in bytes."),
+	logBuffered:      desc("log_buffered_events", "How many events were handed to the log and are not in it yet."),
+	logBufferedBytes: desc("log_buffered_bytes", "How large these events are, in bytes."),
+	logTerm:          desc("log_term", "Number of the log's newest term: it rises whenever a process begins to write."),
+	logTakeovers:     desc("log_takeovers_total", "How often this process has begun to write the log."),
+	logRefused:       desc("log_refused_appends_total", "How many appends the log refused since another process had begun to write."),
+	logResyncs:       desc("log_resyncs_total", "How often the log had to be read anew."),
+	commitDelay:      desc("log_commit_delay_seconds", "Time from an event's being handed to the log until it was in it; of one event at a time. To the millisecond."),
+	deliveryDelay:    desc("delivery_delay_seconds", "Time from an event's arrival until it was flushed to a client; of the last event of each write, replays aside. To the millisecond."),
 }
 
 // streamCollector implements prometheus.Collector.
@@ -58,6 +69,12 @@ type streamCollector struct {
 	delivered, deliveredBytes, replayed, gaps          *prometheus.Desc
 	retainedEvents, retainedBytes, retainedAge, maxLag *prometheus.Desc
 	deliveryDelay                                      *prometheus.Desc
+
+	// Of streams whose log is kept besides memory.
+	logState, logHead, logFirst, logBytes         *prometheus.Desc
+	logBuffered, logBufferedBytes                 *prometheus.Desc
+	logTerm, logTakeovers, logRefused, logResyncs *prometheus.Desc
+	commitDelay                                   *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -83,6 +100,10 @@ func (m *streamCollector) Describe(ch chan<- *prometheus.Desc) {
 		m.delivered, m.deliveredBytes, m.replayed, m.gaps,
 		m.retainedEvents, m.retainedBytes, m.retainedAge, m.maxLag,
 		m.deliveryDelay,
+		m.logState, m.logHead, m.logFirst, m.logBytes,
+		m.logBuffered, m.logBufferedBytes,
+		m.logTerm, m.logTakeovers, m.logRefused, m.logResyncs,
+		m.commitDelay,
 	} {
 		ch <- d
 	}
@@ -151,16 +172,42 @@ func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, no
 	}
 	gauge(m.retainedAge, age)
 	gauge(m.maxLag, float64(v.Clients.MaxLag))
+	ch <- v.delay.metric(m.deliveryDelay, v.Name)
 
+	s := v.Log.Store
+	if s == nil {
+		return
+	}
+	for _, state := range logStates {
+		is := 0.0
+		if state == s.State {
+			is = 1
+		}
+		gauge(m.logState, is, string(state))
+	}
+	gauge(m.logHead, float64(s.Last))
+	gauge(m.logFirst, float64(s.First))
+	gauge(m.logBytes, float64(s.Bytes))
+	gauge(m.logBuffered, float64(s.Buffered))
+	gauge(m.logBufferedBytes, float64(s.BufferedBytes))
+	gauge(m.logTerm, float64(s.Term))
+	counter(m.logTakeovers, s.Takeovers)
+	counter(m.logRefused, s.Refused)
+	counter(m.logResyncs, s.Resyncs)
+	ch <- v.commits.metric(m.commitDelay, v.Name)
+}
+
+// metric returns the histogram as that of a stream.
+func (n delayCounts) metric(d *prometheus.Desc, stream string) prometheus.Metric {
 	var total uint64
 	buckets := make(map[float64]uint64, len(delayBounds))
-	for i, n := range v.delay.buckets {
-		total += n
+	for i, count := range n.buckets {
+		total += count
 		if i < len(delayBounds) {
 			buckets[float64(delayBounds[i])/1000] = total
 		}
 	}
-	ch <- prometheus.MustNewConstHistogram(m.deliveryDelay, total, float64(v.delay.sum)/1000, buckets, v.Name)
+	return prometheus.MustNewConstHistogram(d, total, float64(n.sum)/1000, buckets, stream)
 }
 
 // Interface guards

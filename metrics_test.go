@@ -74,7 +74,8 @@ func wantMetrics(t *testing.T, in *instance, want map[string]float64) {
 // Every name of the documented list, and no other.
 func TestMetricNames(t *testing.T) {
 	a := plain(t)
-	in := serve(t, "", directive("/e", "stream s\nupstream u "+a.URL())+"\n"+directive("/k", "stream k\nupstream u "+a.URL()+"/{query.user}"))
+	in := serve(t, "", directive("/e", "stream m\nupstream u "+a.URL())+"\n"+directive("/k", "stream k\nupstream u "+a.URL()+"/{query.user}")+
+		"\n"+kept(t.TempDir(), "", "upstream u "+a.URL()))
 	got := make(map[string]bool)
 	for line := range strings.Lines(in.metrics()) {
 		name, _, _ := strings.Cut(line, "{")
@@ -86,6 +87,8 @@ func TestMetricNames(t *testing.T) {
 		"clients_total", "client_disconnects_total", "events_delivered_total", "delivered_bytes_total",
 		"replayed_events_total", "gaps_total", "retained_events", "retained_bytes", "retained_age_seconds",
 		"max_lag_events", "delivery_delay_seconds", "refused_total", "max_clients", "max_streams", "keys",
+		"log_state", "log_head_offset", "log_first_offset", "log_bytes", "log_buffered_events", "log_buffered_bytes",
+		"log_term", "log_takeovers_total", "log_refused_appends_total", "log_resyncs_total", "log_commit_delay_seconds",
 	} {
 		name = "caddy_sse_fanin_" + name
 		if !got[name] {
@@ -100,7 +103,7 @@ func TestMetricNames(t *testing.T) {
 
 func TestMetricsAreClean(t *testing.T) {
 	a := plain(t)
-	serve(t, "", directive("/e", "stream s\nupstream u "+a.URL()))
+	serve(t, "", directive("/e", "stream m\nupstream u "+a.URL())+"\n"+kept(t.TempDir(), "", "upstream u "+a.URL()))
 	registry := prometheus.NewPedanticRegistry()
 	must(t, registry.Register(&metrics))
 	families, err := registry.Gather()

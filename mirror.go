@@ -68,6 +68,14 @@ func newMirror() *mirror {
 	return &mirror{begun: time.Now(), byHash: make(map[print][]uint64), ids: make(map[uint32]int)}
 }
 
+// remember takes over events that were delivered before, by another process.
+func (m *mirror) remember(p *startPoint) {
+	for i, print := range p.prints {
+		m.push(occurrence{print: print, at: time.UnixMilli(p.times[i]).Sub(m.begun)})
+	}
+	m.newest = append(m.newest[:0], p.id...)
+}
+
 // add gives a replica a slot; false when all are taken.
 func (m *mirror) add() (slot int, ok bool) {
 	for i := range m.slots {

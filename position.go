@@ -22,6 +22,10 @@ const (
 	// clockSkew is by how much the clocks of two nodes, or of two runs, may
 	// differ for a cursor's time to be of use.
 	clockSkew = time.Second
+
+	// positionWait is how long a client waits for a log that has to be read first,
+	// before it is told that its position is unknown.
+	positionWait = 10 * time.Second
 )
 
 // clientPosition is where a client reads. The log is replaced by
@@ -53,81 +57,227 @@ func (p *clientPosition) lag() uint64 {
 	if head, at := p.log.Head(), p.reader.Position(); at <= head {
 		n = head + 1 - at
 	}
-	for log := p.log.next.Load(); log != nil; log = log.next.Load() {
-		n += log.Head()
+	for log := p.log.following(); log != nil && log.ready(); log = log.following() {
+		n += log.Head() + 1 - log.begins.Load()
 	}
 	return n
 }
 
 // switchLog has the client read a log, from the event at next.
-func (c *client) switchLog(log *streamLog, next uint64) { c.hub.audience.switchLog(&c.at, log, next) }
+func (c *client) switchLog(log *streamLog, next uint64) {
+	c.askNoMore()
+	c.hub.audience.switchLog(&c.at, log, next)
+}
 
-// position finds where the client begins, makes its reader, and appends the
-// position, and the gap before it if there is one, to the head. Called once, in
-// the first turn.
-func (c *client) position(asked string, now time.Time) {
-	log := c.hub.log.Load()
+// place finds where the client begins, and appends the position, and the gap
+// before it if there is one, to what is written next. Where the log, or an older
+// part of it, has to be read first, the client is woken when it has been; then
+// place is called again, in another turn.
+func (c *client) place(now time.Time) {
+	if c.at.log == nil {
+		c.switchLog(c.hub.log.Load(), 1)
+	}
+	log := c.at.log
+	if next := log.following(); next != nil && !log.ready() { // it will never be
+		c.switchLog(next, 1)
+		log = next
+	}
+	if !log.ready() {
+		if !c.waited && monotonic(now) >= c.waitUntil {
+			c.waited = true
+			if c.toldGap = c.sub.asked != "" && log.resumable(); c.toldGap {
+				c.buf = c.appendGap(c.buf, gapUnknown, nil)
+			}
+		}
+		return
+	}
 	log.Expire(now)
 	c.sent.head = log.Head() // later events are no replay
-	c.switchLog(log, c.sent.head+1)
-	defer func() { c.sentPosition = c.at.reader.Position() }()
-	if asked == "" || !c.at.log.resumable() {
-		next := c.startPosition()
-		c.at.seek(next)
-		c.prime(next, now)
-		return
-	}
-	if c.at.log.ids == idsUpstream {
-		c.positionByID(asked)
-		return
-	}
-	cursor, ok := eventlog.ParseCursor(asked)
-	var next uint64
-	state := eventlog.Unknown
-	if ok {
-		next, state = c.at.log.After(cursor)
-	}
-	switch state {
-	case eventlog.Known:
-		c.at.seek(next)
-	case eventlog.Expired:
-		c.at.seek(next)
-		missed := next - cursor.Offset - 1
-		c.buf = c.appendGap(c.buf, gapExpired, &missed)
-	default:
-		next = c.startPosition()
-		if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
-			next = c.at.log.Since(cursor.Time - clockSkew.Milliseconds())
+	for {
+		begin := c.begin
+		if begin == nil {
+			found, ok := c.beginning(c.sub.asked, now)
+			if !ok {
+				return // it is being asked for
+			}
+			begin = &found
 		}
-		c.at.seek(next)
-		c.buf = c.appendGap(c.buf, gapUnknown, nil)
+		c.begin = nil
+		c.at.seek(begin.next)
+		if begin.next < log.Tail() && log.durable != nil {
+			// the time of its event is part of the position
+			wait, evicted := c.goOnOlder()
+			if wait {
+				c.begin = begin // the beginning must not move on meanwhile
+				return
+			}
+			if evicted {
+				continue // now it is another one
+			}
+		}
+		c.placed = true
+		c.sentPosition = begin.next
+		switch {
+		case begin.gap == "":
+			if begin.fresh {
+				c.prime(begin.next, now)
+			}
+		case !c.toldGap:
+			c.buf = c.appendGap(c.buf, begin.gap, begin.missed)
+		}
+		return
 	}
 }
 
-// positionByID resumes after the event with the upstream's id.
-func (c *client) positionByID(asked string) {
+// beginning is where a client begins to read.
+type beginning struct {
+	next   uint64
+	fresh  bool    // it came without a position
+	gap    string  // reason of the gap before it; empty: there is none
+	missed *uint64 // events in the gap, if that is known
+}
+
+// beginning returns where the client begins. False: that is being asked for.
+func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
+	log := c.at.log
+	if asked == "" || !log.resumable() {
+		return beginning{next: c.startPosition(), fresh: true}, true
+	}
+	if log.ids == idsUpstream {
+		return c.beginningByID(asked), true
+	}
+	cursor, ok := eventlog.ParseCursor(asked)
+	state := eventlog.Unknown
+	if ok {
+		b.next, state = log.after(cursor)
+	}
+	switch state {
+	case eventlog.Known:
+		return b, true
+	case eventlog.Expired:
+		missed := b.next - cursor.Offset - 1
+		b.gap, b.missed = gapExpired, &missed
+		return b, true
+	case eventlog.Unknown, eventlog.Ahead:
+	}
+	b.next, b.gap = c.startPosition(), gapUnknown
+	if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
+		b.next, ok = c.since(cursor.Time - clockSkew.Milliseconds())
+		return b, ok
+	}
+	return b, true
+}
+
+// since returns the offset of the first event that arrived at a time (Unix ms)
+// or later. False: it is being asked for.
+func (c *client) since(t int64) (next uint64, ok bool) {
+	log := c.at.log
+	next = log.Since(t)
+	if log.durable == nil || next > log.Tail() || log.first() >= log.Tail() {
+		return next, true
+	}
+	t = max(t, 1)
+	if a := c.answered(); a != nil && a.since == t {
+		if a.err == nil {
+			return max(a.next, log.first()), true
+		}
+		return log.first(), true // rather repeats than a hole
+	}
+	if c.ask(olderQuestion{since: t}) {
+		return 0, false
+	}
+	return next, true
+}
+
+// ask has the client woken when a question is answered. False: it will not be,
+// since what is not in memory cannot be had any more.
+func (c *client) ask(q olderQuestion) bool {
+	if !c.asking {
+		c.questions++
+		q.client, q.number = c, c.questions
+		c.asking = c.at.log.durable.older.ask(q)
+	}
+	return c.asking
+}
+
+// answer gives the client an answer, and wakes it. Any goroutine may call it.
+func (c *client) answer(a *olderAnswer) {
+	for {
+		newest := c.older.Load()
+		if newest != nil && newest.number > a.number {
+			return // that of a log which the client has left
+		}
+		if c.older.CompareAndSwap(newest, a) {
+			break
+		}
+	}
+	c.sub.wake()
+}
+
+// answered returns the answer to the client's question, once; nil if there is
+// none yet.
+func (c *client) answered() *olderAnswer {
+	a := c.older.Swap(nil)
+	if a == nil || !c.asking || a.number != c.questions {
+		return nil
+	}
+	c.asking = false
+	return a
+}
+
+// askNoMore takes the client's question back.
+func (c *client) askNoMore() {
+	if c.asking {
+		c.asking = false
+		c.at.log.durable.older.forget(c)
+	}
+}
+
+// goOnOlder has the client read at its position where memory no longer holds the
+// event there. wait: it is woken when the event has been read. evicted: nobody
+// has it any more.
+func (c *client) goOnOlder() (wait, evicted bool) {
+	log, next := c.at.log, c.at.reader.Position()
+	if log.durable == nil {
+		return false, true
+	}
+	if a := c.answered(); a != nil && a.run != nil && c.at.reader.ReadRun(a.run) {
+		return false, false
+	}
+	if next < log.first() {
+		c.askNoMore()
+		return false, true
+	}
+	if !c.ask(olderQuestion{offset: next}) {
+		return false, true
+	}
+	return true, false
+}
+
+// beginningByID begins after the event with the upstream's id.
+func (c *client) beginningByID(asked string) beginning {
 	next, ok := c.at.log.afterID(asked)
-	if !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.Tail() == 1 {
+	if !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.first() == 1 {
 		// Everything in the log came after that id.
 		next, ok = 1, true
 	}
 	if !ok {
-		next = c.startPosition()
+		return beginning{next: c.startPosition(), gap: gapUnknown}
 	}
-	c.at.seek(next)
-	if !ok {
-		c.buf = c.appendGap(c.buf, gapUnknown, nil)
-	}
+	return beginning{next: next}
 }
 
-// idAt returns the id of a client that has everything before next; empty if
-// there is none.
-func (c *client) idAt(next uint64, now time.Time) string {
+// idAt returns the id of a client that has everything before its position; empty
+// if there is none, or none is known yet.
+func (c *client) idAt(now time.Time) string {
+	if !c.at.log.ready() {
+		return ""
+	}
 	switch c.at.log.ids {
 	case idsStream:
-		return c.at.log.CursorBefore(next, now).String()
+		return c.at.reader.Cursor(now).String()
 	case idsUpstream:
-		return c.at.log.idBefore(next)
+		return c.at.log.idBefore(c.at.reader.Position())
 	}
 	return ""
 }
@@ -155,10 +305,10 @@ func (c *client) startPosition() uint64 {
 	case startLive:
 		return c.at.log.Head() + 1
 	case startOldest:
-		return c.at.log.Tail()
+		return c.at.log.first()
 	}
 	n, _ := strconv.ParseUint(string(c.settings.start), 10, 63) // validated at load
-	return c.at.log.Last(n)
+	return c.at.log.last(n)
 }
 
 // The reasons of a gap.
@@ -180,7 +330,7 @@ func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
 	c.countGap(why, missed)
 	gap := gapData{Reason: why, Missed: missed}
 	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
-	if resumed := c.idAt(c.at.reader.Position(), time.Now()); resumed != "" {
+	if resumed := c.idAt(time.Now()); resumed != "" {
 		gap.Resumed = &resumed
 		ev.ID = []byte(resumed)
 	}

@@ -4,6 +4,8 @@ import (
 	"hash/maphash"
 	"math/bits"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
@@ -23,16 +25,23 @@ const ownIDBit print = 1 << 63
 var printSeed = maphash.MakeSeed()
 
 func printOf(ev *sse.Event) print {
-	content := maphash.Bytes(printSeed, ev.Data)
+	return printBy(ev, func(p []byte) uint64 { return maphash.Bytes(printSeed, p) })
+}
+
+// stablePrintOf is printOf for a stream whose log outlives the process: the
+// same event has the same print in another one.
+func stablePrintOf(ev *sse.Event) print { return printBy(ev, xxhash.Sum64) }
+
+func printBy(ev *sse.Event, hash func([]byte) uint64) print {
+	content := hash(ev.Data)
 	if len(ev.Type) > 0 {
 		// rotated, lest type and data could be exchanged
-		content ^= bits.RotateLeft64(maphash.Bytes(printSeed, ev.Type), 29)
+		content ^= bits.RotateLeft64(hash(ev.Type), 29)
 	}
 	if !hasOwnID(ev) {
 		return print(content >> 1)
 	}
-	id := maphash.Bytes(printSeed, ev.ID)
-	return ownIDBit | print(id>>32)<<31 | print(content>>33)
+	return ownIDBit | print(hash(ev.ID)>>32)<<31 | print(content>>33)
 }
 
 // id returns the part of the print that stands for the event's own id; false

@@ -29,6 +29,14 @@ type intake struct {
 	mirror *mirror // nil without `mirror`
 }
 
+// printOf returns an event's print. It is a stable one where the log is.
+func (in *intake) printOf(ev *sse.Event) print {
+	if in.spec.Log != "" {
+		return stablePrintOf(ev)
+	}
+	return printOf(ev)
+}
+
 // init is called once, before the first subscription.
 func (in *intake) init(spec *sourceSpec, counts *sourceCounts) {
 	in.spec, in.counts = spec, counts
@@ -78,6 +86,16 @@ func (in *intake) lastID(use *subscription, limit int) string {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return string(use.lastID[:min(len(use.lastID), limit)])
+}
+
+// remember takes over the events before the first connection, which another
+// process has received.
+func (in *intake) remember(p *startPoint) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mirror != nil {
+		in.mirror.remember(p)
+	}
 }
 
 // mirrors reports whether the replicas are connected side by side.
@@ -142,7 +160,7 @@ func (in *intake) closed(r *runner) {
 
 // receive takes an event from a runner, which calls it from one goroutine.
 func (in *intake) receive(r *runner, ev *sse.Event, now time.Time) {
-	p := printOf(ev)
+	p := in.printOf(ev)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	l := &r.leading

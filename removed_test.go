@@ -82,7 +82,6 @@ func TestRefusalsKeepNoRemovedStream(t *testing.T) {
 	}
 	r.end()
 	refuse(stream) // by a request that was on its way
-	stream = nil
 	collected(t, "the stream", kept)
 	if n := r.load()[refusedFull]; n != 3 || lines != 1 {
 		t.Errorf("%d refused in %d lines", n, lines)
@@ -108,7 +107,6 @@ func TestTimersKeepNoConnection(t *testing.T) {
 	}
 	c, gone := open()
 	c.cutUnlessEnded(w, r, time.Now().Add(time.Hour))
-	c = nil
 	collected(t, "the connection", gone)
 
 	c, still := open()

@@ -112,6 +112,18 @@ func newRunner(s *source, replicas []*replica, slot int) *runner {
 	return r
 }
 
+// begin has a runner that has not been started go on where the log of its
+// stream ends, as if it had been connected before.
+func (r *runner) begin(p *startPoint) {
+	if p.id != "" {
+		r.decoder.SetLastEventID(p.id)
+	}
+	if !r.source.intake.mirrors() {
+		r.recents.prints = p.prints[max(len(p.prints)-recentEvents, 0):]
+	}
+	r.connected = true
+}
+
 // wake has the runner look again for something to do.
 func (r *runner) wake() {
 	select {

@@ -66,20 +66,25 @@ type upstreamStatus struct {
 
 // logStatus is the operators' view of a log.
 type logStatus struct {
+	// What clients can get, from memory or from where it is kept besides.
 	Epoch  string `json:"epoch"`
 	IDs    string `json:"ids"`
 	Head   uint64 `json:"head"`
 	Tail   uint64 `json:"tail"`
 	Events uint64 `json:"events"`
 	Bytes  int64  `json:"bytes"`
-	Memory int64  `json:"memory"`
+	Memory int64  `json:"memory"` // that it takes
 	Oldest int64  `json:"oldest"`
 	Newest int64  `json:"newest"`
 
 	// The bounds; of each key's log.
-	MaxEvents int   `json:"max_events"`
+	MaxEvents int   `json:"max_events"` // 0 is none
 	MaxBytes  int64 `json:"max_bytes"`
 	MaxAge    int64 `json:"max_age"` // milliseconds
+
+	// Of a log that is kept besides memory.
+	MaxMemory int64        `json:"max_memory,omitempty"`
+	Store     *storeStatus `json:"store,omitempty"`
 }
 
 // clientsStatus is the operators' view of the clients of a stream.
@@ -164,6 +169,10 @@ func (u *upstreamStatus) set(n upstreamCounts) {
 func (l *logStatus) merge(other logStatus) {
 	l.Epoch, l.IDs, l.Tail = other.Epoch, other.IDs, other.Tail
 	l.MaxEvents, l.MaxBytes, l.MaxAge = other.MaxEvents, other.MaxBytes, other.MaxAge
+	l.MaxMemory = other.MaxMemory
+	if other.Store != nil {
+		l.Store = other.Store
+	}
 	l.Head += other.Head
 	l.Events += other.Events
 	l.Bytes += other.Bytes

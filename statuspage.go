@@ -50,8 +50,8 @@ type StatusPage struct {
 	// The names of the streams to show. Default: all of the process.
 	Streams []string `json:"streams,omitempty"`
 
-	// How many upstreams of each stream must be up for `?ready`. Streams that
-	// are connected on demand are always ready. Default: 1.
+	// How many upstreams of each stream must be up for `?ready`. It does not
+	// concern streams that are connected on demand. Default: 1.
 	Quorum int `json:"quorum,omitempty"`
 
 	// Show the newest events of each stream with their data. Default: false,
@@ -294,8 +294,8 @@ type readiness struct {
 type missingInput struct {
 	Stream string   `json:"stream"`
 	Up     int      `json:"up"`
-	Quorum int      `json:"quorum"`
-	Down   []string `json:"down"` // the upstreams that are not up
+	Quorum int      `json:"quorum"` // 0: none is asked for
+	Down   []string `json:"down"`   // the upstreams that are not up
 	Error  string   `json:"error,omitempty"`
 }
 
@@ -308,7 +308,8 @@ func (p *StatusPage) serveReady(w http.ResponseWriter, r *http.Request) error {
 	return writeStatusJSON(w, r, status, readiness{Ready: len(missing) == 0, Missing: missing})
 }
 
-// missing returns the streams that are not fed as they should be.
+// missing returns the streams that are not fed as they should be. The upstreams
+// of one that another process writes are not this one's.
 func (p *StatusPage) missing(all []streamStatus) []missingInput {
 	var missing []missingInput
 	seen := make(map[string]bool)
@@ -317,18 +318,21 @@ func (p *StatusPage) missing(all []streamStatus) []missingInput {
 			continue
 		}
 		seen[st.Name] = true
-		if st.Keyed || st.OnDemand {
+		if st.Keyed {
 			continue
 		}
-		m := missingInput{Stream: st.Name, Quorum: p.Quorum, Down: []string{}}
-		for _, u := range st.Upstreams {
-			if u.State == phaseUp {
-				m.Up++
-			} else {
-				m.Down = append(m.Down, u.Name)
+		m := missingInput{Stream: st.Name, Down: []string{}, Error: st.Log.Store.unready()}
+		if !st.OnDemand && !st.Log.Store.follows() {
+			m.Quorum = p.Quorum
+			for _, u := range st.Upstreams {
+				if u.State == phaseUp {
+					m.Up++
+				} else {
+					m.Down = append(m.Down, u.Name)
+				}
 			}
 		}
-		if m.Up < p.Quorum {
+		if m.Up < m.Quorum || m.Error != "" {
 			missing = append(missing, m)
 		}
 	}

@@ -23,11 +23,16 @@ const (
 // `ids upstream` it also finds events by the upstream's id.
 type streamLog struct {
 	*eventlog.Log
-	ids string
+	ids     string
+	durable *durable // where the log is kept besides memory; nil: nowhere
 
 	// next is the log that came after this one; readers go through all of
 	// them. Nil for the hub's current one.
 	next atomic.Pointer[streamLog]
+
+	// begins is the offset from which on readers of the log before go on in this
+	// one. What is before it was there already. Stored before ready tells so.
+	begins atomic.Uint64
 
 	// mu makes appending an event and noting its id one step.
 	mu       sync.Mutex        // protects the fields below
@@ -47,7 +52,67 @@ type notedID struct {
 }
 
 func newStreamLog(o eventlog.Options, ids string) *streamLog {
-	return &streamLog{Log: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
+	l := &streamLog{Log: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
+	l.begins.Store(1)
+	return l
+}
+
+// ready reports whether positions in the log are known. A log that is kept
+// besides memory has to be read first.
+func (l *streamLog) ready() bool { return l.durable == nil || l.durable.loaded.Load() }
+
+// writable reports whether the log takes events at present.
+func (l *streamLog) writable() bool { return l.durable == nil || l.durable.writing.Load() }
+
+// first returns the offset of the oldest event that can be had, from memory or
+// from where the log is kept besides.
+func (l *streamLog) first() uint64 {
+	if l.durable == nil || l.durable.older.over() {
+		return l.Tail()
+	}
+	return min(l.durable.first(), l.Tail())
+}
+
+// following returns the log in which readers of this one go on; nil if there is
+// none. One that another has followed before it was ready is passed over.
+func (l *streamLog) following() *streamLog {
+	if l.durable != nil && !l.durable.over.Load() {
+		return nil // what was handed over to the store is still to come
+	}
+	next := l.next.Load()
+	for next != nil && !next.ready() && next.next.Load() != nil {
+		next = next.next.Load()
+	}
+	return next
+}
+
+// after is After, with the events that memory no longer holds.
+func (l *streamLog) after(c eventlog.Cursor) (next uint64, state eventlog.CursorState) {
+	next, state = l.After(c)
+	if state != eventlog.Expired || l.durable == nil {
+		return next, state
+	}
+	if first := l.first(); c.Offset+1 < first {
+		return first, eventlog.Expired
+	}
+	return c.Offset + 1, eventlog.Known
+}
+
+// last returns the offset of the first of the newest n events that can be had.
+func (l *streamLog) last(n uint64) uint64 {
+	if l.durable == nil {
+		return l.Last(n)
+	}
+	next := l.Head() + 1
+	return next - min(n, next-l.first())
+}
+
+// close ends what the log has besides memory, and waits for it. It is called
+// without the locks of hub and inputs.
+func (l *streamLog) close() {
+	if l.durable != nil {
+		l.durable.end()
+	}
 }
 
 // resumable reports whether clients can come back with an id.

@@ -20,7 +20,8 @@ type streamView struct {
 	counted map[string]*countedUpstream // by counted name
 	ends    [maxEndReasons]uint64       // by number of the reason
 	delay   delayCounts
-	seen    int // events whose types were looked at
+	commits delayCounts // of a log that is kept besides memory
+	seen    int         // events whose types were looked at
 }
 
 // countedUpstream has the counts under one configured name.
@@ -205,13 +206,18 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 }
 
 func (v *streamView) addLog(log *streamLog) {
-	st, o, l := log.Stats(), log.Options(), &v.Log
-	l.merge(logStatus{
+	st, o := log.Stats(), log.Options()
+	l := logStatus{
 		Epoch: log.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
 		Events: st.Events, Bytes: st.Bytes, Memory: st.Memory,
 		Oldest: unixMilli(st.Oldest), Newest: unixMilli(st.Newest),
 		MaxEvents: o.MaxEvents, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge.Milliseconds(),
-	})
+	}
+	if log.durable != nil {
+		l.describe(log.durable)
+		v.commits = log.durable.delay.delays.load()
+	}
+	v.Log.merge(l)
 }
 
 func (v *streamView) addTypes(t *tags, log *streamLog) {
@@ -285,6 +291,9 @@ func (v *streamView) merge(other *streamView) {
 		v.ends[i] += other.ends[i]
 	}
 	v.delay.add(other.delay)
+	if other.Log.Store != nil {
+		v.commits = other.commits // of the store that is shown
+	}
 }
 
 // trim puts everything into its final order and bounds.

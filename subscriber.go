@@ -114,6 +114,12 @@ func (s *subscriber) wake() {
 	}
 }
 
+// idle reports whether the client has nothing to do at present, or has ended.
+func (s *subscriber) idle() bool {
+	turn := s.turn.Load()
+	return turn == turnIdle || turn == turnNone
+}
+
 // wait has the client served to its end.
 func (s *subscriber) wait() {
 	clientWriters.enter()

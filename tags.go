@@ -52,8 +52,37 @@ func (t *tags) source(name, upstream string) uint32 {
 	defer t.mu.Unlock()
 	if n, ok := t.sources[name]; ok {
 		t.sourceNames[n].uses++
+		t.sourceNames[n].upstream = upstream
 		return n
 	}
+	n := t.numberLocked()
+	t.sourceNames[n] = sourceName{name, upstream, 1}
+	t.sources[name] = n
+	return n
+}
+
+// stored returns the number of a source that an event in the log is of, whether
+// a configuration has it or not.
+func (t *tags) stored(name string) uint32 {
+	t.mu.RLock()
+	n, ok := t.sources[name]
+	t.mu.RUnlock()
+	if ok {
+		return n
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n, ok := t.sources[name]; ok {
+		return n
+	}
+	n = t.numberLocked()
+	t.sourceNames[n] = sourceName{name: name}
+	t.sources[name] = n
+	return n
+}
+
+// numberLocked returns a number to give out.
+func (t *tags) numberLocked() uint32 {
 	n := uint32(len(t.sourceNames))
 	if n < tagSources {
 		t.sourceNames = append(t.sourceNames, sourceName{})
@@ -67,8 +96,6 @@ func (t *tags) source(name, upstream string) uint32 {
 		}
 		delete(t.sources, t.sourceNames[n].name)
 	}
-	t.sourceNames[n] = sourceName{name, upstream, 1}
-	t.sources[name] = n
 	return n
 }
 

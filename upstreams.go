@@ -41,6 +41,7 @@ type source struct {
 	places    map[string]*replica // by id
 	inherited *runner             // whose position to go on from
 	seed      string              // id to begin with, from the first client
+	start     *startPoint         // where the stream's log ends; nil: that says nothing
 	state     sourceState         // of the best runner
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
 	look      chan struct{}       // has a token after a change of whether addresses are wanted
@@ -65,6 +66,10 @@ type listener interface {
 	// stateChanged is called when the source has gone up or down, or else when
 	// it is down for another reason.
 	stateChanged(upOrDown bool)
+
+	// hasRoom returns nil if the stream takes events, else a channel that is
+	// closed when it does.
+	hasRoom() <-chan struct{}
 
 	// announce is called once, for event handlers, when the source has gone up
 	// or down; one that never was up goes down when it first fails.
@@ -373,7 +378,11 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	if s.seed != "" && r.decoder.LastEventID() == "" {
 		r.decoder.SetLastEventID(s.seed)
 	}
-	if s.inherited != nil && id == "" {
+	// Where the log has events of the source, it goes on after them: what came
+	// while the stream had another log would be missing in this one.
+	if s.start != nil {
+		r.begin(s.start)
+	} else if s.inherited != nil && id == "" {
 		r.decoder, r.recents, r.connected = s.inherited.decoder, s.inherited.recents, true
 		s.inherited = nil
 	}
@@ -392,6 +401,18 @@ func (s *source) inherit(old *source) {
 	if len(s.runners) == 0 && last != nil && last.connected {
 		s.inherited = last
 	}
+}
+
+// beginAt makes a source that was not dialled yet go on where its stream's log
+// ends. nil changes nothing.
+func (s *source) beginAt(p *startPoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p == nil || len(s.runners) > 0 || s.spec.Resume == resumeOff {
+		return
+	}
+	s.start = p
+	s.intake.remember(p)
 }
 
 // setSeed makes a source that was not dialled yet begin after an event of an

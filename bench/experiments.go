@@ -72,6 +72,8 @@ const (
 	expMemory     = "memory"
 	expStorm      = "storm"
 	expResume     = "resume"
+	expCatchup    = "catchup"
+	expFiles      = "files"
 )
 
 // experiments are all there are.
@@ -88,6 +90,8 @@ func experiments(s scale) []experiment {
 		s.memory(),
 		s.storm(),
 		s.resume(),
+		s.catchup(),
+		s.files(),
 	}
 }
 
@@ -100,7 +104,7 @@ var (
 // streaming are the systems that send events.
 func (s scale) streaming() []string {
 	names := []string{
-		"fanin", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
+		"fanin", "fanin-file", "fanin-file-always", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
 		"proxy", "nchan", "bare", "bare-window", "bare-h2", "raw", "gosse",
 	}
 	if s.level == full {
@@ -275,6 +279,20 @@ func (s scale) upstreams() experiment {
 		}
 		w.sources = n
 		e.cases = append(e.cases, workloadCases(upstreamsLabel(n), w, "fanin")...)
+	}
+	return e
+}
+
+// files measures what an event's way through files costs: with one client, it is
+// not hidden by what many clients cost.
+func (s scale) files() experiment {
+	e := experiment{
+		name: expFiles, title: "A log in files", runs: s.runs, metrics: shapeMetrics,
+		conditions: "one client, events of 200 B, evenly paced, " + s.window(),
+	}
+	for _, rate := range []float64{1000, 10_000} {
+		w := s.workload(1, rate, 200)
+		e.cases = append(e.cases, workloadCases(w.String(), w, "fanin", "fanin-file-off", "fanin-file", "fanin-file-always")...)
 	}
 	return e
 }

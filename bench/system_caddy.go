@@ -21,6 +21,9 @@ func caddySystems() []*system {
 		{name: "fanin-encode", about: "this module behind `encode`, which leaves streams alone", start: caddySite{handler: faninHandler(""), before: "encode"}.start},
 		{name: "fanin-log", about: "this module with an access log", start: caddySite{handler: faninHandler(""), log: true}.start},
 		{name: "fanin-metrics", about: "this module with Caddy's metrics of HTTP", start: caddySite{handler: faninHandler(""), global: "metrics"}.start},
+		{name: "fanin-file", about: "this module with `log file`", start: caddySite{handler: faninHandler(fileLog("1s")), optional: "log"}.start},
+		{name: "fanin-file-off", about: "the same with `sync off`", start: caddySite{handler: faninHandler(fileLog("off")), optional: "log"}.start},
+		{name: "fanin-file-always", about: "the same with `sync always`", start: caddySite{handler: faninHandler(fileLog("always")), optional: "log"}.start},
 		{name: "fanin-h2", about: "this module over HTTP/2", http2: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
 		{name: "proxy", about: "Caddy's reverse_proxy with `flush_interval -1`", direct: true, start: caddySite{handler: proxyHandler}.start},
 		{name: "proxy-h2", about: "the same over HTTP/2", direct: true, http2: true, start: caddySite{handler: proxyHandler, tls: true}.start},
@@ -41,6 +44,12 @@ type caddySite struct {
 	tls      bool              // HTTP/2 instead of HTTP/1.1
 }
 
+// fileLog are the options of a stream whose log is kept in files, of which 4 MiB
+// are in memory. Its directory is that of Caddy's data.
+func fileLog(sync string) string {
+	return "stream bench\n\t\tlog file {\n\t\t\tsync " + sync + "\n\t\t\tmemory 4MiB\n\t\t}"
+}
+
 // faninHandler returns a sse_fanin with an upstream for each source.
 func faninHandler(options string) func(*bed) string {
 	return func(b *bed) string {
@@ -56,9 +65,16 @@ func faninHandler(options string) func(*bed) string {
 			fmt.Fprintf(&text, "\t\t%s\n", options)
 		}
 		text.WriteString("\t}\n")
+		if strings.Contains(options, "stream bench") {
+			text.WriteString("\tsse_fanin " + oldestPath + " bench {\n\t\tstart oldest\n\t}\n")
+		}
 		return text.String()
 	}
 }
+
+// oldestPath is where the stream of a named system is served from its oldest
+// event on.
+const oldestPath = "/oldest"
 
 func proxyHandler(b *bed) string {
 	return "\treverse_proxy " + b.origin + " {\n\t\tflush_interval -1\n\t}\n"

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -132,4 +134,74 @@ func TestConsoleIsWatched(t *testing.T) {
 	b.mu.Lock()
 	b.wrong = nil
 	b.mu.Unlock()
+}
+
+func TestStatusPageOfALog(t *testing.T) {
+	t.Parallel()
+	a := newOrigin(t, "a")
+	dir := t.TempDir()
+	blocked := filepath.Join(dir, "broken")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil { // where its folder should be
+		t.Fatal(err)
+	}
+	stream := func(name string) string {
+		return fmt.Sprintf(`sse_fanin /%[1]s {
+			stream   %[1]s
+			upstream a %[2]s?stream=%[1]s
+			log file {
+				dir %[3]s
+			}
+			retain {
+				events 0
+				size 1GiB
+				age 24h
+			}
+		}
+		`, name, a.URL(), dir)
+	}
+	s := newServer(t, wires[0], stream("prices")+stream("broken")+`sse_fanin /plain {
+			stream plain
+			upstream a `+a.URL()+`
+		}
+		sse_fanin_status /status`)
+	a.SetRate(50)
+
+	b := newTab(t)
+	b.open(s.url("/status"))
+	b.waitText("#verdict", "The log of broken cannot be written")
+	b.waitText("#problems .badge", "log")
+	b.waitText("#problems .remedy", "There is a file where the directory should be.")
+	b.waitText("#problems .commands", "ls -ld "+blocked)
+	for name, kept := range map[string]string{"broken": "in files: stalled", "prices": "in files: writing, "} {
+		b.wait(`document.querySelector("#stream-` + name + `") !== null`)
+		eval[bool](b, `streams.get("`+name+`").open(true) ?? true`)
+		b.waitText("#stream-"+name+" .facts small:not([hidden])", kept)
+	}
+	b.wait(`/^in files: writing, [0-9.,]+[kM]? events, [0-9.]+ [KMG]iB, newest [0-9.]+ [KMG]iB in memory/.test(document.querySelector("#stream-prices .facts small").textContent)`)
+	eval[bool](b, `streams.get("plain").open(true) ?? true`)
+	b.wait(`document.querySelector("#stream-plain .facts small").hidden`)
+	rows := func(stream string) string {
+		return eval[string](b, `[...document.querySelectorAll("#stream-`+stream+` .fill-row")].filter((e) => !e.hidden).map((e) => e.firstChild.textContent).join(" ")`)
+	}
+	if got := rows("prices"); got != "stored memory age" {
+		t.Errorf("with a log, the bars are %q", got)
+	}
+	if got := rows("plain"); got != "events memory" {
+		t.Errorf("without one, the bars are %q", got)
+	}
+	b.waitText("#stream-broken .source", "connected when the log can be written")
+	b.do(chromedp.EmulateViewport(1280, 2600))
+	b.shoot("status-log")
+	b.dark(true)
+	b.do(chromedp.EmulateViewport(390, 844))
+	if wide := eval[int](b, "document.documentElement.scrollWidth"); wide > 390 {
+		t.Errorf("on a phone the page is %d pixels wide", wide)
+	}
+	b.shoot("status-log-phone")
+
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	b.waitText("#stream-broken .facts small", "in files: writing")
+	b.waitText("#verdict", "All 3 upstreams of 3 streams are up")
 }

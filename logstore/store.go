@@ -59,6 +59,17 @@ type Store interface {
 	// bytes as stored, the newest at least; the last offset + 1 of an empty log.
 	Back(ctx context.Context, size int64) (uint64, error)
 
+	// Latest returns what is known of the newest committed record of each source,
+	// whether the record itself is still retained or not: where to resume the
+	// upstreams from. It is known as soon as the log's end is, and what earlier
+	// terms have committed is in it before Campaign returns. Fences are of no
+	// source. Of more than MaxSources those with the newest records are known. A
+	// record that is lost has not been: then an older record of the source is
+	// returned, or none. The map is the caller's.
+	//
+	// The error is ErrClosed or ctx's.
+	Latest(ctx context.Context) (map[string]Latest, error)
+
 	// Campaign waits until this node is the writer and returns its term. The
 	// error is ErrClosed or ctx's.
 	Campaign(ctx context.Context) (Term, error)
@@ -146,6 +157,9 @@ type Status struct {
 	First uint64 // offset of the oldest retained record, Last+1 if there is none
 	Last  uint64 // offset of the newest committed record, 0 if there never was one
 	Bytes int64  // as stored
+
+	Oldest int64 // arrival of the record at First, Unix ms, 0 if there is none
+	Newest int64 // of that at Last
 
 	Term      uint64 // the newest known
 	Writer    string // which node writes, for people; empty if that is not known

@@ -154,7 +154,10 @@ func (p *process) heap() int64 {
 }
 
 // rss is the resident memory of the process, in bytes.
-func (p *process) rss() int64 {
+func (p *process) rss() int64 { return p.memory("VmRSS") }
+
+// memory is what the system says of the process's memory, in bytes.
+func (p *process) memory(name string) int64 {
 	p.t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.running.PID()))
 	if err != nil {
@@ -162,12 +165,12 @@ func (p *process) rss() int64 {
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(lines.Text(), name+":"); ok {
 			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			return kb << 10
 		}
 	}
-	p.t.Fatal("no VmRSS")
+	p.t.Fatalf("no %s", name)
 	return 0
 }
 

@@ -74,7 +74,7 @@ class Picture {
 			if (rate !== undefined) valued(node.rate, decimal(rate), "/s");
 			const down = u.state === "down" ? cause(u) : "";
 			put(node.cause, down);
-			const text = explain(u, now), tail = (down && text ? ", " : "") + text;
+			const text = explain(u, now, s.log && s.log.store), tail = (down && text ? ", " : "") + text;
 			if (node.rest.data !== tail) node.rest.data = tail;
 			const at = place(u);
 			put(node.at, at);

@@ -155,14 +155,13 @@ class Stream {
 			dl.append(div);
 			this.facts[label] = { div, dd, b, small };
 		}
-		this.bars = ["events", "memory", "age"].map((label) => {
+		this.bars = ["events", "stored", "memory", "age"].map((label) => {
 			const row = el("div", "fill-row"), bar = el("span", "bar"), fill = el("i"), text = el("span", "num");
 			bar.append(fill);
 			row.append(el("span", "", label), bar, text);
 			this.facts["Replay log"].dd.append(row);
 			return { row, bar, fill, text };
 		});
-		this.facts["Replay log"].small.hidden = true;
 		this.body.append(dl);
 
 		this.types = el("div", "types");
@@ -218,8 +217,13 @@ class Stream {
 			}
 			if (u.state !== "connecting" || !before) this.states.set(u.name, u.state);
 		}
+		const state = s.log && s.log.store && s.log.store.state;
+		if (state && this.logState && state !== this.logState && (state === "stalled" || this.logState === "stalled")) {
+			say(s.name + ": the log is " + state);
+		}
+		this.logState = state;
 		// 0: all is well; the order of streams
-		this.rank = s.removed ? .5 : troubles.reduce((r, t) => Math.max(r, t.kind === "down" ? 3 : t.level === "bad" ? 2 : 1), 0);
+		this.rank = s.removed ? .5 : troubles.reduce((r, t) => Math.max(r, t.kind === "down" || t.kind === "log" && t.level === "bad" ? 3 : t.level === "bad" ? 2 : 1), 0);
 		this.draw();
 	}
 
@@ -260,9 +264,14 @@ class Stream {
 
 		const f = this.facts;
 		put(f["Replay log"].b, log.oldest && log.events ? "reaches back " + span(now - log.oldest) : "empty");
+		const store = log.store;
+		put(f["Replay log"].small, kept(log));
+		f["Replay log"].small.hidden = !store;
+		mark(f["Replay log"].small, "tone", !store ? "" : store.state === "stalled" || store.state === "closed" ? "bad" : store.state === "loading" ? "wait" : "");
 		this.bar(0, log.events || 0, log.max_events, count);
-		this.bar(1, log.memory || 0, log.max_bytes, size);
-		this.bar(2, log.oldest ? now - log.oldest : 0, log.max_age, span);
+		this.bar(1, log.bytes || 0, store && log.max_bytes, size);
+		this.bar(2, log.memory || 0, store ? log.max_memory : log.max_bytes, size);
+		this.bar(3, log.oldest ? now - log.oldest : 0, log.max_age, span);
 		put(f["Replayed"].b, count(s.delivered.replayed));
 		put(f["Replayed"].small, "of " + plural(s.delivered.events || 0, "event") + " delivered");
 		const gaps = (s.gaps.expired || 0) + (s.gaps.unknown || 0), recent = this.troubles.some((t) => t.kind === "gaps");

@@ -78,7 +78,7 @@ const REASONS = { // the words of the server
 function cause(u) {
 	return u.error || REASONS[u.reason] || String(u.reason || "").replaceAll("_", " ");
 }
-function explain(u, now) {
+function explain(u, now, store) {
 	const since = u.since ? span(now - u.since) : "";
 	switch (u.state) {
 	case "up":
@@ -88,7 +88,13 @@ function explain(u, now) {
 	case "connecting":
 		return [since && "for " + since, u.error || u.reason ? "before: " + cause(u) : ""].filter(Boolean).join(", ");
 	case "idle":
-		return "connected when a client comes";
+		switch (store ? store.state : "writing") {
+		case "writing":
+			return "connected when a client comes";
+		case "following":
+			return "connected where the log is written";
+		}
+		return "connected when the log can be written";
 	case "finished":
 		return ["the upstream said that nothing more comes", since && since + " ago"].filter(Boolean).join(", ");
 	}
@@ -100,5 +106,14 @@ function place(u) {
 	const used = u.connected && u.connected.length === 1 ? u.connected[0] : urls[0]; // which one it is, where there is one
 	const first = String(used).replace(/^https?:\/\//, "");
 	return first + (urls.length > 1 ? "  +" + (urls.length - 1) + (u.policy ? ", " + u.policy : "") : "");
+}
+// kept describes a log that is kept besides memory.
+function kept(log) {
+	const s = log.store;
+	if (!s) return "";
+	const where = s.kind === "file" ? "in files" : "in " + s.kind, state = where + ": " + s.state;
+	if (!s.first) return state;
+	return state + ", " + short(log.events || 0) + (log.events === 1 ? " event, " : " events, ") + size(log.bytes || 0) +
+		", newest " + size(log.memory || 0) + " in memory" + (s.buffered ? ", " + plural(s.buffered, "more event") + " to be written" : "");
 }
 const tally = (list) => list.reduce((n, u) => (n[u.state] = (n[u.state] || 0) + 1, n), {});

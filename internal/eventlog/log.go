@@ -9,10 +9,13 @@ package eventlog
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // The largest event in bytes. Positions within a segment are 32 bits, and an
@@ -22,7 +25,7 @@ const maxBody = math.MaxUint32 - (4 + maxCursorLen + 1)
 // Options are a log's bounds. Whichever is reached first evicts the oldest
 // events.
 type Options struct {
-	// How many events are retained. At least 1.
+	// How many events are retained. 0 is no bound.
 	MaxEvents int
 
 	// How many bytes of memory the retained events may take, with the unused
@@ -42,12 +45,15 @@ type Options struct {
 type CursorState uint8
 
 const (
-	// Unknown: the cursor is of another epoch, or ahead of the log.
+	// Unknown: the cursor is of another epoch.
 	Unknown CursorState = iota
 	// Known: everything after the cursor is retained.
 	Known
 	// Expired: some of what comes after the cursor has been evicted.
 	Expired
+	// Ahead: the cursor is beyond the log's end. Where the log is fed from a
+	// store, that may be because it has not got there yet.
+	Ahead
 )
 
 func (s CursorState) String() string {
@@ -56,6 +62,8 @@ func (s CursorState) String() string {
 		return "known"
 	case Expired:
 		return "expired"
+	case Ahead:
+		return "ahead"
 	default:
 		return "unknown"
 	}
@@ -79,7 +87,6 @@ type Stats struct {
 // take part: Readers take mu only to move from one segment to another.
 type Log struct {
 	ids      bool
-	epoch    string
 	appended chan struct{}
 
 	// Changed under mu, read without.
@@ -87,6 +94,7 @@ type Log struct {
 	tail atomic.Uint64 // offset of the oldest retained event, else head+1
 
 	mu        sync.Mutex // protects what follows, and the writing to segments
+	epochs    []logstore.Epoch
 	maxEvents uint64
 	maxBytes  int64
 	maxAge    int64      // ms, 0 is no bound
@@ -101,8 +109,8 @@ type Log struct {
 // New returns an empty log with a new random epoch.
 func New(o Options) *Log {
 	l := &Log{
-		ids:   o.IDs,
-		epoch: newEpoch(),
+		ids:    o.IDs,
+		epochs: []logstore.Epoch{{ID: newEpoch(), First: 1}},
 		// One signal says "there is something"; more would say the same.
 		appended: make(chan struct{}, 1),
 		nextCap:  firstSegment,
@@ -112,9 +120,31 @@ func New(o Options) *Log {
 	return l
 }
 
-// Epoch returns the log's random id.
+// Restore has the log go on where a store is: next is the offset of the event
+// that is appended next, epochs are the store's, one at least. What the log
+// retained is dropped; readers of it are overtaken.
+func (l *Log) Restore(epochs []logstore.Epoch, next uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epochs = slices.Clone(epochs)
+	l.segments, l.payload, l.memory = nil, 0, 0
+	l.head.Store(next - 1)
+	l.tail.Store(next)
+}
+
+// Epoch returns the random id of the log's present incarnation.
 func (l *Log) Epoch() string {
-	return l.epoch
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.epochs[len(l.epochs)-1].ID
+}
+
+// epochLocked returns the id of the epoch that an offset is of.
+func (l *Log) epochLocked(offset uint64) string {
+	if e, ok := logstore.EpochAt(l.epochs, offset); ok {
+		return e.ID
+	}
+	return l.epochs[0].ID
 }
 
 // SetOptions changes the bounds and evicts what they no longer allow. For want
@@ -124,7 +154,10 @@ func (l *Log) SetOptions(o Options) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 
-	l.maxEvents = uint64(max(o.MaxEvents, 1))
+	l.maxEvents = math.MaxUint64
+	if o.MaxEvents > 0 {
+		l.maxEvents = uint64(o.MaxEvents)
+	}
 	l.maxBytes = max(o.MaxBytes, 1)
 	l.maxAge = 0
 	if o.MaxAge > 0 {
@@ -146,12 +179,15 @@ func (l *Log) SetOptions(o Options) {
 func (l *Log) Options() Options {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Options{
-		MaxEvents: int(l.maxEvents),
-		MaxBytes:  l.maxBytes,
-		MaxAge:    time.Duration(l.maxAge) * time.Millisecond,
-		IDs:       l.ids,
+	o := Options{
+		MaxBytes: l.maxBytes,
+		MaxAge:   time.Duration(l.maxAge) * time.Millisecond,
+		IDs:      l.ids,
 	}
+	if l.maxEvents < math.MaxUint64 {
+		o.MaxEvents = int(l.maxEvents)
+	}
+	return o
 }
 
 // Append stores an event, with an id line if the log writes them, and returns
@@ -160,6 +196,13 @@ func (l *Log) Options() Options {
 // previous event's counts as simultaneous with it. Append panics if body has
 // 4 GiB or more; the caller's bound is far below.
 func (l *Log) Append(now time.Time, tag uint32, body []byte) (offset uint64) {
+	return l.append(now, tag, body, l.ids)
+}
+
+// Take takes an offset without an event: readers get nothing for it.
+func (l *Log) Take(now time.Time) (offset uint64) { return l.append(now, 0, nil, false) }
+
+func (l *Log) append(now time.Time, tag uint32, body []byte, withID bool) (offset uint64) {
 	if uint64(len(body)) > maxBody {
 		panic("eventlog: appending an event of 4 GiB or more")
 	}
@@ -169,10 +212,8 @@ func (l *Log) Append(now time.Time, tag uint32, body []byte) (offset uint64) {
 	l.mu.Lock()
 	offset = l.head.Load() + 1
 	l.newest = max(l.newest, millis(now))
-	if l.ids {
-		id = append(id, "id: "...)
-		id = Cursor{Epoch: l.epoch, Offset: offset, Time: l.newest}.AppendTo(id)
-		id = append(id, '\n')
+	if withID {
+		id = l.appendIDLocked(id, offset, l.newest)
 	}
 	size := len(id) + len(body)
 	l.reserveLocked(offset, size).append(id, body, tag, l.newest)
@@ -186,6 +227,13 @@ func (l *Log) Append(now time.Time, tag uint32, body []byte) (offset uint64) {
 	default:
 	}
 	return offset
+}
+
+// appendIDLocked appends an event's id line.
+func (l *Log) appendIDLocked(dst []byte, offset uint64, t int64) []byte {
+	dst = append(dst, "id: "...)
+	dst = Cursor{Epoch: l.epochLocked(offset), Offset: offset, Time: t}.AppendTo(dst)
+	return append(dst, '\n')
 }
 
 // Appended returns the channel that is signalled after events were appended;
@@ -252,15 +300,17 @@ func (l *Log) LastTags(n int) []uint32 {
 
 // After returns the offset of the first event to read for a client with
 // cursor c. Known: the event after c. Expired: the oldest retained event.
-// Unknown: 0, which is for the caller to replace. The client's cursor may be
+// Unknown and Ahead: 0, which is for the caller to replace. The client's cursor may be
 // forged; the worst it gets is events that are retained anyway.
 func (l *Log) After(c Cursor) (next uint64, state CursorState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	tail := l.tail.Load()
 	switch {
-	case c.Epoch != l.epoch || c.Offset > l.head.Load():
+	case !logstore.Good(l.epochs, c.Epoch, c.Offset):
 		return 0, Unknown
+	case c.Offset > l.head.Load():
+		return 0, Ahead
 	case c.Offset+1 < tail:
 		return tail, Expired
 	default:
@@ -293,7 +343,7 @@ func (l *Log) CursorBefore(next uint64, now time.Time) Cursor {
 	defer l.mu.Unlock()
 	head := l.head.Load()
 	next = min(max(next, 1), head+1)
-	c := Cursor{Epoch: l.epoch, Offset: next - 1, Time: millis(now)}
+	c := Cursor{Epoch: l.epochLocked(next), Offset: next - 1, Time: millis(now)}
 	if next >= l.tail.Load() && next <= head {
 		s := l.findLocked(next)
 		c.Time = s.entries()[next-s.base].time

@@ -99,7 +99,7 @@ func TestAfter(t *testing.T) {
 		{"before the oldest", Cursor{l.Epoch(), 7, 0}, 8, Known},
 		{"evicted", Cursor{l.Epoch(), 6, 0}, 8, Expired},
 		{"before everything", Cursor{l.Epoch(), 0, 0}, 8, Expired},
-		{"ahead", Cursor{l.Epoch(), 11, 0}, 0, Unknown},
+		{"ahead", Cursor{l.Epoch(), 11, 0}, 0, Ahead},
 		{"far ahead", Cursor{l.Epoch(), 1<<64 - 1, 0}, 0, Unknown},
 		{"other epoch", Cursor{"aaaaaaaaaa", 9, 0}, 0, Unknown},
 	} {

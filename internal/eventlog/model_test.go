@@ -238,9 +238,10 @@ func (m *model) seek() {
 		c := Cursor{m.log.Epoch(), m.rng.Uint64N(head + 3), m.now}
 		var state CursorState
 		next, state = m.log.After(c)
-		wantState := Unknown
+		var wantState CursorState
 		switch {
 		case c.Offset > head:
+			wantState = Ahead
 		case c.Offset+1 >= tail:
 			want, wantState = c.Offset+1, Known
 		default:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sort"
 	"sync/atomic"
+	"time"
 )
 
 // maxPassed is how many events NextMatching looks at in one go without finding a
@@ -98,6 +99,17 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []by
 	return nil, 0, nil
 }
 
+// Cursor returns the cursor of a client that has everything before the position;
+// see Log.CursorBefore.
+func (r *Reader) Cursor(now time.Time) Cursor {
+	next := r.next.Load()
+	c := r.log.CursorBefore(next, now)
+	if r.seg != nil && r.seg.apart && next >= r.seg.base && next < r.seg.next() {
+		c.Time = r.seg.entries()[next-r.seg.base].time
+	}
+	return c
+}
+
 // Arrived returns when the event before the position arrived, in Unix ms. It is
 // for after Next or NextMatching has returned events; otherwise it may be 0.
 func (r *Reader) Arrived() int64 {
@@ -136,7 +148,7 @@ func (r *Reader) locate() (first, committed int, end uint32, err error) {
 		if first < committed {
 			// Loaded after committed, so whatever was evicted before these
 			// events were appended is seen as evicted.
-			if r.log.tail.Load() > next {
+			if r.log.tail.Load() > next && !r.seg.apart {
 				return 0, 0, 0, ErrOvertaken
 			}
 			return first, committed, bytes, nil

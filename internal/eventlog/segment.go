@@ -50,6 +50,7 @@ const (
 // segment, so a reader that stands in an evicted one keeps only that one alive.
 type segment struct {
 	base      uint64        // offset of the first event
+	apart     bool          // it is a Run's, which the log does not retain
 	buf       []byte        // never grows
 	committed atomic.Uint64 // events<<32 | bytes
 

@@ -30,7 +30,8 @@ func (b *batch) add(r *logstore.Record) {
 	b.records[len(b.records)-1].Body = nil // it is in the frame; see fill
 }
 
-// fill gives the records their bodies, which stand in the frames.
+// fill gives the records their bodies, which stand in the frames. Nothing can be
+// added afterwards.
 func (b *batch) fill() {
 	rest := b.frames
 	for i, size := range b.sizes {

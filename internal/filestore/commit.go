@@ -177,7 +177,6 @@ func (s *Store) publish(b *batch) {
 	}
 	s.mu.Unlock()
 	if hand {
-		b.fill()
 		f.apply(b.records[known:])
 	}
 	s.mu.Lock()

@@ -52,7 +52,8 @@ func flip(t testing.TB, name string, at int) {
 }
 
 // honest fails unless all that a store has is what was written, and no cursor of
-// an epoch is good for an offset that is lost. It returns what is left.
+// an epoch is good for an offset that is lost, and nothing is known of a source
+// that is lost. It returns what is left.
 func honest(t testing.TB, s *Store, epoch string, written int) []logstore.Record {
 	t.Helper()
 	records := readAll(t, s)
@@ -67,6 +68,7 @@ func honest(t testing.TB, s *Store, epoch string, written int) []logstore.Record
 			t.Fatalf("offset %d is of no epoch: %v", records[i].Offset, s.Epochs())
 		}
 	}
+	honestSources(t, s, records)
 	last := s.Status().Last
 	for offset := range uint64(written + 1) {
 		if offset > last && logstore.Good(s.Epochs(), epoch, offset) {
@@ -96,7 +98,7 @@ func TestTornEndIsCutAtEveryByte(t *testing.T) {
 	fill(t, o, n)
 	name := segmentName(o.Dir, 1)
 	whole := load(t, name)
-	seg, err := scan(o.disk, name, 1)
+	seg, err := scan(o.disk, name, 1, new(logstore.Sources))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,14 @@ package filestore
 import (
 	"errors"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
+
+// still is held while a directory is copied: a process that is killed leaves no
+// write half done.
+var still sync.RWMutex
 
 // badDisk is the real disk, some calls of which fail.
 type badDisk struct {
@@ -53,6 +58,8 @@ func (d *badDisk) open(name string, flag int) (file, error) {
 }
 
 func (d *badDisk) rename(from, to string) error {
+	still.RLock()
+	defer still.RUnlock()
 	return errors.Join(d.call(false), realDisk{}.rename(from, to))
 }
 
@@ -87,9 +94,15 @@ func (f *badFile) ReadAt(p []byte, at int64) (int, error) {
 
 // WriteAt writes a half of what there is no room for, or what fails.
 func (f *badFile) WriteAt(p []byte, at int64) (int, error) {
-	// the head does not grow
-	if err := f.disk.call(len(p) != headSize); err != nil {
-		n, _ := f.file.WriteAt(p[:len(p)/2], at)
+	still.RLock()
+	defer still.RUnlock()
+	// the head does not grow, and is not written in parts
+	isHead := len(p) == headSize
+	if err := f.disk.call(!isHead); err != nil {
+		n := 0
+		if !isHead {
+			n, _ = f.file.WriteAt(p[:len(p)/2], at)
+		}
 		return n, err
 	}
 	return f.file.WriteAt(p, at)

@@ -48,7 +48,11 @@ func (s *Store) evict() {
 	if len(dropped) > 0 {
 		s.leaveOutLocked(len(dropped))
 	}
+	unsaved := s.unsaved && len(dropped) > 0
 	s.mu.Unlock()
+	if unsaved {
+		_ = s.save() // if it fails, the next record waits for it; this may make room
+	}
 	s.discard(dropped, nil)
 }
 
@@ -76,12 +80,13 @@ func (s *Store) overdueLocked() []*segment {
 	return s.segments[:n:n]
 }
 
-// leaveOutLocked takes the oldest segments from the list.
+// leaveOutLocked takes the oldest segments from the list. What only they have is
+// to be saved.
 func (s *Store) leaveOutLocked(n int) {
 	s.segments = slices.Clone(s.segments[n:]) // a reader may have the list
 	before := len(s.meta.Epochs)
 	s.forgetEpochsLocked()
-	if len(s.meta.Epochs) != before {
+	if len(s.meta.Epochs) != before || len(s.segments) <= fewSegments {
 		s.unsaved = true
 		s.rouse()
 	}
@@ -90,7 +95,7 @@ func (s *Store) leaveOutLocked(n int) {
 // dropDamaged drops the segment that begins with first, in which damage was
 // found, and what is older: nobody comes past it. Nothing is done if somebody
 // else has done so.
-func (s *Store) dropDamaged(bad *damage, first uint64) {
+func (s *Store) dropDamaged(bad *DamageError, first uint64) {
 	s.mu.Lock()
 	i := slices.IndexFunc(s.segments, func(seg *segment) bool { return seg.first == first })
 	if i < 0 {
@@ -102,13 +107,13 @@ func (s *Store) dropDamaged(bad *damage, first uint64) {
 	s.err = bad
 	s.mu.Unlock()
 	s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
-		zap.String("file", bad.file), zap.Int64("byte", bad.at), zap.Error(bad.err))
+		zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
 	s.discard(dropped, bad)
 }
 
 // discard removes the files of segments that are not in the list any more. The
 // newest of them is kept for people if it is damaged.
-func (s *Store) discard(dropped []*segment, bad *damage) {
+func (s *Store) discard(dropped []*segment, bad *DamageError) {
 	for i, seg := range dropped {
 		if bad != nil && i == len(dropped)-1 {
 			if s.o.disk.rename(seg.name, seg.name+damagedSuffix) == nil {

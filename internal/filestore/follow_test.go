@@ -37,6 +37,7 @@ func TestBatchIsHandedOverOnce(t *testing.T) {
 				r.Offset = uint64(i)
 				b.add(r)
 			}
+			b.fill()
 			s.publish(&b)
 			switch {
 			case test.want == 0 && calls > 0:

@@ -51,6 +51,7 @@ var (
 var (
 	errTorn    = errors.New("the record is cut off")
 	errDamaged = errors.New("the checksum does not match")
+	errTornEnd = fmt.Errorf("%w, or damaged", errTorn) // with as many bytes as it should have
 	errVersion = fmt.Errorf("its format is not version %d, which this program knows", formatVersion)
 )
 
@@ -146,18 +147,29 @@ func laterFrame(p []byte, offset uint64) bool {
 // be. A segment has fewer records.
 const maxBehind = 1 << 32
 
-// damage is an error that names where in which file.
-type damage struct {
-	file string
-	at   int64
-	err  error
+// DamageError is what is wrong with a file of a log, and where in it.
+type DamageError struct {
+	File string // with its path
+	At   int64  // the byte, from 0
+	Err  error
 }
 
-func (d *damage) Error() string {
-	return fmt.Sprintf("%s is damaged at byte %d: %v", d.file, d.at, d.err)
+// Error implements error.
+func (d *DamageError) Error() string {
+	return fmt.Sprintf("%s is damaged at byte %d: %v", d.File, d.At, d.Err)
 }
 
-func (d *damage) Unwrap() error { return d.err }
+// Unwrap returns Err.
+func (d *DamageError) Unwrap() error { return d.Err }
+
+// missing is the error of offsets that are not where they should be, from one
+// that is missing up to one that is not.
+func missing(from, to uint64) error {
+	if to-from == 1 {
+		return fmt.Errorf("offset %d is missing behind it", from)
+	}
+	return fmt.Errorf("offsets %d to %d are missing behind it", from, to-1)
+}
 
 // broken reports whether an error is that of the bytes, and not that of reading
 // them.

@@ -20,11 +20,70 @@ func segmentBytes(first, last int) []byte {
 	return body
 }
 
+// bytesDisk is a disk whose only file has these bytes, to be read.
+type bytesDisk struct {
+	disk
+	body []byte
+}
+
+func (d bytesDisk) open(string, int) (file, error) {
+	return bytesFile{Reader: bytes.NewReader(d.body)}, nil
+}
+
+type bytesFile struct {
+	file
+	*bytes.Reader
+}
+
+func (f bytesFile) ReadAt(p []byte, at int64) (int, error) { return f.Reader.ReadAt(p, at) }
+
+func (bytesFile) Close() error { return nil }
+
+// readDamaged reads a segment at each of its offsets and times, as a store does
+// that had read it, or its index, before it was damaged.
+func readDamaged(t *testing.T, seg *segment, body []byte) {
+	t.Helper()
+	d := bytesDisk{body: body}
+	for from := seg.first; from < seg.next; from++ {
+		records, err := seg.read(d, from, 100)
+		if len(records) == 0 && err == nil {
+			t.Fatalf("nothing is read at offset %d, and no error", from)
+		}
+		for i := range records {
+			if offset := int(from) + i; records[i].Offset != uint64(offset) || !isEvent(&records[i], offset) {
+				t.Fatalf("%+v was not written at offset %d", records[i], offset)
+			}
+		}
+		// of two that arrived one after the other
+		offset, err := seg.since(d, event(int(from)).Time)
+		if err == nil && offset != from {
+			t.Fatalf("offset %d is taken for that of number %d", offset, from)
+		}
+	}
+}
+
 // FuzzSegment damages a segment, as a list of changes: a position, and what is
-// done there. Nothing but what was written is read from it, and neither what is
-// no segment at all is a reason to panic.
+// done there. Nothing but what was written is read from it, by what was known of
+// it before or without, and neither what is no segment at all is a reason to
+// panic.
 func FuzzSegment(f *testing.F) {
 	whole := segmentBytes(1, 12)
+	known, _, err := scanBytes(bytes.NewReader(whole), int64(len(whole)), 1, new(logstore.Sources))
+	if err != nil {
+		f.Fatal(err)
+	}
+	// as if it were long: an entry for every third record
+	known.index = nil
+	for at, offset := headerSize, uint64(1); at < len(whole); offset++ {
+		if offset%3 == 1 {
+			known.index = append(known.index, indexEntry{offset: offset, time: event(int(offset)).Time, position: int64(at)})
+		}
+		_, size, err := parseFrame(whole[at:], offset)
+		if err != nil {
+			f.Fatal(err)
+		}
+		at += size
+	}
 	f.Add([]byte{}, uint16(0))
 	f.Add([]byte{0, 100, 1, 0xff}, uint16(0))
 	f.Add([]byte{1, 0, 3, 40}, uint16(300))
@@ -51,7 +110,7 @@ func FuzzSegment(f *testing.F) {
 			}
 		}
 		body = body[:len(body)-min(int(cut), len(body))]
-		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1)
+		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1, new(logstore.Sources))
 		if at > int64(len(body)) || seg.next < 1 || seg.next > 13 || err == nil && seg.next <= 12 && len(body) > len(whole) {
 			t.Fatalf("%+v ends at %d of %d: %v", seg, at, len(body), err)
 		}
@@ -65,6 +124,10 @@ func FuzzSegment(f *testing.F) {
 				t.Fatalf("%+v was not written at offset %d", r, i)
 			}
 		}
+		if err == nil || broken(err) {
+			readDamaged(t, seg, body)
+		}
+		readDamaged(t, known, body)
 	})
 }
 
@@ -77,11 +140,11 @@ func FuzzFiles(f *testing.F) {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1)
+		seg, at, err := scanBytes(bytes.NewReader(body), int64(len(body)), 1, new(logstore.Sources))
 		if at > int64(len(body)) && !broken(err) {
 			t.Fatalf("%+v ends at %d of %d: %v", seg, at, len(body), err)
 		}
-		_ = (&segment{first: 1}).parseIndex(body, 1<<20)
+		_, _ = (&segment{first: 1}).parseIndex(body, 1<<20)
 		_, _ = parseHead(body)
 		_, _ = parseMeta(body)
 		_ = laterFrame(body, 0)

@@ -49,6 +49,8 @@ func shut(t testing.TB, s *Store) {
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
 	to := t.TempDir()
+	still.Lock()
+	defer still.Unlock()
 	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
@@ -66,9 +68,14 @@ func logged() (*zap.Logger, *observer.ObservedLogs) {
 	return zap.New(core), logs
 }
 
+// event is the event of a number. The source r has the first one only.
 func event(i int) *logstore.Record {
+	source := "abcd"[i%4 : i%4+1]
+	if i == 1 {
+		source = "r"
+	}
 	return &logstore.Record{
-		Time: 1_700_000_000_000 + int64(i), Source: "a", Type: "tick", ID: fmt.Sprint(i), Hash: uint64(i),
+		Time: 1_700_000_000_000 + int64(i), Source: source, Type: "tick", ID: fmt.Sprint(i), Hash: uint64(i),
 		Body: []byte(fmt.Sprintf("data: %d %s\n\n", i, bytes.Repeat([]byte{'x'}, i%40))),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -26,6 +27,11 @@ type meta struct {
 	Boot    string `json:"boot"`
 	Synced  bool   `json:"synced"`
 	Orderly bool   `json:"orderly"`
+
+	// Sources are those that were known when the file was written, as appendSources
+	// writes them. The log may have lost their records since.
+	Sources []byte                     `json:"sources,omitempty"`
+	known   map[string]logstore.Latest // what Sources holds
 }
 
 // sealed is the file's form: a meta and its CRC-32C in hex, without which a
@@ -70,14 +76,15 @@ func parseMeta(body []byte) (*meta, error) {
 	if m.Version != formatVersion {
 		return nil, fmt.Errorf("it has format version %d, this program knows %d", m.Version, formatVersion)
 	}
-	if len(m.Epochs) == 0 {
+	var ok bool
+	if m.known, ok = parseSources(m.Sources, math.MaxUint64); !ok || len(m.Epochs) == 0 {
 		return nil, errMeta
 	}
 	return m, nil
 }
 
 func (m *meta) encode() ([]byte, error) {
-	m.Version = formatVersion
+	m.Version, m.Sources = formatVersion, appendSources(nil, m.known)
 	log, err := json.Marshal(m)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,8 @@ type output struct {
 	flushTo  int64      // what that fsync will have synced
 	flushOff uint64
 
+	promised bool // log.json says that every commit waits for the disk
+
 	unread  int  // how often that could not be read which has to be written again
 	suspect bool // an fsync has failed; see head
 	orderly bool // how the log was closed before it was opened
@@ -61,7 +63,7 @@ func (s *Store) prepare() error {
 			}
 		case s.orderly:
 			s.synced, s.syncedOffset = last.size, last.next
-		case s.o.Sync == SyncAlways:
+		case s.syncEvery() == SyncAlways:
 			// from now on a power cut is believed to cost nothing
 			if err := s.openNewest(last); err != nil {
 				return err
@@ -86,7 +88,7 @@ func (s *Store) prepare() error {
 func (s *Store) save() error {
 	s.mu.Lock()
 	m := s.meta
-	m.Epochs = slices.Clone(m.Epochs)
+	m.Epochs, m.known = slices.Clone(m.Epochs), s.sources.All()
 	s.unsaved = false
 	s.mu.Unlock()
 	err := m.write(s.o.disk, s.o.Dir)
@@ -96,7 +98,7 @@ func (s *Store) save() error {
 		s.unsaved = true
 		return err
 	}
-	s.saved = m.Term
+	s.saved, s.promised = m.Term, m.Synced
 	s.cond.Broadcast()
 	return nil
 }
@@ -167,6 +169,7 @@ func (s *Store) write(b *batch) error {
 		to = s.segments[n-1]
 	}
 	term := s.meta.Term
+	waits := s.every == SyncAlways || s.promised
 	s.mu.Unlock()
 	at := int64(headerSize)
 	if to != nil {
@@ -186,7 +189,7 @@ func (s *Store) write(b *batch) error {
 		_ = s.writing.Truncate(at) // what there was room for is none of the log's
 		return err
 	}
-	if s.o.Sync == SyncAlways {
+	if waits {
 		if err := s.sync(nil); err != nil {
 			_ = s.writing.Truncate(at)
 			return err
@@ -195,11 +198,13 @@ func (s *Store) write(b *batch) error {
 	if err := s.noteHead(head{last: last.Offset, term: term, suspect: s.suspect}); err != nil {
 		return err
 	}
-	return s.record(b, to)
+	return s.record(b, to, waits)
 }
 
-// record takes over into a segment's description what was written to its file.
-func (s *Store) record(b *batch, to *segment) error {
+// record takes over into a segment's description what was written to its file,
+// and whether that is on disk.
+func (s *Store) record(b *batch, to *segment, onDisk bool) error {
+	b.fill()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if to == nil {
@@ -211,10 +216,11 @@ func (s *Store) record(b *batch, to *segment) error {
 	}
 	for i := range b.records {
 		to.add(&b.records[i], b.sizes[i])
+		s.sources.Note(&b.records[i])
 	}
 	s.offset, s.lastTime = to.next, to.lastTime
-	if s.o.Sync == SyncAlways {
-		s.synced, s.syncedOffset = to.size, to.next
+	if onDisk { // and so is all that was written to it before
+		s.synced, s.syncedOffset, s.dirty = to.size, to.next, time.Time{}
 	} else if s.dirty.IsZero() {
 		s.dirty = time.Now()
 	}
@@ -240,7 +246,7 @@ func (s *Store) seal() error {
 		}
 	}
 	s.abandon()
-	return last.writeIndex(s.o.disk)
+	return last.writeIndex(s.o.disk, s.allSources())
 }
 
 // sync forces the file that is open to disk: all of the segment, if one is
@@ -270,11 +276,11 @@ func (s *Store) suspected() {
 
 // flushDue is when what was written has to be forced to disk from now on.
 func (s *Store) flushDue() time.Duration {
-	switch {
-	case s.flushing != nil || s.dirty.IsZero():
+	if s.flushing != nil || s.dirty.IsZero() {
 		return never
-	case s.o.Sync > 0:
-		return max(s.o.Sync-time.Since(s.dirty), 0)
+	}
+	if every := s.syncEvery(); every >= 0 { // what was written before SyncAlways was set, too
+		return max(every-time.Since(s.dirty), 0)
 	}
 	if last := s.newest(); last != nil && last.size-s.synced >= unsyncedMax {
 		return 0
@@ -337,7 +343,7 @@ func (s *Store) repair() error {
 		}
 		if broken(err) || unreturned(err) && s.unread >= maxReadTries {
 			s.abandon()
-			s.dropDamaged(&damage{last.name, frames.at, err}, last.first)
+			s.dropDamaged(&DamageError{last.name, frames.at, err}, last.first)
 			s.suspect = false
 			return s.writeHead()
 		}

@@ -130,7 +130,7 @@ func (s *Store) unreadable(ctx context.Context, from uint64, tries int, err erro
 	}
 	if tries >= maxReadTries && unreturned(err) {
 		if seg, _ := s.find(from); seg != nil {
-			s.dropDamaged(&damage{seg.name, seg.before(from).position, err}, seg.first)
+			s.dropDamaged(&DamageError{seg.name, seg.before(from).position, err}, seg.first)
 		}
 		return
 	}
@@ -183,9 +183,9 @@ func (s *Store) read(ctx context.Context, from uint64, size int) ([]logstore.Rec
 // judge drops a segment if an error in reading it is damage, and returns
 // ErrEvicted then, and where it has been dropped since it was found.
 func (s *Store) judge(seg *segment, err error) error {
-	bad, ok := errors.AsType[*damage](err)
+	bad, ok := errors.AsType[*DamageError](err)
 	if !ok && errors.Is(err, os.ErrNotExist) {
-		bad, ok = &damage{seg.name, 0, err}, true // unless it was evicted
+		bad, ok = &DamageError{seg.name, 0, err}, true // unless it was evicted
 	}
 	if !ok {
 		return err
@@ -235,7 +235,7 @@ func (s *segment) read(d disk, from uint64, size int) ([]logstore.Record, error)
 	frames.ahead = min(indexStep+max(size, 0), readAhead)
 	if err := frames.skip(from); err != nil {
 		if broken(err) {
-			err = &damage{s.name, frames.at, err}
+			err = &DamageError{s.name, frames.at, err}
 		}
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (s *segment) read(d disk, from uint64, size int) ([]logstore.Record, error)
 		case errors.Is(err, io.EOF):
 			return records, nil
 		case broken(err):
-			return records, &damage{s.name, at, err}
+			return records, &DamageError{s.name, at, err}
 		case err != nil:
 			return records, err
 		}
@@ -297,7 +297,7 @@ func (s *segment) since(d disk, t int64) (uint64, error) {
 		case errors.Is(err, io.EOF):
 			return s.next, nil
 		case broken(err):
-			return 0, &damage{s.name, at, err}
+			return 0, &DamageError{s.name, at, err}
 		case err != nil:
 			return 0, err
 		case r.Time >= t:

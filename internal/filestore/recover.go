@@ -16,8 +16,8 @@ import (
 
 // ending is how the newest segment was found.
 type ending struct {
-	cut     bool    // a record was not whole, and has been cut off
-	damaged *damage // nothing but this can be read behind the last record
+	cut     bool         // a record was not whole, and has been cut off
+	damaged *DamageError // nothing but this can be read behind the last record
 }
 
 // recover reads what there is, cuts a torn end, and decides about the epoch. It
@@ -70,7 +70,11 @@ func (s *Store) recover() error {
 		s.meta.Epochs = slices.DeleteFunc(s.meta.Epochs, func(e logstore.Epoch) bool { return e.First > s.offset })
 		s.meta.Epochs = append(s.meta.Epochs, logstore.Epoch{ID: newEpoch(), First: s.offset})
 	}
-	s.meta.Boot, s.meta.Synced, s.meta.Orderly = s.o.boot, s.o.Sync == SyncAlways, false
+	if found != nil {
+		learnSources(&s.sources, found.known, s.offset)
+	}
+	s.sources.Cut(s.offset)
+	s.meta.Boot, s.meta.Synced, s.meta.Orderly = s.o.boot, s.every == SyncAlways, false
 	s.forgetEpochsLocked()
 	s.suspect = last.suspect
 	return nil
@@ -107,7 +111,7 @@ func (s *Store) lostLocked(found *meta, last head, known bool, end ending) strin
 }
 
 // loadSegments finds the segments. Of the older ones it reads the index, of the
-// newest one everything.
+// newest one everything. The sources of their records are known afterwards.
 func (s *Store) loadSegments() (end ending, err error) {
 	firsts, err := s.tidy()
 	if err != nil {
@@ -116,6 +120,7 @@ func (s *Store) loadSegments() (end ending, err error) {
 	for i, first := range firsts {
 		name := segmentName(s.o.Dir, first)
 		var seg *segment
+		s.sources.Cut(first)
 		if i == len(firsts)-1 {
 			if seg, end, err = s.scanNewest(name, first); err != nil {
 				return end, err
@@ -130,10 +135,10 @@ func (s *Store) loadSegments() (end ending, err error) {
 			// What was before the hole cannot be reached from behind it. The end is as
 			// it was, so that no offset is given twice.
 			before := s.segments[n-1]
-			bad := &damage{before.name, before.size, fmt.Errorf("offsets %d to %d are missing behind it", before.next, first-1)}
+			bad := &DamageError{before.name, before.size, missing(before.next, first)}
 			s.err = bad
 			s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
-				zap.String("file", bad.file), zap.Int64("byte", bad.at), zap.Error(bad.err))
+				zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
 			s.discard(s.segments, bad)
 			s.segments = nil
 		}
@@ -149,12 +154,7 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
-		if first, ok := firstOf(e.Name()); ok {
-			firsts = append(firsts, first)
-		}
-	}
-	slices.Sort(firsts)
+	firsts = segmentsIn(entries)
 	for _, e := range entries {
 		name, unfinished := strings.CutSuffix(e.Name(), newSuffix)
 		stem, _ := strings.CutSuffix(name, indexSuffix)
@@ -167,24 +167,37 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 	return firsts, nil
 }
 
+// segmentsIn returns the first offsets of the segments in a directory, in order.
+func segmentsIn(entries []os.DirEntry) []uint64 {
+	var firsts []uint64
+	for _, e := range entries {
+		if first, ok := firstOf(e.Name()); ok {
+			firsts = append(firsts, first)
+		}
+	}
+	slices.Sort(firsts)
+	return firsts
+}
+
 // loadOlder reads what is known of a segment that gets no more records: its
 // index, or for want of one the whole of it.
 func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
-	seg, err := readIndex(s.o.disk, name, first)
+	seg, sources, err := readIndex(s.o.disk, name, first)
 	if err == nil {
+		learnSources(&s.sources, sources, seg.next)
 		return seg, nil
 	}
 	s.o.Logger.Warn("reading a segment whole for want of its index", zap.String("file", name), zap.Error(err))
-	seg, err = scan(s.o.disk, name, first)
-	if bad, ok := errors.AsType[*damage](err); ok {
+	seg, err = scan(s.o.disk, name, first, &s.sources)
+	if bad, ok := errors.AsType[*DamageError](err); ok {
 		// Where it ends early there is a hole, unless this was found when it was
 		// the newest.
 		s.o.Logger.Warn("reading a segment no further than to its damage", zap.String("file", name),
-			zap.Int64("byte", bad.at), zap.Error(bad.err))
+			zap.Int64("byte", bad.At), zap.Error(bad.Err))
 		err = nil
 	}
 	if err == nil && seg.events() > 0 {
-		_ = seg.writeIndex(s.o.disk) // it is made again where it cannot be kept
+		_ = seg.writeIndex(s.o.disk, s.sources.All()) // it is made again where it cannot be kept
 	}
 	return seg, err
 }
@@ -192,8 +205,8 @@ func (s *Store) loadOlder(name string, first uint64) (*segment, error) {
 // scanNewest reads a segment and cuts off what is not whole. nil: nothing is
 // left of it.
 func (s *Store) scanNewest(name string, first uint64) (seg *segment, end ending, err error) {
-	seg, err = scan(s.o.disk, name, first)
-	bad, isDamage := errors.AsType[*damage](err)
+	seg, err = scan(s.o.disk, name, first, &s.sources)
+	bad, isDamage := errors.AsType[*DamageError](err)
 	switch {
 	case err == nil:
 	case !isDamage:
@@ -201,11 +214,11 @@ func (s *Store) scanNewest(name string, first uint64) (seg *segment, end ending,
 	case errors.Is(bad, errTorn):
 		end.cut = true
 		s.o.Logger.Warn("cutting off a record that was not written whole", zap.String("file", name),
-			zap.Int64("byte", bad.at), zap.Uint64("offset", seg.next))
+			zap.Int64("byte", bad.At), zap.Uint64("offset", seg.next))
 	default:
 		end.damaged, seg.full = bad, true
 		s.o.Logger.Error("the log is damaged; what comes after it is not served",
-			zap.String("file", name), zap.Int64("byte", bad.at), zap.Uint64("offset", seg.next), zap.Error(bad.err))
+			zap.String("file", name), zap.Int64("byte", bad.At), zap.Uint64("offset", seg.next), zap.Error(bad.Err))
 	}
 	switch {
 	case seg.events() > 0 && end.cut:

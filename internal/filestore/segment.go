@@ -71,10 +71,11 @@ func (s *segment) add(r *logstore.Record, size int) {
 	s.size += int64(size)
 }
 
-// scan reads a whole segment. It returns what is whole, and, as a *damage, why
+// scan reads a whole segment. It returns what is whole, and, as a *DamageError, why
 // the rest is not; the damage wraps errTorn where nothing but the end is missing.
-// Bytes that a newer program has written are no damage.
-func scan(d disk, name string, first uint64) (*segment, error) {
+// Bytes that a newer program has written are no damage. sources takes the records
+// into account.
+func scan(d disk, name string, first uint64, sources *logstore.Sources) (*segment, error) {
 	f, err := d.open(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -84,19 +85,19 @@ func scan(d disk, name string, first uint64) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, at, err := scanBytes(f, info.Size(), first)
+	s, at, err := scanBytes(f, info.Size(), first, sources)
 	s.name = name
 	switch {
 	case err == nil:
 		return s, nil
 	case errors.Is(err, errTorn), errors.Is(err, errDamaged):
-		return s, &damage{name, at, err}
+		return s, &DamageError{name, at, err}
 	}
 	return nil, fmt.Errorf("reading %s at byte %d: %w", name, at, err)
 }
 
 // scanBytes is scan of what a file of some size holds. at is where err is.
-func scanBytes(f io.ReaderAt, size int64, first uint64) (s *segment, at int64, err error) {
+func scanBytes(f io.ReaderAt, size int64, first uint64, sources *logstore.Sources) (s *segment, at int64, err error) {
 	s = &segment{first: first, next: first, size: headerSize}
 	header := make([]byte, min(headerSize, size))
 	if n, err := f.ReadAt(header, 0); n < len(header) {
@@ -114,6 +115,7 @@ func scanBytes(f io.ReaderAt, size int64, first uint64) (s *segment, at int64, e
 		switch {
 		case err == nil:
 			s.add(&r, n)
+			sources.Note(&r)
 			continue
 		case errors.Is(err, io.EOF):
 			return s, frames.at, nil
@@ -128,7 +130,10 @@ func scanBytes(f io.ReaderAt, size int64, first uint64) (s *segment, at int64, e
 		if laterFrame(rest[:n], s.next) {
 			return s, frames.at, errDamaged // if it seems to be cut off, its length is
 		}
-		return s, frames.at, errTorn
+		if errors.Is(err, errDamaged) {
+			err = errTornEnd
+		}
+		return s, frames.at, err
 	}
 }
 

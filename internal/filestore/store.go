@@ -62,7 +62,7 @@ type Options struct {
 	Dir string
 
 	// How often what was written is forced to disk: SyncAlways, SyncOff, or an
-	// interval. A power cut may cost what was committed since.
+	// interval. A power cut may cost what was committed since. See SetSync.
 	Sync time.Duration
 
 	// What is retained.
@@ -98,16 +98,18 @@ type Store struct {
 	meta     meta
 	unsaved  bool // meta differs from its file
 	saved    uint64
+	every    time.Duration // as Options.Sync
 	bounds   logstore.Bounds
 	changed  bool       // they were, since the committer looked
 	segments []*segment // oldest first, without holes; the last one is written to
 	offset   uint64     // of the record that is committed next
 	lastTime int64      // arrival of the newest committed record, Unix ms
-	pending  batch      // appended, not yet being committed
-	appended uint64     // offset of the newest record that is committed, or may be
-	inFlight int        // records that are being committed
-	taken    int64      // bytes of memory that they take
-	bodies   int64      // bytes of their bodies
+	sources  logstore.Sources
+	pending  batch  // appended, not yet being committed
+	appended uint64 // offset of the newest record that is committed, or may be
+	inFlight int    // records that are being committed
+	taken    int64  // bytes of memory that they take
+	bodies   int64  // bytes of their bodies
 	term     *term
 	terms    uint64 // of this process
 	follower *follower
@@ -150,7 +152,7 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("opening a log: %w", err)
 	}
 	s := &Store{
-		o: o, bounds: o.Bounds, state: logstore.Following, since: time.Now(), unsaved: true,
+		o: o, every: o.Sync, bounds: o.Bounds, state: logstore.Following, since: time.Now(), unsaved: true,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.cond.L = &s.mu
@@ -206,6 +208,29 @@ func (s *Store) SetBounds(b logstore.Bounds) {
 	s.rouse()
 }
 
+// SetSync changes how often what is written is forced to disk: SyncAlways,
+// SyncOff, or an interval. It does not wait. What was written before it is forced
+// to disk by the new setting, too.
+//
+// A log that was open under anything but SyncAlways for a moment begins an epoch
+// after a power cut, also if SyncAlways is set again: not every commit has waited
+// for the disk. That ends when the log is opened the next time.
+func (s *Store) SetSync(every time.Duration) {
+	s.mu.Lock()
+	s.every = every
+	if every != SyncAlways && s.meta.Synced {
+		s.meta.Synced, s.unsaved = false, true
+	}
+	s.mu.Unlock()
+	s.rouse()
+}
+
+func (s *Store) syncEvery() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.every
+}
+
 // Status implements logstore.Store.
 func (s *Store) Status() logstore.Status {
 	s.mu.Lock()
@@ -221,6 +246,9 @@ func (s *Store) Status() logstore.Status {
 	}
 	for _, seg := range s.segments {
 		st.Bytes += seg.size
+	}
+	if st.First <= st.Last {
+		st.Oldest, st.Newest = s.segments[0].firstTime, s.lastTime
 	}
 	return st
 }
@@ -297,7 +325,7 @@ func (s *Store) finish() {
 	s.mu.Lock()
 	orderly := len(s.pending.records) == 0 && s.inFlight == 0 && !s.unsaved && !s.stalled
 	m := s.meta
-	m.Orderly = true
+	m.Orderly, m.known = true, s.sources.All()
 	s.mu.Unlock()
 	err := s.closeOutput(orderly)
 	if err == nil && orderly {

@@ -67,6 +67,21 @@ func (b *broken) Read(ctx context.Context, from uint64, size int) ([]logstore.Re
 	return records, err
 }
 
+func (b *broken) Latest(ctx context.Context) (map[string]logstore.Latest, error) {
+	all, err := b.Store.Latest(ctx)
+	for source, l := range all {
+		switch {
+		case b.what == "forgets sources" && l.Offset < b.Status().First:
+			delete(all, source)
+		case b.what == "mixes ids up":
+			all[source] = logstore.Latest{Offset: l.Offset, Time: l.Time, ID: l.ID + "0"}
+		case b.what == "knows too many" && len(all) == logstore.MaxSources:
+			all["one more"] = l
+		}
+	}
+	return all, err
+}
+
 func (b *broken) SetBounds(bounds logstore.Bounds) {
 	if b.what != "keeps everything" {
 		b.Store.SetBounds(bounds)
@@ -111,6 +126,9 @@ var brokenIn = map[string]string{
 	"reads too much":      "ReadsAndFindsByTime",
 	"evicts silently":     "EvictsTheOldest",
 	"keeps everything":    "EvictsTheOldest",
+	"forgets sources":     "KnowsTheLatestOfWhatIsEvicted",
+	"mixes ids up":        "KnowsTheLatestOfSources",
+	"knows too many":      "BoundsTheSourcesItKnows",
 	"numbers terms alike": "NumbersTermsUpwards",
 	"appends for ever":    "SaysWhenATermIsOver",
 	"releases nothing":    "SaysWhenATermIsOver",

@@ -27,6 +27,7 @@ type Memory struct {
 	first   uint64     // offset of the oldest record
 	records []logstore.Record
 	bytes   int64
+	sources logstore.Sources
 	epochs  []logstore.Epoch
 	bounds  logstore.Bounds
 	number  uint64      // of the newest term
@@ -110,6 +111,10 @@ func (m *Memory) Lose(records int) {
 	}
 	m.records = slices.Clip(m.records[:n])
 	next := m.nextLocked()
+	m.sources.Cut(next)
+	for i := range m.records {
+		m.sources.Note(&m.records[i])
+	}
 	m.epochs = slices.DeleteFunc(m.epochs, func(e logstore.Epoch) bool { return e.First > next })
 	m.epochs = append(m.epochs, logstore.Epoch{ID: memoryEpoch(), First: next})
 }
@@ -135,6 +140,7 @@ func (m *Memory) commitLocked(records []logstore.Record) {
 			r.Time = max(r.Time, m.records[n-1].Time)
 		}
 		m.records = append(m.records, r)
+		m.sources.Note(&r)
 		m.bytes += stored(&r)
 	}
 	m.evictLocked()
@@ -283,6 +289,16 @@ func (n *memoryNode) Back(ctx context.Context, size int64) (uint64, error) {
 	return at, n.overLocked(ctx)
 }
 
+// Latest implements logstore.Store.
+func (n *memoryNode) Latest(ctx context.Context) (map[string]logstore.Latest, error) {
+	n.log.mu.Lock()
+	defer n.log.mu.Unlock()
+	if err := n.overLocked(ctx); err != nil {
+		return nil, err
+	}
+	return n.log.sources.All(), nil
+}
+
 // Campaign implements logstore.Store.
 func (n *memoryNode) Campaign(ctx context.Context) (logstore.Term, error) {
 	m := n.log
@@ -333,6 +349,9 @@ func (n *memoryNode) Status() logstore.Status {
 		State: logstore.Following, Since: n.since,
 		First: m.first, Last: m.nextLocked() - 1, Bytes: m.bytes,
 		Term: m.number, Takeovers: n.terms,
+	}
+	if len(m.records) > 0 {
+		st.Oldest, st.Newest = m.records[0].Time, m.records[len(m.records)-1].Time
 	}
 	if t := m.writer; t != nil {
 		st.Writer = t.node.name

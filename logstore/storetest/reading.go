@@ -13,6 +13,9 @@ import (
 
 func followsWhatIsAppended(t *testing.T, o Opener) {
 	store := o.open(t)
+	if st := store.Status(); st.First != st.Last+1 || st.Oldest != 0 || st.Newest != 0 {
+		t.Errorf("status %+v of a new log", st)
+	}
 	n := follow(t, store, 1)
 	term := campaign(t, store)
 	appendRecords(t, term, 1, 500)
@@ -29,6 +32,8 @@ func followsWhatIsAppended(t *testing.T, o Opener) {
 	}
 	if st := store.Status(); st.State != logstore.Writing || st.Last != last || st.First != 1 || st.Term != term.Number() || st.Bytes == 0 {
 		t.Errorf("status %+v after offset %d", st, last)
+	} else if newest := got[len(got)-1]; st.Oldest != got[0].Time || st.Newest != newest.Time {
+		t.Errorf("the oldest and the newest record arrived at %d and %d, status %+v", got[0].Time, newest.Time, st)
 	}
 	epochs := store.Epochs()
 	if len(epochs) != 1 || epochs[0].First != 1 || epochs[0].ID == "" {
@@ -188,12 +193,34 @@ func readsAndFindsByTime(t *testing.T, o Opener) {
 func evictsTheOldest(t *testing.T, o Opener) {
 	store := o.open(t)
 	n := follow(t, store, 1)
-	term := campaign(t, store)
+	st := evict(t, store, n, campaign(t, store))
+	if st.First == 1 || st.First > st.Last {
+		t.Fatalf("offsets %d to %d are retained", st.First, st.Last)
+	}
+	if _, err := store.Read(within(t), 1, 1); !errors.Is(err, logstore.ErrEvicted) {
+		t.Errorf("reading what was evicted: %v", err)
+	}
+	if oldest, err := store.Read(within(t), st.First, 1); err == nil && oldest[0].Time != st.Oldest {
+		t.Errorf("the oldest record arrived at %d, not at %d", oldest[0].Time, st.Oldest)
+	}
+	_ = n.stop() // one at a time
+	late := follow(t, store, 1)
+	if got := late.await(st.Last); got[0].Offset < st.First {
+		t.Errorf("following begins at %d, the oldest is %d", got[0].Offset, st.First)
+	}
+	_ = late.stop()
+}
+
+// evict appends so much that what was there before is evicted, and returns the
+// status after that.
+func evict(t *testing.T, store logstore.Store, n *node, term logstore.Term) logstore.Status {
+	t.Helper()
 	const bound = 8 << 20
 	n.mu.Lock()
 	n.evicts = true
 	n.mu.Unlock()
 	store.SetBounds(logstore.Bounds{Bytes: bound})
+	first := store.Status().Last + 1
 	big := bytes.Repeat([]byte("data: 0123456789\n"), 1000)
 	for range 1000 { // 17 MB
 		r := record(1)
@@ -213,7 +240,7 @@ func evictsTheOldest(t *testing.T, o Opener) {
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for store.Status().Bytes > bound || store.Status().Last < 1000 || store.Status().Buffered > 0 {
+	for store.Status().Bytes > bound || store.Status().Last < first+999 || store.Status().Buffered > 0 {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
@@ -221,20 +248,8 @@ func evictsTheOldest(t *testing.T, o Opener) {
 		}
 	}
 	st := store.Status()
-	last := st.Last
-	n.await(last)
-	if st.First == 1 || st.First > st.Last || st.Last != last {
-		t.Fatalf("offsets %d to %d are retained of %d", st.First, st.Last, last)
-	}
-	if _, err := store.Read(within(t), 1, 1); !errors.Is(err, logstore.ErrEvicted) {
-		t.Errorf("reading what was evicted: %v", err)
-	}
-	_ = n.stop() // one at a time
-	late := follow(t, store, 1)
-	if got := late.await(last); got[0].Offset < st.First {
-		t.Errorf("following begins at %d, the oldest is %d", got[0].Offset, st.First)
-	}
-	_ = late.stop()
+	n.await(st.Last)
+	return st
 }
 
 // A follower that begins while records are committed gets each of them once.

@@ -47,6 +47,9 @@ func Run(t *testing.T, newLog func(t *testing.T) Opener) {
 		{"KeepsTimesInOrder", keepsTimesInOrder},
 		{"ReadsAndFindsByTime", readsAndFindsByTime},
 		{"EvictsTheOldest", evictsTheOldest},
+		{"KnowsTheLatestOfSources", knowsTheLatestOfSources},
+		{"KnowsTheLatestOfWhatIsEvicted", knowsTheLatestOfWhatIsEvicted},
+		{"BoundsTheSourcesItKnows", boundsTheSourcesItKnows},
 		{"GoesLiveWithoutAHole", goesLiveWithoutAHole},
 		{"WaitsForWhatComes", waitsForWhatComes},
 		{"TakesFences", takesFences},
@@ -98,6 +101,13 @@ func (n *node) apply(batch []logstore.Record) {
 		n.records = append(n.records, r)
 	}
 	n.cond.Broadcast()
+}
+
+// snapshot returns what was applied so far.
+func (n *node) snapshot() []logstore.Record {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]logstore.Record(nil), n.records...)
 }
 
 // stop ends following and returns the reason.

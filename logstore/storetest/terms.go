@@ -69,6 +69,9 @@ func closesWhatRuns(t *testing.T, o Opener) {
 	if _, err := store.Campaign(context.Background()); !errors.Is(err, logstore.ErrClosed) {
 		t.Errorf("campaigning for a closed store: %v", err)
 	}
+	if _, err := store.Latest(context.Background()); !errors.Is(err, logstore.ErrClosed) {
+		t.Errorf("asking a closed store for the latest of its sources: %v", err)
+	}
 	if st := store.Status(); st.State != logstore.Closed {
 		t.Errorf("a closed store is %s", st.State)
 	}
@@ -140,6 +143,7 @@ func handsOverBetweenNodes(t *testing.T, o Opener) {
 	if second.Number() <= term.Number() {
 		t.Errorf("term %d comes after %d", second.Number(), term.Number())
 	}
+	sameLatest(t, b, latestOf(na.await(lastOf(t, na, 200))))
 	nb.mu.Lock()
 	known := len(events(nb.records))
 	nb.mu.Unlock()
@@ -198,5 +202,8 @@ func endsWaitsWithTheirContext(t *testing.T, o Opener) {
 	}
 	if _, err := store.Read(done, 1, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("reading with a context that is done: %v", err)
+	}
+	if _, err := store.Latest(done); !errors.Is(err, context.Canceled) {
+		t.Errorf("asking for the latest of the sources with a context that is done: %v", err)
 	}
 }

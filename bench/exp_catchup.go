@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// catchupConfig is what clients come back to.
+type catchupConfig struct {
+	connected int           // clients at the head
+	returning int           // clients that come back to the oldest event, all at once
+	events    uint64        // that are retained by then, most of them in files only
+	rate      float64       // events per second, meanwhile
+	window    time.Duration // in which the clients at the head are measured
+}
+
+func (s scale) catchup() experiment {
+	cfg := catchupConfig{connected: 1000, events: 200_000, rate: 50, window: s.duration}
+	returning := 1000
+	if s.level == short {
+		cfg.connected, cfg.events, returning = 50, 20_000, 50
+	}
+	e := experiment{
+		name: expCatchup, title: "Catching up", runs: s.runs, metrics: []metric{p50, p99, maxLatency},
+		conditions: fmt.Sprintf("%d clients get %g events/s of 250 B, with %d events before in files, 4 MiB of them in memory: the latency of those clients while nobody else is there, and from when %d more come back at once to the oldest event, for %s",
+			cfg.connected, cfg.rate, cfg.events, returning, cfg.window),
+	}
+	for _, n := range []int{0, returning} {
+		cfg.returning = n
+		e.cases = append(e.cases, testCase{catchupLabel(n > 0), "fanin-file", func(ctx context.Context, sys *system) (figures, error) {
+			return measureCatchup(ctx, sys, cfg, s.warmup)
+		}})
+	}
+	return e
+}
+
+// catchupLabel names the case.
+func catchupLabel(returning bool) string {
+	if returning {
+		return "others come back"
+	}
+	return "nobody comes back"
+}
+
+// measureCatchup has many clients come back to a stream while others are at its
+// head.
+func measureCatchup(ctx context.Context, s *system, cfg catchupConfig, warmup time.Duration) (figures, error) {
+	r, err := newRig(ctx, s, workload{clients: cfg.connected, payload: 250}, "events 0\nsize 4GiB")
+	if err != nil {
+		return figures{}, err
+	}
+	defer r.close()
+	if err := r.publish(ctx, publishConfig{Count: cfg.events}); err != nil {
+		return figures{}, err
+	}
+	if err := r.origin.call(ctx, "wait", none{}, new(published)); err != nil {
+		return figures{}, err
+	}
+	head := r.loadConfig(cfg.connected)
+	head.AnyFirst = true
+	if err := r.clients.call(ctx, "connect", head, nil); err != nil {
+		return figures{}, err
+	}
+	returning, err := startProcess("load")
+	if err != nil {
+		return figures{}, err
+	}
+	r.others = append(r.others, returning)
+	length := warmup + cfg.window
+	if err := r.publish(ctx, publishConfig{Rate: cfg.rate, Count: uint64(cfg.rate * length.Seconds())}); err != nil {
+		return figures{}, err
+	}
+	if err := sleep(ctx, warmup); err != nil {
+		return figures{}, err
+	}
+	if err := r.clients.call(ctx, "mark", none{}, nil); err != nil {
+		return figures{}, err
+	}
+	if cfg.returning > 0 {
+		load := r.loadConfig(cfg.returning)
+		load.Streams[0].Path = oldestPath
+		if err := returning.call(ctx, "connect", load, nil); err != nil {
+			return figures{}, err
+		}
+	}
+	report, all, err := r.settle(ctx)
+	if err != nil {
+		return figures{}, err
+	}
+	if cfg.returning > 0 {
+		var others loadReport
+		if err := returning.call(ctx, "settle", settleConfig{Sent: all.Sent, Timeout: runTimeout}, &others); err != nil {
+			return figures{}, err
+		}
+		report.Faults.add(others.Faults)
+	}
+	return figures{
+		Faults: report.Faults.String(),
+		Values: map[metric]float64{
+			p50:        micros(report.Latency.P50),
+			p99:        micros(report.Latency.P99),
+			maxLatency: micros(report.Latency.Max),
+		},
+	}, nil
+}

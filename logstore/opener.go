@@ -1,0 +1,39 @@
+package logstore
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+)
+
+// Opener opens the logs of streams. It is what a module of the namespace
+// http.handlers.sse_fanin.log implements, one for each stream that is configured
+// with it; its fields are the options.
+//
+// A stream outlives configurations, so a store may be in use after the opener's
+// own configuration has gone: it keeps nothing of that but values.
+type Opener interface {
+	// Key identifies the log of a stream: where two openers of a kind return the
+	// same, they open the same log. Options that can change while the log is in
+	// use are no part of it.
+	Key(stream string) string
+
+	// Open opens the log of a stream. The error says what is at fault, and where;
+	// opening is then tried again, until ctx ends.
+	Open(ctx context.Context, stream string, o OpenOptions) (Store, error)
+
+	// Adjust applies the options to a store that an opener with the same key has
+	// opened.
+	Adjust(Store)
+
+	// Memory is how many bytes of the newest records are to be held in memory.
+	Memory() int64
+}
+
+// OpenOptions are what a store gets besides the opener's own options.
+type OpenOptions struct {
+	Bounds Bounds
+
+	// Logger is for as long as the store is open.
+	Logger *zap.Logger
+}
