@@ -153,3 +153,35 @@ func TestEpochsAreBounded(t *testing.T) {
 		t.Errorf("the oldest record is of no epoch: %v", s.meta.Epochs[:2])
 	}
 }
+
+// What waits for the disk does not push everything out that is retained when it
+// is committed at last.
+func TestWhatWaitsIsAShareOfWhatIsRetained(t *testing.T) {
+	for name, test := range map[string]struct {
+		bounds logstore.Bounds
+		want   int
+	}{
+		"events":     {logstore.Bounds{Events: 8000}, 2000},
+		"few events": {logstore.Bounds{Events: 10}, minEvents},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := new(badDisk)
+			o := quick(t.TempDir(), SyncOff)
+			o.disk, o.Bounds = disk, test.bounds
+			s := open(t, o)
+			term := campaign(t, s)
+			disk.full.Store(true)
+			n := 0
+			for n < 2*test.want && term.Append(event(n+1)) == nil {
+				n++
+			}
+			if n != test.want {
+				t.Errorf("%d records wait, want %d", n, test.want)
+			}
+			disk.full.Store(false)
+			await(t, s, uint64(n))
+			shut(t, s)
+		})
+	}
+}

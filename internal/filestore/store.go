@@ -49,7 +49,7 @@ const (
 
 	// closeTimeout bounds how long Close waits for what was appended, where the
 	// disk takes nothing.
-	closeTimeout = time.Second
+	closeTimeout = 300 * time.Millisecond
 )
 
 // lockName is the file that one process has locked at a time.
@@ -69,7 +69,7 @@ type Options struct {
 	Bounds logstore.Bounds
 
 	// How many bytes of memory the records that wait to be committed may take.
-	// Default: 16 MiB.
+	// Default: 16 MiB. No more waits than a quarter of what is retained.
 	Buffer int
 
 	// For what people should know. Default: nothing is logged.

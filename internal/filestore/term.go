@@ -122,11 +122,23 @@ func (t *term) add(r *logstore.Record) (first bool, err error) {
 	return len(s.pending.records) == 1, nil
 }
 
-// fullLocked reports whether what waits to be committed fills the buffer. One
-// record always fits.
+// fullLocked reports whether what waits to be committed fills the buffer, or is
+// so much of what is retained that readers would be overtaken by it when it is
+// committed at once, as after a disk was full. One record always fits.
 func (s *Store) fullLocked() bool {
-	return s.taken+s.pending.memory() >= int64(s.o.Buffer)
+	limit := int64(s.o.Buffer)
+	if s.bounds.Bytes > 0 {
+		limit = min(limit, max(s.bounds.Bytes/waitingShare, minSegment))
+	}
+	if s.taken+s.pending.memory() >= limit {
+		return true
+	}
+	waiting := uint64(len(s.pending.records) + s.inFlight)
+	return s.bounds.Events > 0 && waiting >= max(s.bounds.Events/waitingShare, minEvents)
 }
+
+// waitingShare is the share of what is retained that may wait to be committed.
+const waitingShare = 4
 
 // Wait implements logstore.Term.
 func (t *term) Wait(ctx context.Context) error {
