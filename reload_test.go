@@ -242,7 +242,7 @@ func TestRequestThatReachesAHandlerOfAnEarlierConfiguration(t *testing.T) {
 
 func TestStreamThatComesBackWhileItDrains(t *testing.T) {
 	a := plain(t)
-	site := "sse_fanin /events {\nstream s\nupstream " + a.URL() + "\ndrain 30s\n}"
+	site := "sse_fanin /events {\nstream s\nupstream " + a.URL() + "\ndrain 24h\n}"
 	in := serve(t, "", site)
 	connected(t, a)
 	old := in.openClient(ssetest.ClientConfig{Once: true})

@@ -32,7 +32,7 @@ func (s *exitScene) global(streams string) string {
 // streams are the global options that define a stream which outlives its
 // handlers.
 func (s *exitScene) streams() string {
-	return "sse_fanin {\nstream shared {\nupstream a " + s.origin.URL() + "\ndrain 60s\n}\n}"
+	return "sse_fanin {\nstream shared {\nupstream a " + s.origin.URL() + "\ndrain 24h\n}\n}"
 }
 
 // sites is a site on both addresses.
@@ -47,10 +47,10 @@ func (s *exitScene) everything() string {
 	url := s.origin.URL()
 	return s.sites(strings.Join([]string{
 		"sse_fanin /shared {\nstream shared\n}",
-		directive("/own", "drain 60s", url),
-		directive("/keyed", "drain 60s", "http://"+s.origin.Addr()+"/{query.user}"),
-		directive("/demand", "connect on_demand 60s\ndrain 60s", url),
-		directive("/flood", "drain 60s\nwrite_timeout 60s", s.flood.URL()),
+		directive("/own", "drain 24h", url),
+		directive("/keyed", "drain 24h", "http://"+s.origin.Addr()+"/{query.user}"),
+		directive("/demand", "connect on_demand 60s\ndrain 24h", url),
+		directive("/flood", "drain 24h\nwrite_timeout 60s", s.flood.URL()),
 		"sse_fanin_status /status",
 	}, "\n"))
 }
