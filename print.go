@@ -25,23 +25,36 @@ const ownIDBit print = 1 << 63
 var printSeed = maphash.MakeSeed()
 
 func printOf(ev *sse.Event) print {
-	return printBy(ev, func(p []byte) uint64 { return maphash.Bytes(printSeed, p) })
-}
-
-// stablePrintOf is printOf for a stream whose log outlives the process: the
-// same event has the same print in another one.
-func stablePrintOf(ev *sse.Event) print { return printBy(ev, xxhash.Sum64) }
-
-func printBy(ev *sse.Event, hash func([]byte) uint64) print {
-	content := hash(ev.Data)
+	content := maphash.Bytes(printSeed, ev.Data)
 	if len(ev.Type) > 0 {
-		// rotated, lest type and data could be exchanged
-		content ^= bits.RotateLeft64(hash(ev.Type), 29)
+		content ^= ofType(maphash.Bytes(printSeed, ev.Type))
 	}
 	if !hasOwnID(ev) {
 		return print(content >> 1)
 	}
-	return ownIDBit | print(hash(ev.ID)>>32)<<31 | print(content>>33)
+	return ownPrint(maphash.Bytes(printSeed, ev.ID), content)
+}
+
+// stablePrintOf is printOf for a stream whose log outlives the process: the
+// same event has the same print in another one.
+func stablePrintOf(ev *sse.Event) print {
+	content := xxhash.Sum64(ev.Data)
+	if len(ev.Type) > 0 {
+		content ^= ofType(xxhash.Sum64(ev.Type))
+	}
+	if !hasOwnID(ev) {
+		return print(content >> 1)
+	}
+	return ownPrint(xxhash.Sum64(ev.ID), content)
+}
+
+// ofType is a type's part of the hash of an event's content: rotated, lest type
+// and data could be exchanged.
+func ofType(hash uint64) uint64 { return bits.RotateLeft64(hash, 29) }
+
+// ownPrint is the print of an event with an id of its own.
+func ownPrint(id, content uint64) print {
+	return ownIDBit | print(id>>32)<<31 | print(content>>33)
 }
 
 // id returns the part of the print that stands for the event's own id; false

@@ -46,27 +46,25 @@ func catchupLabel(returning bool) string {
 // measureCatchup has many clients come back to a stream while others are at its
 // head.
 func measureCatchup(ctx context.Context, s *system, cfg catchupConfig, warmup time.Duration) (figures, error) {
-	r, err := newRig(ctx, s, workload{clients: cfg.connected, payload: 250}, "events 0\nsize 4GiB")
+	r, err := newRig(ctx, s, workload{clients: 1, payload: 250}, "events 0\nsize 4GiB")
 	if err != nil {
 		return figures{}, err
 	}
 	defer r.close()
+	// one client shows that everything has arrived
+	if err := r.connect(ctx); err != nil {
+		return figures{}, err
+	}
 	if err := r.publish(ctx, publishConfig{Count: cfg.events}); err != nil {
 		return figures{}, err
 	}
-	if err := r.origin.call(ctx, "wait", none{}, new(published)); err != nil {
+	if _, _, err := r.settle(ctx); err != nil {
 		return figures{}, err
 	}
-	head := r.loadConfig(cfg.connected)
-	head.AnyFirst = true
-	if err := r.clients.call(ctx, "connect", head, nil); err != nil {
-		return figures{}, err
-	}
-	returning, err := startProcess("load")
+	head, err := r.more(ctx, cfg.connected, "/events", true)
 	if err != nil {
 		return figures{}, err
 	}
-	r.others = append(r.others, returning)
 	length := warmup + cfg.window
 	if err := r.publish(ctx, publishConfig{Rate: cfg.rate, Count: uint64(cfg.rate * length.Seconds())}); err != nil {
 		return figures{}, err
@@ -74,23 +72,26 @@ func measureCatchup(ctx context.Context, s *system, cfg catchupConfig, warmup ti
 	if err := sleep(ctx, warmup); err != nil {
 		return figures{}, err
 	}
-	if err := r.clients.call(ctx, "mark", none{}, nil); err != nil {
+	if err := head.call(ctx, "mark", none{}, nil); err != nil {
 		return figures{}, err
 	}
+	var returning *process
 	if cfg.returning > 0 {
-		load := r.loadConfig(cfg.returning)
-		load.Streams[0].Path = oldestPath
-		if err := returning.call(ctx, "connect", load, nil); err != nil {
+		if returning, err = r.more(ctx, cfg.returning, oldestPath, false); err != nil {
 			return figures{}, err
 		}
 	}
-	report, all, err := r.settle(ctx)
+	_, sent, err := r.settle(ctx)
 	if err != nil {
 		return figures{}, err
 	}
-	if cfg.returning > 0 {
-		var others loadReport
-		if err := returning.call(ctx, "settle", settleConfig{Sent: all.Sent, Timeout: runTimeout}, &others); err != nil {
+	var report loadReport
+	if err := head.call(ctx, "settle", settleConfig{Sent: sent.Sent, Timeout: settleTimeout}, &report); err != nil {
+		return figures{}, err
+	}
+	if returning != nil {
+		var others loadReport // they have come as far as they have
+		if err := returning.call(ctx, "settle", settleConfig{Timeout: settleTimeout}, &others); err != nil {
 			return figures{}, err
 		}
 		report.Faults.add(others.Faults)
@@ -103,4 +104,16 @@ func measureCatchup(ctx context.Context, s *system, cfg catchupConfig, warmup ti
 			maxLatency: micros(report.Latency.Max),
 		},
 	}, nil
+}
+
+// more connects more clients, in a process of their own.
+func (r *rig) more(ctx context.Context, clients int, path string, anyFirst bool) (*process, error) {
+	p, err := startProcess("load")
+	if err != nil {
+		return nil, err
+	}
+	r.others = append(r.others, p)
+	load := r.loadConfig(clients)
+	load.Streams[0].Path, load.AnyFirst = path, anyFirst
+	return p, p.call(ctx, "connect", load, nil)
 }
