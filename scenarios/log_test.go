@@ -125,13 +125,17 @@ type restarts struct {
 
 func startRestarts(t *testing.T, sync string) *restarts {
 	t.Helper()
+	times := scale(3, 20)
+	if sync != "1s" { // the default is what most have
+		times = scale(3, 5)
+	}
 	rate := scale(100.0, 500.0)
 	r := &restarts{
 		t:     t,
 		a:     newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: rate, Pad: 100, Types: []string{"", "price"}}),
 		b:     newOrigin(t, ssetest.OriginConfig{Source: "b", Rate: rate}),
 		v:     ssetest.NewVerifier(),
-		times: scale(3, 20),
+		times: times,
 	}
 	dir := logDir(t)
 	r.site = func(i int) string {
@@ -182,7 +186,7 @@ func TestKilledAgainAndAgain(t *testing.T) { //nolint:tparallel // in full lengt
 			besideOthers(t)
 			r := startRestarts(t, sync)
 			for range r.times {
-				r.goOn(scale(600*time.Millisecond, 3*time.Second))
+				r.goOn(scale(600*time.Millisecond, 2*time.Second))
 				r.p.running.Kill()
 				r.p.run("", r.site(0))
 			}
@@ -200,7 +204,7 @@ func TestRestartedInOrder(t *testing.T) { //nolint:tparallel // in full length, 
 			r := startRestarts(t, sync)
 			for i := range r.times {
 				for n := range 2 {
-					r.goOn(scale(200*time.Millisecond, time.Second))
+					r.goOn(scale(200*time.Millisecond, 700*time.Millisecond))
 					r.p.reload("", r.site(2*i+n+1))
 				}
 				took := r.p.terminate(patience)
