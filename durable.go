@@ -26,6 +26,12 @@ const (
 	// are forgotten: a minute, in which addresses are looked up.
 	keepPrints = 60
 
+	// loadedMost is how many bytes of the newest events are read into memory before
+	// positions are known: clients wait for it, and older events are read when they
+	// are needed. With `ids upstream` all that memory may hold is read, since ids
+	// are looked for there.
+	loadedMost = 32 << 20
+
 	// commitOnExit is how long the end of a stream waits for what was appended.
 	commitOnExit = 300 * time.Millisecond
 )
@@ -165,7 +171,11 @@ func (d *durable) run() {
 		return
 	}
 	defer store.Close()
-	from, err := store.Back(d.ctx, d.def.Load().cache.MaxBytes)
+	size := d.def.Load().cache.MaxBytes
+	if d.log.ids != idsUpstream {
+		size = min(size, loadedMost)
+	}
+	from, err := store.Back(d.ctx, size)
 	if err != nil {
 		return // it ends
 	}
