@@ -157,6 +157,7 @@ func TestEpochsAreBounded(t *testing.T) {
 // What waits for the disk does not push everything out that is retained when it
 // is committed at last.
 func TestWhatWaitsIsAShareOfWhatIsRetained(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		bounds logstore.Bounds
 		want   int
