@@ -22,8 +22,8 @@ const (
 	runsKept = 8 << 20
 
 	// One client at a time goes on with older events, and after it has, nobody
-	// does for idleShare times as long as that took: the clients at the head need
-	// the same writers and processors. catchUpTurn is the most that is waited for
+	// does for idleShare times as long as that took, or less where few wait: the
+	// clients at the head need the same writers and processors. catchUpTurn is the most that is waited for
 	// it; a slow one goes on writing.
 	idleShare   = 3
 	catchUpTurn = 2 * time.Millisecond
@@ -144,7 +144,9 @@ func (o *olderEvents) serve() {
 				continue // next to no work for it
 			}
 			o.awaitReturn(&q.client.sub)
-			o.pause(idleShare * min(time.Since(began), catchUpTurn/4)) // it may have been slow
+			if n := min(o.waiting(), idleShare); n > 0 {
+				o.pause(time.Duration(n) * min(time.Since(began), catchUpTurn/4)) // it may have been slow
+			}
 		}
 	}
 }
