@@ -74,11 +74,8 @@ func TestDefinitionsAreSharedByTheStreamsOfAllKeys(t *testing.T) {
 				if err := c.WaitOpen(within(t, 10*time.Second), 1); err != nil {
 					t.Errorf("client %d of %d: %v", n, i, err)
 				}
-				for late := time.Now().Add(patience); changing.Load() == before; time.Sleep(time.Millisecond) {
-					if time.Now().After(late) {
-						t.Errorf("client %d of %d: no addresses were looked up", n, i)
-						break
-					}
+				if err := ssetest.Await(patience, "addresses are looked up", func() bool { return changing.Load() > before }); err != nil {
+					t.Errorf("client %d of %d: %v", n, i, err)
 				}
 				c.Close()
 			}

@@ -118,9 +118,7 @@ func (d *durable) adjust(def *logDef) {
 	if d.def.Swap(def) == def {
 		return
 	}
-	d.mu.Lock()
-	store := d.store
-	d.mu.Unlock()
+	store := d.opened()
 	if store != nil {
 		store.SetBounds(def.bounds)
 		def.opener.Adjust(store)
@@ -407,9 +405,7 @@ func (d *durable) addLatest(store logstore.Store) {
 
 // committed returns where a source goes on after what the store has of it.
 func (d *durable) committed(name string) *startPoint {
-	d.mu.Lock()
-	store := d.store
-	d.mu.Unlock()
+	store := d.opened()
 	if store == nil {
 		return nil
 	}
@@ -501,12 +497,17 @@ func (d *durable) hasRoom() <-chan struct{} {
 	return d.room
 }
 
+// opened returns the store; nil until it is open.
+func (d *durable) opened() logstore.Store {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.store
+}
+
 // first returns the offset of the oldest event that the store has; the largest
 // there is until it is open.
 func (d *durable) first() uint64 {
-	d.mu.Lock()
-	store := d.store
-	d.mu.Unlock()
+	store := d.opened()
 	if store == nil {
 		return ^uint64(0)
 	}
@@ -585,9 +586,7 @@ func (d *durable) status() logstore.Status {
 
 // epochs returns the log's incarnations, oldest first.
 func (d *durable) epochs() []logstore.Epoch {
-	d.mu.Lock()
-	store := d.store
-	d.mu.Unlock()
+	store := d.opened()
 	if store == nil {
 		return nil
 	}

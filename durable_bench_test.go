@@ -13,6 +13,7 @@ import (
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
@@ -175,10 +176,5 @@ func BenchmarkLogStart(b *testing.B) {
 
 // awaitLog waits until a stream's log can be written.
 func awaitLog(h *hub) error {
-	for deadline := time.Now().Add(patience); !h.log.Load().writable(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("not within %s: the log can be written", patience)
-		}
-	}
-	return nil
+	return ssetest.Await(patience, "the log can be written", h.log.Load().writable)
 }

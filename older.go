@@ -212,9 +212,7 @@ func (o *olderEvents) next() (q olderQuestion, ok bool) {
 func (o *olderEvents) answer(q olderQuestion) olderAnswer {
 	a := olderAnswer{olderQuestion: q}
 	d := o.durable
-	d.mu.Lock()
-	store := d.store
-	d.mu.Unlock()
+	store := d.opened()
 	switch {
 	case q.since != 0:
 		a.next, a.err = store.Since(d.ctx, q.since)
