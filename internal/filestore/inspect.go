@@ -157,7 +157,8 @@ func (r *Report) readHead() error {
 		case err != nil:
 			return err
 		}
-		if r.head, r.hasHead = parseHead(body); r.hasHead {
+		var whole bool
+		if r.head, r.hasHead, whole = parseHead(body); whole {
 			return nil
 		}
 		if tries == 3 {
