@@ -22,10 +22,6 @@ const (
 	// it has changed.
 	watchEvery = time.Second
 
-	// keepPrints is after how many looks the events of sources that no upstream has
-	// are forgotten: a minute, in which addresses are looked up.
-	keepPrints = 60
-
 	// loadedMost is how many bytes of the newest events are read into memory before
 	// positions are known: clients wait for it, and older events are read when they
 	// are needed. With `ids upstream` all that memory may hold is read, since ids
@@ -83,13 +79,6 @@ type durable struct {
 	starts  map[string]*startPoint
 	stalled bool // that has been announced
 	closed  bool // end was called
-}
-
-// startPoint is where a source goes on that has events in the log.
-type startPoint struct {
-	id     string  // the id in force after the newest
-	prints []print // of the newest, oldest first
-	times  []int64 // their arrivals, Unix ms
 }
 
 func newDurable(h *hub, l *streamLog, def *logDef) *durable {
@@ -284,38 +273,6 @@ func appendUpstreamID(dst []byte, id, before string) []byte {
 	return sse.AppendID(dst, id)
 }
 
-// noteStart notes where the source of an event is to go on.
-func (d *durable) noteStart(r *logstore.Record) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.starts[r.Source]
-	if p == nil {
-		p = new(startPoint)
-		d.starts[r.Source] = p
-	}
-	p.add(r)
-}
-
-func (p *startPoint) add(r *logstore.Record) {
-	p.id = r.ID
-	if len(p.prints) == 2*mirrorWindow {
-		p.prints = p.prints[:copy(p.prints, p.prints[mirrorWindow:])]
-		p.times = p.times[:copy(p.times, p.times[mirrorWindow:])]
-	}
-	p.prints = append(p.prints, print(r.Hash))
-	p.times = append(p.times, r.Time)
-}
-
-// startOf returns where a source goes on when it is connected for the first
-// time; nil if the log has nothing of it, or it was asked for before.
-func (d *durable) startOf(name string) *startPoint {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.starts[name]
-	delete(d.starts, name)
-	return p
-}
-
 // awaitApplied waits until all that the store has is in the log in memory. False:
 // the log ends before. Campaign does not wait for a Follow that has yet to begin.
 func (d *durable) awaitApplied(store logstore.Store) bool {
@@ -384,119 +341,6 @@ func (d *durable) firstNew() uint64 {
 	return d.log.Head() + 1
 }
 
-// addLatest adds the sources whose newest event is no longer held in memory.
-func (d *durable) addLatest(store logstore.Store) {
-	latest, err := store.Latest(d.ctx)
-	if d.ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		d.logger().Error("where upstreams are to be resumed is not known", zap.Error(err))
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for name, l := range latest {
-		if d.starts[name] == nil {
-			d.starts[name] = &startPoint{id: l.ID}
-		}
-	}
-}
-
-// committed returns where a source goes on after what the store has of it.
-func (d *durable) committed(name string) *startPoint {
-	store := d.opened()
-	if store == nil {
-		return nil
-	}
-	latest, err := store.Latest(context.Background())
-	if l, ok := latest[name]; err == nil && ok {
-		return &startPoint{id: l.ID}
-	}
-	return nil
-}
-
-// append hands an event over to the store. It does not wait: what the store has
-// no room for is kept until it has, and nothing more is read meanwhile.
-func (d *durable) append(r *logstore.Record) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || len(d.backlog) == 0 && d.takesLocked(r) {
-		return
-	}
-	if len(d.backlog) == 0 {
-		d.room = make(chan struct{})
-		d.full.Store(true)
-		nudge(d.waiting)
-	}
-	own := *r
-	own.Body = append([]byte(nil), r.Body...)
-	d.backlog = append(d.backlog, own)
-}
-
-// takesLocked hands a record to the store. False: it has no room for it, or this
-// process does not write at present.
-func (d *durable) takesLocked(r *logstore.Record) bool {
-	if d.term == nil {
-		return false
-	}
-	err := d.term.Append(r)
-	switch {
-	case err == nil:
-		d.delay.appended()
-	case errors.Is(err, logstore.ErrTooLarge):
-		d.logger().Error("an event is too large for the log, and is left out",
-			zap.String("upstream", r.Source), zap.Int("bytes", len(r.Body)))
-	default:
-		return false
-	}
-	return true
-}
-
-// catchUp appends what the store had no room for. False: the term is over, or
-// the stream ends.
-func (d *durable) catchUp(term logstore.Term) bool {
-	for {
-		if err := term.Wait(d.ctx); err != nil {
-			return false
-		}
-		d.mu.Lock()
-		for len(d.backlog) > 0 && d.takesLocked(&d.backlog[0]) {
-			d.backlog[0] = logstore.Record{}
-			d.backlog = d.backlog[1:]
-		}
-		empty := len(d.backlog) == 0
-		if empty {
-			d.backlog = nil
-			d.roomLocked()
-		}
-		d.mu.Unlock()
-		if empty {
-			return true
-		}
-	}
-}
-
-// roomLocked lets the sources read again.
-func (d *durable) roomLocked() {
-	if d.room != nil {
-		close(d.room)
-		d.room = nil
-	}
-	d.full.Store(false)
-}
-
-// hasRoom returns a channel that is closed when the store takes events again;
-// nil if it does.
-func (d *durable) hasRoom() <-chan struct{} {
-	if !d.full.Load() {
-		return nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.room
-}
-
 // opened returns the store; nil until it is open.
 func (d *durable) opened() logstore.Store {
 	d.mu.Lock()
@@ -532,16 +376,6 @@ func (d *durable) watch() {
 		case <-d.ctx.Done():
 			return
 		}
-	}
-}
-
-// forgetPrints frees the memory of sources that nobody has asked for. Where to
-// resume them stays known.
-func (d *durable) forgetPrints() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.starts {
-		p.prints, p.times = nil, nil
 	}
 }
 
