@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"context"
 	"errors"
 
 	"go.uber.org/zap"
@@ -18,6 +19,9 @@ func (d *durable) append(r *logstore.Record) {
 	defer d.mu.Unlock()
 	if d.closed || len(d.backlog) == 0 && d.takesLocked(r) {
 		return
+	}
+	if d.term == nil && d.shared() {
+		return // whoever writes asks the upstream for it
 	}
 	if len(d.backlog) == 0 {
 		d.room = make(chan struct{})
@@ -50,9 +54,9 @@ func (d *durable) takesLocked(r *logstore.Record) bool {
 
 // catchUp appends what the store had no room for. False: the term is over, or
 // the stream ends.
-func (d *durable) catchUp(term logstore.Term) bool {
+func (d *durable) catchUp(ctx context.Context, term logstore.Term) bool {
 	for {
-		if err := term.Wait(d.ctx); err != nil {
+		if err := term.Wait(ctx); err != nil {
 			return false
 		}
 		d.mu.Lock()

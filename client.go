@@ -54,6 +54,7 @@ type client struct {
 	panics       any           // the value of a panic between us and the connection
 	primed       bool          // it may get an id without an event, see ClientSettings.Prime
 	placed       bool          // it reads the log; before, it waits for its position
+	ahead        bool          // its position is beyond the log, which is to get there
 	waited       bool          // it has waited for its position for as long as it is to
 	toldGap      bool          // it was sent a gap before its position was known
 	asking       bool          // it waits for an answer, see older
@@ -347,7 +348,7 @@ func (c *client) beatByWaiting(now time.Time) {
 	if c.settings.heartbeat > 0 {
 		beat = monotonic(now) + int64(c.settings.heartbeat)
 	}
-	if !c.placed && !c.waited && !c.at.log.ready() {
+	if !c.placed && !c.waited && (c.ahead || !c.at.log.ready()) {
 		beat = min(beat, c.waitUntil)
 	}
 	c.sub.beat.Store(beat)

@@ -45,10 +45,10 @@ const (
 //
 // Safe for concurrent use.
 type durable struct {
-	hub    *hub
-	log    *streamLog
-	before *streamLog             // whose readers go on here; nil if there was none
-	def    atomic.Pointer[logDef] // of the oldest configuration in use
+	hub     *hub
+	current atomic.Pointer[streamLog] // what it is appended to in memory; see renew
+	before  *streamLog                // whose readers go on here; nil if there was none
+	def     atomic.Pointer[logDef]    // of the oldest configuration in use
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -58,9 +58,11 @@ type durable struct {
 	writing atomic.Bool // events can be appended: this process is the writer
 	full    atomic.Bool // the store takes nothing at present
 	over    atomic.Bool // it has ended: no event is appended any more
+	held    atomic.Bool // nothing can be committed for long: the upstreams are hung up meanwhile
 
-	older olderEvents
-	delay commitDelay
+	older   olderEvents
+	delay   commitDelay
+	cluster cluster
 
 	// of apply, which is called by one goroutine at a time
 	idInForce string // of the newest event, with `ids upstream`
@@ -68,10 +70,13 @@ type durable struct {
 
 	mu      sync.Mutex // protects the fields below
 	begun   bool
-	store   logstore.Store // nil until it is open
-	err     error          // why it is not
-	since   time.Time      // since when it is as it is: open or not
-	term    logstore.Term  // nil while this process does not write
+	store   logstore.Store     // nil until it is open
+	err     error              // why it is not
+	since   time.Time          // since when it is as it is: open or not
+	term    logstore.Term      // nil while this process does not write
+	wanted  bool               // as setDemand
+	unwant  context.CancelFunc // of the last context of awaitDemand
+	demand  chan struct{}      // has a token after a change of wanted
 	backlog []logstore.Record
 	waiting chan struct{} // has a token after the backlog has got its first record
 	applied chan struct{} // has a token after records were applied
@@ -83,14 +88,26 @@ type durable struct {
 
 func newDurable(h *hub, l *streamLog, def *logDef) *durable {
 	d := &durable{
-		hub: h, log: l, ended: make(chan struct{}), since: time.Now(),
+		hub: h, ended: make(chan struct{}), since: time.Now(), demand: make(chan struct{}, 1),
 		waiting: make(chan struct{}, 1), applied: make(chan struct{}, 1), starts: make(map[string]*startPoint),
 	}
+	d.current.Store(l)
 	d.def.Store(def)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.older.init(d)
+	d.cluster.init(d)
 	return d
 }
+
+// log returns the log in memory.
+func (d *durable) log() *streamLog { return d.current.Load() }
+
+// sharer returns the options of a log that several nodes share; nil if only one
+// process has it.
+func (d *durable) sharer() logstore.Sharer { return d.def.Load().sharer }
+
+// shared reports whether other nodes may write the log.
+func (d *durable) shared() bool { return d.sharer() != nil }
 
 // begin opens the store, unless that was done. It returns at once.
 func (d *durable) begin() {
@@ -158,34 +175,79 @@ func (d *durable) run() {
 		return
 	}
 	defer store.Close()
+	d.cluster.join(store)
 	size := d.def.Load().cache.MaxBytes
-	if d.log.ids != idsUpstream {
+	if d.log().ids != idsUpstream {
 		size = min(size, loadedMost)
 	}
 	from, err := store.Back(d.ctx, size)
 	if err != nil {
 		return // it ends
 	}
-	d.log.Restore(store.Epochs(), from)
+	d.log().Restore(store.Epochs(), from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
 	if !d.awaitApplied(store) {
 		return
 	}
-	d.log.begins.Store(d.firstNew())
+	d.log().begins.Store(d.firstNew())
 	d.loaded.Store(true)
 	d.hub.audience.wakeAll() // they wait for their positions
 	for {
-		term, err := store.Campaign(d.ctx)
-		if err != nil {
+		ctx, done := d.awaitDemand()
+		goesOn := d.serveTerm(ctx, store)
+		done()
+		if !goesOn {
 			return
 		}
-		if !d.awaitApplied(store) {
-			release(term)
-			return
-		}
-		d.write(store, term)
 	}
+}
+
+// serveTerm waits until this node is the writer, and writes until it is not any
+// more, or ctx ends. False: the log ends.
+func (d *durable) serveTerm(ctx context.Context, store logstore.Store) bool {
+	term, err := store.Campaign(ctx)
+	if err != nil {
+		return d.ctx.Err() == nil && !errors.Is(err, logstore.ErrClosed)
+	}
+	if !d.awaitApplied(store) {
+		release(term)
+		return false
+	}
+	d.write(ctx, store, term)
+	return true
+}
+
+// awaitDemand waits until this node is to write the log, and returns a context
+// that ends when it is not any more. A log that no other node can write is always
+// to be written.
+func (d *durable) awaitDemand() (ctx context.Context, done context.CancelFunc) {
+	for {
+		d.mu.Lock()
+		if !d.shared() || d.wanted || d.ctx.Err() != nil {
+			ctx, done = context.WithCancel(d.ctx)
+			d.unwant = done
+			d.mu.Unlock()
+			return ctx, done
+		}
+		d.mu.Unlock()
+		select {
+		case <-d.demand:
+		case <-d.ctx.Done():
+		}
+	}
+}
+
+// setDemand sets whether somebody wants the stream's events on this node. If
+// nobody does, another node may write.
+func (d *durable) setDemand(wanted bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wanted = wanted
+	if !wanted && d.shared() && d.unwant != nil {
+		d.unwant()
+	}
+	nudge(d.demand)
 }
 
 // open opens the store, however long that takes. nil: it is not wanted any more.
@@ -238,30 +300,68 @@ func (d *durable) follow(store logstore.Store, from uint64) {
 
 // apply appends committed records to the log in memory. The store calls it.
 func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
-	if batch[0].Offset != d.log.Head()+1 { // what was between is gone
-		d.log.Restore(store.Epochs(), batch[0].Offset)
+	for len(batch) > 0 {
+		batch = batch[d.applySome(store, batch):]
+	}
+}
+
+// applySome applies as much of a batch as goes to one log in memory.
+func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n int) {
+	log, n := d.log(), len(batch)
+	if d.shared() {
+		epochs := store.Epochs()
+		if e := epochs[len(epochs)-1]; e.ID != log.Epoch() {
+			for n = 0; n < len(batch) && batch[n].Offset < e.First; {
+				n++
+			}
+			if n == 0 {
+				log, n = d.renew(epochs, batch[0].Offset), len(batch)
+			}
+		}
+	}
+	batch = batch[:n]
+	if batch[0].Offset != log.Head()+1 { // what was between is gone
+		log.Restore(store.Epochs(), batch[0].Offset)
 	}
 	for i := range batch {
 		r := &batch[i]
 		t := time.UnixMilli(r.Time)
 		if r.Fence() {
-			d.log.Take(t)
+			log.Take(t)
 			continue
 		}
-		if !d.writing.Load() {
+		if d.shared() || !d.writing.Load() {
 			d.noteStart(r)
 		}
 		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
-		if d.log.ids != idsUpstream {
-			d.log.Append(t, tag, r.Body)
+		if log.ids != idsUpstream {
+			log.Append(t, tag, r.Body)
 			continue
 		}
 		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
 		d.idInForce = r.ID
-		d.log.appendWithID(t, tag, d.scratch, []byte(r.ID))
+		log.appendWithID(t, tag, d.scratch, []byte(r.ID))
 	}
 	d.delay.applied(batch)
 	nudge(d.applied)
+	return n
+}
+
+// renew begins another log in memory, with the event at an offset, where the
+// store has begun an epoch: what the one before has from there on, the store has
+// lost. Its readers read it to its end, and go on here. They have missed nothing
+// but the offsets.
+func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
+	old := d.log()
+	log := newStreamLog(d.def.Load().cache, old.ids)
+	log.Restore(epochs, next)
+	log.durable = d
+	log.begins.Store(next)
+	d.older.forgetRuns()
+	d.current.Store(log)
+	d.hub.replaceLog(old, log)
+	d.logger().Warn("the store has begun an epoch; positions behind its end are gone", zap.Uint64("offset", next))
+	return log
 }
 
 // appendUpstreamID appends the id line of an event of a stream with `ids
@@ -280,7 +380,7 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 	defer ticker.Stop()
 	for {
 		st := store.Status()
-		if st.State != logstore.Loading && (st.First > st.Last || d.log.Head() >= st.Last) {
+		if st.State != logstore.Loading && (st.First > st.Last || d.log().Head() >= st.Last) {
 			return true
 		}
 		select {
@@ -293,32 +393,52 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 }
 
 // write has the sources connected while this process is the writer, and appends
-// what the store had no room for. It returns when the term is over.
-func (d *durable) write(store logstore.Store, term logstore.Term) {
+// what the store had no room for. It returns when the term is over, or ctx ends.
+func (d *durable) write(ctx context.Context, store logstore.Store, term logstore.Term) {
 	d.addLatest(store)
 	d.delay.begin(term.Number())
+	if d.shared() {
+		d.hub.inputs.startAfresh() // others may have written since
+	}
 	d.mu.Lock()
 	d.term = term
 	d.mu.Unlock()
-	d.writing.Store(true)
-	d.hub.inputs.followWriter()
+	if d.shared() {
+		announceRole(d.hub.label, true, nil)
+	}
+	d.setWriting(true)
 	nudge(d.waiting) // something may have come before
 	for done := false; !done; {
 		select {
 		case <-d.waiting:
-			done = !d.catchUp(term)
+			done = !d.catchUp(ctx, term)
 		case <-term.Done():
 			done = true
-		case <-d.ctx.Done():
+		case <-ctx.Done():
 			done = true
 		}
 	}
-	d.writing.Store(false)
-	d.hub.inputs.followWriter()
+	d.setWriting(false)
+	why := term.Err()
 	release(term)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.term = nil
+	if d.shared() {
+		d.backlog = nil // whoever writes next asks the upstreams for it
+		d.roomLocked()
+	}
+	d.mu.Unlock()
+	if d.shared() {
+		announceRole(d.hub.label, false, why)
+	}
+}
+
+// setWriting has the sources connected while this process is the writer.
+func (d *durable) setWriting(writing bool) {
+	d.writing.Store(writing)
+	d.held.Store(false)
+	d.hub.inputs.followWriter()
+	nudge(d.cluster.news)
 }
 
 // release ends a term once what was appended is committed, if that takes no
@@ -336,9 +456,9 @@ func (d *durable) firstNew() uint64 {
 	before := d.before
 	d.before = nil // it is needed no more
 	if before != nil && before.durable != nil && before.durable.def.Load().same(d.def.Load()) {
-		return min(before.Head(), d.log.Head()) + 1
+		return min(before.Head(), d.log().Head()) + 1
 	}
-	return d.log.Head() + 1
+	return d.log().Head() + 1
 }
 
 // opened returns the store; nil until it is open.
@@ -358,16 +478,19 @@ func (d *durable) first() uint64 {
 	return store.Status().First
 }
 
-// watch announces that the store cannot be written, and that it can again. run
-// owns it; it ends with the log.
+// watch announces that the store cannot be written, and that it can again, and
+// keeps in touch with other nodes. run owns it; it ends with the log.
 func (d *durable) watch() {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	loaded := 0 // looks since then
 	for {
 		select {
+		case <-d.cluster.news:
+			d.cluster.talk()
 		case <-ticker.C:
 			d.look()
+			d.cluster.talk()
 			if d.loaded.Load() {
 				if loaded++; loaded == keepPrints {
 					d.forgetPrints()
@@ -382,6 +505,7 @@ func (d *durable) watch() {
 // look compares the store's state with what was announced of it.
 func (d *durable) look() {
 	st := d.status()
+	d.hold(st)
 	stalled := st.State == logstore.Stalled
 	d.mu.Lock()
 	changed := stalled != d.stalled
@@ -389,6 +513,20 @@ func (d *durable) look() {
 	d.mu.Unlock()
 	if changed {
 		announceLog(d.hub.label, stalled, st.Err)
+	}
+}
+
+// hold hangs the upstreams up where nothing can be committed for long, or nothing
+// more be taken, and other nodes may write the log: it may be another that goes on.
+// They are resumed when something can.
+func (d *durable) hold(st logstore.Status) {
+	sharer := d.sharer()
+	if sharer == nil || !d.writing.Load() {
+		return
+	}
+	held := d.full.Load() || st.State == logstore.Stalled && time.Since(st.Since) >= sharer.Hold()
+	if d.held.Swap(held) != held {
+		d.hub.inputs.followWriter()
 	}
 }
 

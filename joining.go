@@ -260,10 +260,34 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 	}
 }
 
+// startAfresh has the sources go on after the newest of their events in the log,
+// whoever has written these: what their connections brought last may not have
+// become part of it. The counts go on.
+func (in *inputs) startAfresh() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	log := in.hub.log.Load().durable
+	var left []*input
+	for _, one := range in.sources {
+		if log != nil && log.hasStart(one.name) && one.source.dialled() {
+			left = append(left, one)
+		}
+	}
+	for _, one := range left { // all, before any is joined: two may have one source
+		in.leaveLocked(one)
+	}
+	if len(left) > 0 {
+		in.reconcileLocked()
+	}
+}
+
 // wantsSourcesLocked reports whether the stream wants its sources connected.
 func (in *inputs) wantsSourcesLocked() bool {
-	return (in.demanded || !in.hub.shaped.Load().onDemand) && in.hub.log.Load().writable()
+	return in.demandedLocked() && in.hub.log.Load().writable()
 }
+
+// demandedLocked reports whether somebody wants the stream's events.
+func (in *inputs) demandedLocked() bool { return in.demanded || !in.hub.shaped.Load().onDemand }
 
 // applyDemandLocked notifies the sources, and the look-ups for their addresses,
 // whether they are wanted.
@@ -274,8 +298,11 @@ func (in *inputs) applyDemandLocked() {
 	}
 	wanted := in.wantsSourcesLocked()
 	durable := in.hub.log.Load().durable
+	if durable != nil {
+		durable.setDemand(in.demandedLocked())
+	}
 	for _, one := range in.sources {
-		if durable != nil && wanted {
+		if durable != nil && wanted && !one.source.dialled() {
 			one.source.beginAt(durable.startOf(one.name))
 		}
 		one.source.setDemand(one.use, wanted, seed)

@@ -78,7 +78,7 @@ func (c *client) place(now time.Time) {
 		c.switchLog(c.hub.log.Load(), 1)
 	}
 	log := c.at.log
-	if next := log.following(); next != nil && !log.ready() { // it will never be
+	if next := log.following(); next != nil && (!log.ready() || log.ended.Load()) { // it will never be
 		c.switchLog(next, 1)
 		log = next
 	}
@@ -98,7 +98,7 @@ func (c *client) place(now time.Time) {
 		if begin == nil {
 			found, ok := c.beginning(c.sub.asked, now)
 			if !ok {
-				return // it is being asked for
+				return // the client is woken
 			}
 			begin = &found
 		}
@@ -137,7 +137,8 @@ type beginning struct {
 	missed *uint64 // events in the gap, if that is known
 }
 
-// beginning returns where the client begins. False: that is being asked for.
+// beginning returns where the client begins. False: that is being asked for, or
+// the log is to get there first.
 func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 	log := c.at.log
 	if asked == "" || !log.resumable() {
@@ -158,7 +159,12 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 		missed := b.next - cursor.Offset - 1
 		b.gap, b.missed = gapExpired, &missed
 		return b, true
-	case eventlog.Unknown, eventlog.Ahead:
+	case eventlog.Ahead:
+		// Another node may have given it, which is ahead of this one.
+		if c.ahead = log.shared() && monotonic(now) < c.waitUntil; c.ahead {
+			return b, false
+		}
+	case eventlog.Unknown:
 	}
 	b.next, b.gap = c.startPosition(), gapUnknown
 	if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
@@ -238,7 +244,7 @@ func (c *client) askNoMore() {
 // has it any more.
 func (c *client) goOnOlder() (wait, evicted bool) {
 	log, next := c.at.log, c.at.reader.Position()
-	if log.durable == nil {
+	if log.durable == nil || log.ended.Load() {
 		return false, true
 	}
 	if a := c.answered(); a != nil && a.run != nil && c.at.reader.ReadRun(a.run) {

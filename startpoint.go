@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"context"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -42,13 +43,24 @@ func (p *startPoint) add(r *logstore.Record) {
 }
 
 // startOf returns where a source goes on when it is connected for the first
-// time; nil if the log has nothing of it, or it was asked for before.
+// time; nil if the log has nothing of it, or, where no other node can write, it
+// was asked for before.
 func (d *durable) startOf(name string) *startPoint {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.starts[name]
-	delete(d.starts, name)
-	return p
+	if p == nil || !d.shared() {
+		delete(d.starts, name)
+		return p
+	}
+	return &startPoint{id: p.id, prints: slices.Clone(p.prints), times: slices.Clone(p.times)}
+}
+
+// hasStart reports whether the log has events of a source.
+func (d *durable) hasStart(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.starts[name] != nil
 }
 
 // addLatest adds the sources whose newest event is no longer held in memory.
@@ -84,8 +96,12 @@ func (d *durable) committed(name string) *startPoint {
 }
 
 // forgetPrints frees the memory of sources that nobody has asked for. Where to
-// resume them stays known.
+// resume them stays known. A log that another node may write at first is asked
+// at any time.
 func (d *durable) forgetPrints() {
+	if d.shared() {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range d.starts {

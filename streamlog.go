@@ -30,6 +30,10 @@ type streamLog struct {
 	// them. Nil for the hub's current one.
 	next atomic.Pointer[streamLog]
 
+	// ended: the store has lost what this log has from some offset on, and goes on
+	// in the next one.
+	ended atomic.Bool
+
 	// begins is the offset from which on readers of the log before go on in this
 	// one. What is before it was there already. Stored before ready tells so.
 	begins atomic.Uint64
@@ -62,12 +66,17 @@ func newStreamLog(o eventlog.Options, ids string) *streamLog {
 func (l *streamLog) ready() bool { return l.durable == nil || l.durable.loaded.Load() }
 
 // writable reports whether the log takes events at present.
-func (l *streamLog) writable() bool { return l.durable == nil || l.durable.writing.Load() }
+func (l *streamLog) writable() bool {
+	return l.durable == nil || l.durable.writing.Load() && !l.durable.held.Load()
+}
+
+// shared reports whether several nodes serve the log.
+func (l *streamLog) shared() bool { return l.durable != nil && l.durable.shared() }
 
 // first returns the offset of the oldest event that can be had, from memory or
 // from where the log is kept besides.
 func (l *streamLog) first() uint64 {
-	if l.durable == nil || l.durable.older.over() {
+	if l.durable == nil || l.ended.Load() || l.durable.older.over() {
 		return l.Tail()
 	}
 	return min(l.durable.first(), l.Tail())
@@ -76,7 +85,7 @@ func (l *streamLog) first() uint64 {
 // following returns the log in which readers of this one go on; nil if there is
 // none. One that another has followed before it was ready is passed over.
 func (l *streamLog) following() *streamLog {
-	if l.durable != nil && !l.durable.over.Load() {
+	if l.durable != nil && !l.durable.over.Load() && !l.ended.Load() {
 		return nil // what was handed over to the store is still to come
 	}
 	next := l.next.Load()

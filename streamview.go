@@ -163,6 +163,9 @@ func (v *streamView) addHub(h *hub) bool {
 	}
 	v.addInputs(h, in)
 	log := h.log.Load()
+	if log.durable != nil {
+		v.showTold(log.durable.cluster.upstreams())
+	}
 	v.addLog(log)
 	v.addTypes(h.tags, log)
 	clients := h.audience.snapshot()
@@ -202,6 +205,17 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 	for _, u := range in.empty {
 		us := v.upstream(u.name)
 		us.URLs, us.Policy = shownURLs(u.spec, nil), u.spec.Policy
+	}
+}
+
+// showTold has the upstreams show how they are on the node that has them connected.
+// Counts are this node's own.
+func (v *streamView) showTold(all []upstreamStatus) {
+	for _, told := range all {
+		us := v.upstream(told.Name)
+		us.State, us.Since, us.RetryAt = told.State, told.Since, told.RetryAt
+		us.Reason, us.Error, us.Connected = told.Reason, told.Error, told.Connected
+		us.LastEvent, us.LastEventID = told.LastEvent, told.LastEventID
 	}
 }
 

@@ -415,6 +415,13 @@ func (s *source) beginAt(p *startPoint) {
 	s.intake.remember(p)
 }
 
+// dialled reports whether the source was wanted before.
+func (s *source) dialled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.runners) > 0
+}
+
 // setSeed makes a source that was not dialled yet begin after an event of an
 // upstream that another one is still connected to. One that was dialled, or has
 // another beginning, keeps it.
