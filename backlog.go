@@ -13,15 +13,25 @@ import (
 // no room for.
 
 // append hands an event over to the store. It does not wait: what the store has
-// no room for is kept until it has, and nothing more is read meanwhile.
+// no room for is kept until it has, and nothing more is read meanwhile. An event
+// that this node cannot write is left to the one that can.
 func (d *durable) append(r *logstore.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed || len(d.backlog) == 0 && d.takesLocked(r) {
+	if d.closed {
 		return
 	}
-	if d.term == nil && d.shared() {
-		return // whoever writes asks the upstream for it
+	if d.standsBy() {
+		d.standby.keep(r)
+	}
+	if d.term != nil || !d.shared() {
+		d.appendLocked(r)
+	}
+}
+
+func (d *durable) appendLocked(r *logstore.Record) {
+	if len(d.backlog) == 0 && d.takesLocked(r) {
+		return
 	}
 	if len(d.backlog) == 0 {
 		d.room = make(chan struct{})
@@ -31,6 +41,17 @@ func (d *durable) append(r *logstore.Record) {
 	own := *r
 	own.Body = append([]byte(nil), r.Body...)
 	d.backlog = append(d.backlog, own)
+}
+
+// takeTerm has events appended from now on, those first that the node has read
+// and nobody has appended.
+func (d *durable) takeTerm(term logstore.Term) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.term = term
+	for i := range d.standby.waiting {
+		d.appendLocked(&d.standby.waiting[i])
+	}
 }
 
 // takesLocked hands a record to the store. False: it has no room for it, or this

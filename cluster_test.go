@@ -22,7 +22,8 @@ func init() {
 type sharedLog struct {
 	memoryLog
 
-	HoldFor caddy.Duration `json:"hold,omitempty"`
+	HoldFor  caddy.Duration `json:"hold,omitempty"`
+	StandsBy bool           `json:"standby,omitempty"`
 }
 
 func (*sharedLog) CaddyModule() caddy.ModuleInfo {
@@ -32,6 +33,8 @@ func (*sharedLog) CaddyModule() caddy.ModuleInfo {
 func (l *sharedLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next(); d.NextBlock(0); {
 		switch d.Val() {
+		case "standby":
+			l.StandsBy = true
 		case "hold":
 			d.NextArg()
 			hold, err := time.ParseDuration(d.Val())
@@ -46,7 +49,7 @@ func (l *sharedLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (*sharedLog) Standby() bool         { return false }
+func (l *sharedLog) Standby() bool       { return l.StandsBy }
 func (l *sharedLog) Hold() time.Duration { return time.Duration(l.HoldFor) }
 
 // serveSharedLog serves a stream s whose log other nodes have, too.
@@ -208,4 +211,73 @@ func TestWriterHangsUpWhereNothingCanBeCommitted(t *testing.T) {
 	gets(t, c, "one", "two", "three")
 	o.Emit("", "four")
 	gets(t, c, "one", "two", "three", "four")
+}
+
+// Every node has an upstream that cannot resume connected, and what it has beyond
+// the log is not lost when it takes over.
+func TestNodeThatStandsByLosesNothing(t *testing.T) {
+	in, o, log := serveSharedLog(t, ssetest.OriginConfig{}, "standby", "")
+	withoutIDs([]*ssetest.Origin{o})
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "one")
+	gets(t, c, "one")
+	node := takeOver(t, log)
+	eventually(t, 10*time.Second, "another node writes", func() bool { return !durableOf(t).writing.Load() })
+	emit := func(data string, written bool) {
+		o.Emit("", data)
+		if written {
+			node.append(sse.Event{Data: []byte(data)})
+		}
+	}
+	emit("two", true)
+	emit("tick", true)
+	emit("tick", true)
+	node.append(sse.Event{Data: []byte("three")}) // before this node has read it
+	gets(t, c, "one", "two", "tick", "tick", "three")
+	o.Emit("", "three")
+	emit("tick", false)
+	emit("four", false)
+	emit("four", false)
+	d := durableOf(t)
+	eventually(t, 10*time.Second, "the node has read three events that are not in the log", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.standby.waiting) == 3
+	})
+	node.leave()
+	gets(t, c, "one", "two", "tick", "tick", "three", "tick", "four", "four")
+	o.Emit("", "five")
+	gets(t, c, "one", "two", "tick", "tick", "three", "tick", "four", "four", "five")
+	eventually(t, 10*time.Second, "all of it is found in the log", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.standby.waiting) == 0
+	})
+	if n := o.TotalConnections(); n != 1 {
+		t.Errorf("the origin was connected %d times", n)
+	}
+}
+
+func TestStandbyIsBounded(t *testing.T) {
+	var s standby
+	body := make([]byte, standbyMost/4)
+	for i := range 10 {
+		s.keep(&logstore.Record{Source: "u", Hash: uint64(i), Body: body})
+	}
+	if len(s.waiting) != 4 || s.bytes != standbyMost || s.waiting[0].Hash != 6 {
+		t.Fatalf("%d events with %d bytes wait, from %d on", len(s.waiting), s.bytes, s.waiting[0].Hash)
+	}
+	s = standby{}
+	for i := range int64(4) {
+		s.keep(&logstore.Record{Source: "uv"[i%2 : i%2+1], Hash: uint64(i), Time: 60_000 * i, Body: []byte("x")})
+	}
+	s.found(&logstore.Record{Source: "u", Hash: 2}) // 0 was passed two minutes ago
+	if len(s.waiting) != 2 || s.waiting[0].Hash != 1 || s.waiting[1].Hash != 3 || s.bytes != 2 {
+		t.Errorf("what waits is %v", s.waiting)
+	}
+	s.found(&logstore.Record{Source: "u", Hash: 3})
+	if len(s.waiting) != 2 {
+		t.Error("an event of another source was found")
+	}
 }

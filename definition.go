@@ -248,7 +248,7 @@ func (b *builder) buildUpstream(i int, u *Upstream, cfg *Stream, def *definition
 	if err != nil {
 		return nil, err
 	}
-	spec.Log = def.log.sourceKey()
+	spec.Log, spec.Standby = def.log.sourceKey(), def.log != nil && def.log.sharer != nil && def.log.sharer.Standby()
 	if err := spec.checkFits(def.retain); err != nil {
 		return nil, u.wrap(i, err)
 	}

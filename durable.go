@@ -82,6 +82,7 @@ type durable struct {
 	applied chan struct{} // has a token after records were applied
 	room    chan struct{} // closed when the store takes records again; nil unless it is full
 	starts  map[string]*startPoint
+	standby standby
 	stalled bool // that has been announced
 	closed  bool // end was called
 }
@@ -330,7 +331,10 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 			log.Take(t)
 			continue
 		}
-		if d.shared() || !d.writing.Load() {
+		switch {
+		case d.standsBy():
+			d.noteFound(r)
+		case d.shared() || !d.writing.Load():
 			d.noteStart(r)
 		}
 		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
@@ -397,12 +401,10 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 func (d *durable) write(ctx context.Context, store logstore.Store, term logstore.Term) {
 	d.addLatest(store)
 	d.delay.begin(term.Number())
-	if d.shared() {
+	if d.shared() && !d.standsBy() {
 		d.hub.inputs.startAfresh() // others may have written since
 	}
-	d.mu.Lock()
-	d.term = term
-	d.mu.Unlock()
+	d.takeTerm(term)
 	if d.shared() {
 		announceRole(d.hub.label, true, nil)
 	}

@@ -176,5 +176,5 @@ func BenchmarkLogStart(b *testing.B) {
 
 // awaitLog waits until a stream's log can be written.
 func awaitLog(h *hub) error {
-	return ssetest.Await(patience, "the log can be written", h.log.Load().writable)
+	return ssetest.Await(patience, "the log can be written", h.log.Load().takesEvents)
 }

@@ -244,7 +244,7 @@ func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
 	t.Cleanup(h.release)
 	log.durable.begin()
 	eventually(t, 10*time.Second, "the log is open", func() bool { return log.durable.status().Last == 3 })
-	if log.ready() || log.writable() {
+	if log.ready() || log.takesEvents() {
 		t.Error("positions are known before the log is read")
 	}
 	close(late.let)

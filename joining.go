@@ -231,6 +231,9 @@ func (in *inputs) joinLocked(u *upstreamDef) {
 func (in *inputs) leaveLocked(one *input) {
 	releaseSource(one.source)
 	one.source.unsubscribe(one.use)
+	if d := in.hub.log.Load().durable; d != nil {
+		d.detach(one.name, &one.source.intake)
+	}
 	in.hub.counts.addLeft(one.countedName(), one.count())
 	in.hub.tags.noteUnused(one.name)
 	delete(in.sources, one.name)
@@ -249,7 +252,7 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 	next := in.sources[u.name].source
 	if stalled != nil {
 		if p := stalled.committed(one.name); p != nil {
-			next.beginAt(p)
+			next.beginAt(func() *startPoint { return p })
 			return
 		}
 	}
@@ -283,7 +286,7 @@ func (in *inputs) startAfresh() {
 
 // wantsSourcesLocked reports whether the stream wants its sources connected.
 func (in *inputs) wantsSourcesLocked() bool {
-	return in.demandedLocked() && in.hub.log.Load().writable()
+	return in.demandedLocked() && in.hub.log.Load().takesEvents()
 }
 
 // demandedLocked reports whether somebody wants the stream's events.
@@ -303,7 +306,7 @@ func (in *inputs) applyDemandLocked() {
 	}
 	for _, one := range in.sources {
 		if durable != nil && wanted && !one.source.dialled() {
-			one.source.beginAt(durable.startOf(one.name))
+			one.source.beginAt(func() *startPoint { return durable.goOn(one) })
 		}
 		one.source.setDemand(one.use, wanted, seed)
 	}

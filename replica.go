@@ -79,7 +79,7 @@ type runner struct {
 	broughtNew atomic.Bool // the connection brought an event that was not sent before
 
 	// of the source's intake, whose lock protects them
-	recents recents     // without `mirror`
+	recents recents     // unless intake.matches
 	leading leading     // of the current connection
 	release *time.Timer // of held events; nil until there were some
 	enc     encoder
@@ -118,7 +118,7 @@ func (r *runner) begin(p *startPoint) {
 	if p.id != "" {
 		r.decoder.SetLastEventID(p.id)
 	}
-	if !r.source.intake.mirrors() {
+	if !r.source.intake.matches() {
 		r.recents.prints = p.prints[max(len(p.prints)-recentEvents, 0):]
 	}
 	r.connected = true

@@ -37,6 +37,7 @@ type sourceSpec struct {
 	Key          string               `json:"key,omitempty"`     // of a keyed stream, hashed
 	Values       map[string]string    `json:"values,omitempty"`  // of a keyed stream's placeholders in headers
 	Log          string               `json:"log,omitempty"`     // of the one stream whose log outlives the process; see logDef
+	Standby      bool                 `json:"standby,omitempty"` // it is connected on all nodes that share the log
 	headerOps    []*headers.HeaderOps // HeaderUp is their text
 	transportRaw json.RawMessage      // Transport is its canonical form
 	dynamicRaw   json.RawMessage      // Dynamic is its canonical form

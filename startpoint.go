@@ -24,6 +24,10 @@ type startPoint struct {
 func (d *durable) noteStart(r *logstore.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.noteStartLocked(r)
+}
+
+func (d *durable) noteStartLocked(r *logstore.Record) {
 	p := d.starts[r.Source]
 	if p == nil {
 		p = new(startPoint)
@@ -48,6 +52,10 @@ func (p *startPoint) add(r *logstore.Record) {
 func (d *durable) startOf(name string) *startPoint {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.startOfLocked(name)
+}
+
+func (d *durable) startOfLocked(name string) *startPoint {
 	p := d.starts[name]
 	if p == nil || !d.shared() {
 		delete(d.starts, name)

@@ -65,9 +65,18 @@ func newStreamLog(o eventlog.Options, ids string) *streamLog {
 // besides memory has to be read first.
 func (l *streamLog) ready() bool { return l.durable == nil || l.durable.loaded.Load() }
 
-// writable reports whether the log takes events at present.
-func (l *streamLog) writable() bool {
-	return l.durable == nil || l.durable.writing.Load() && !l.durable.held.Load()
+// takesEvents reports whether the sources are to be connected: the log can be
+// written, or this node stands by.
+func (l *streamLog) takesEvents() bool {
+	d := l.durable
+	switch {
+	case d == nil:
+		return true
+	case d.writing.Load():
+		return !d.held.Load()
+	default:
+		return d.loaded.Load() && d.standsBy()
+	}
 }
 
 // shared reports whether several nodes serve the log.

@@ -351,7 +351,8 @@ func (s *source) setPlacesLocked(places []place) {
 		if r := s.runners[""]; r != nil {
 			r.setReplicas(replicas)
 		} else {
-			s.startLocked("", replicas, 0)
+			slot, _ := s.intake.addReplica()
+			s.startLocked("", replicas, slot)
 		}
 		return
 	}
@@ -404,15 +405,16 @@ func (s *source) inherit(old *source) {
 }
 
 // beginAt makes a source that was not dialled yet go on where its stream's log
-// ends. nil changes nothing.
-func (s *source) beginAt(p *startPoint) {
+// ends, which start returns. nil changes nothing.
+func (s *source) beginAt(start func() *startPoint) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p == nil || len(s.runners) > 0 || s.spec.Resume == resumeOff {
+	if len(s.runners) > 0 || s.spec.Resume == resumeOff && !s.spec.Standby {
 		return
 	}
-	s.start = p
-	s.intake.remember(p)
+	if p := s.intake.remember(start); s.spec.Resume != resumeOff && p != nil {
+		s.start = p
+	}
 }
 
 // dialled reports whether the source was wanted before.
