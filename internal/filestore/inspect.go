@@ -390,11 +390,11 @@ func (s *segment) walk(from uint64, since int64, f func(*logstore.Record) error)
 	if e := s.beforeTime(since); e.offset > begin.offset {
 		begin = e
 	}
-	frames, closeFile, err := s.frames(realDisk{}, begin)
+	file, frames, err := s.open(realDisk{}, begin)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = closeFile() }()
+	defer file.Close()
 	for {
 		at = frames.at
 		r, _, err := frames.next()
