@@ -177,7 +177,7 @@ func (d *durable) run() {
 	if err != nil {
 		return // it ends
 	}
-	d.log.Restore(store.Epochs(), from)
+	d.log.memory.Restore(store.Epochs(), from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
 	if !d.awaitApplied(store) {
@@ -249,14 +249,14 @@ func (d *durable) follow(store logstore.Store, from uint64) {
 
 // apply appends committed records to the log in memory. The store calls it.
 func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
-	if batch[0].Offset != d.log.Head()+1 { // what was between is gone
-		d.log.Restore(store.Epochs(), batch[0].Offset)
+	if batch[0].Offset != d.log.memory.Head()+1 { // what was between is gone
+		d.log.memory.Restore(store.Epochs(), batch[0].Offset)
 	}
 	for i := range batch {
 		r := &batch[i]
 		t := time.UnixMilli(r.Time)
 		if r.Fence() {
-			d.log.Take(t)
+			d.log.memory.Take(t)
 			continue
 		}
 		if !d.writing.Load() {
@@ -264,7 +264,7 @@ func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
 		}
 		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
 		if d.log.ids != idsUpstream {
-			d.log.Append(t, tag, r.Body)
+			d.log.memory.Append(t, tag, r.Body)
 			continue
 		}
 		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
@@ -323,7 +323,7 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 	defer ticker.Stop()
 	for {
 		st := store.Status()
-		if st.State != logstore.Loading && (st.First > st.Last || d.log.Head() >= st.Last) {
+		if st.State != logstore.Loading && (st.First > st.Last || d.log.memory.Head() >= st.Last) {
 			return true
 		}
 		select {
@@ -379,9 +379,9 @@ func (d *durable) firstNew() uint64 {
 	before := d.before
 	d.before = nil // it is needed no more
 	if before != nil && before.durable != nil && before.durable.def.Load().same(d.def.Load()) {
-		return min(before.Head(), d.log.Head()) + 1
+		return min(before.memory.Head(), d.log.memory.Head()) + 1
 	}
-	return d.log.Head() + 1
+	return d.log.memory.Head() + 1
 }
 
 // addLatest adds the sources whose newest event is no longer held in memory.

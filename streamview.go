@@ -216,9 +216,9 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 }
 
 func (v *streamView) addLog(log *streamLog) {
-	st, o := log.Stats(), log.Options()
+	st, o := log.memory.Stats(), log.memory.Options()
 	l := logStatus{
-		Epoch: log.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
+		Epoch: log.memory.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
 		Events: st.Events, Bytes: st.Bytes, Memory: st.Memory,
 		Oldest: unixMilli(st.Oldest), Newest: unixMilli(st.Newest),
 		MaxEvents: o.MaxEvents, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge.Milliseconds(),
@@ -234,7 +234,7 @@ func (v *streamView) addTypes(t *tags, log *streamLog) {
 	if v.seen >= sampledTypes {
 		return
 	}
-	last := log.LastTags(shownTypesFrom)
+	last := log.memory.LastTags(shownTypesFrom)
 	v.seen += len(last)
 	for name, n := range t.countTypes(last) {
 		v.Types[name] += n
