@@ -32,13 +32,13 @@ const (
 // audience.switchLog, since any goroutine may read the lag; all else is the
 // client's.
 type clientPosition struct {
-	log    *streamLog // nil until the head is written
-	reader logReader
+	log    *streamLog      // nil until the head is written
+	reader eventlog.Reader // the zero value is to begin somewhere first
 }
 
 // seek has the client read from the event at next.
 func (p *clientPosition) seek(next uint64) {
-	p.reader.seek(p.log, next)
+	p.reader.Begin(p.log.memory, next)
 }
 
 // switchLog has the client read another log, from the event at next; see

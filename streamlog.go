@@ -179,13 +179,6 @@ func (l *streamLog) idBefore(next uint64) string {
 	return l.noted[n-1].id
 }
 
-// logReader is a client's place in a streamLog. The zero value is to begin
-// somewhere first. Not safe for concurrent use, but for Position.
-type logReader struct{ eventlog.Reader }
-
-// seek has the reader read a log from the event at next.
-func (r *logReader) seek(l *streamLog, next uint64) { r.Begin(l.memory, next) }
-
 // newest calls each with the newest n events, oldest first: as stored, with the
 // time of arrival in Unix ms. Events evicted meanwhile are left out.
 func (l *streamLog) newest(n uint64, each func(stored []byte, arrived int64)) {
