@@ -220,18 +220,20 @@ func listLog(w io.Writer, r *filestore.Report) {
 	for _, file := range r.Aside {
 		aside = append(aside, file+" was found damaged, and is not read")
 	}
-	listRow(w, "epochs", epochs)
-	fmt.Fprintf(w, "  segments  %d\n", r.Segments)
-	listRow(w, "sources", sources)
-	listRow(w, "damage", damage)
-	listRow(w, "aside", aside)
-}
-
-// listRow writes a row with a line for each value; nothing if there is none.
-func listRow(w io.Writer, name string, values []string) {
-	for _, value := range values {
-		fmt.Fprintf(w, "  %-9s %s\n", name, value)
-		name = ""
+	for _, row := range []struct {
+		name  string
+		lines []string // none: the row is left out
+	}{
+		{"epochs", epochs},
+		{"segments", []string{fmt.Sprint(r.Segments)}},
+		{"sources", sources},
+		{"damage", damage},
+		{"aside", aside},
+	} {
+		for _, line := range row.lines {
+			fmt.Fprintf(w, "  %-9s %s\n", row.name, line)
+			row.name = ""
+		}
 	}
 }
 
