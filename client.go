@@ -225,7 +225,7 @@ func (c *client) behind() bool {
 		return false // it is woken
 	}
 	next := c.at.log.following()
-	return c.at.reader.Position() <= c.at.log.Head() || next != nil && next.ready()
+	return c.at.reader.Position() <= c.at.log.memory.Head() || next != nil && next.ready()
 }
 
 // makeHead makes the head: the position, and the gap before it if there is one.
@@ -302,7 +302,7 @@ func (c *client) events() (p []byte, events int, err error) {
 			return c.buf, 0, nil
 		}
 		log := c.at.log.following()
-		if log == nil || c.at.reader.Position() <= c.at.log.Head() || !log.ready() {
+		if log == nil || c.at.reader.Position() <= c.at.log.memory.Head() || !log.ready() {
 			return nil, 0, nil // the rest, if there is any, in another turn
 		}
 		// Another log. The old one gets no more events.

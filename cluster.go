@@ -111,7 +111,7 @@ func (c *cluster) talk() {
 func (c *cluster) own() *nodeTold {
 	d := c.durable
 	clients := d.hub.audience.snapshot()
-	t := &nodeTold{Writes: d.writing.Load(), Clients: clients.connected, MaxLag: clients.maxLag, Head: d.log().Head()}
+	t := &nodeTold{Writes: d.writing.Load(), Clients: clients.connected, MaxLag: clients.maxLag, Head: d.log().memory.Head()}
 	if !t.Writes {
 		return t
 	}

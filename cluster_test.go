@@ -158,7 +158,7 @@ func TestPositionAheadOfTheNodeIsWaitedFor(t *testing.T) {
 	up(t, o)
 	o.Emit("", "one")
 	gets(t, c, "one")
-	ahead := durableOf(t).log().CursorBefore(2, time.Now())
+	ahead := durableOf(t).log().memory.CursorBefore(2, time.Now())
 	ahead.Offset = 3
 	hop := in.openClient(ssetest.ClientConfig{URL: "/events", LastEventID: ahead.String()})
 	must(t, hop.WaitComments(within(t, 10*time.Second), 3))

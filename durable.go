@@ -185,7 +185,7 @@ func (d *durable) run() {
 	if err != nil {
 		return // it ends
 	}
-	d.log().Restore(store.Epochs(), from)
+	d.log().memory.Restore(store.Epochs(), from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
 	if !d.awaitApplied(store) {
@@ -311,7 +311,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 	log, n := d.log(), len(batch)
 	if d.shared() {
 		epochs := store.Epochs()
-		if e := epochs[len(epochs)-1]; e.ID != log.Epoch() {
+		if e := epochs[len(epochs)-1]; e.ID != log.memory.Epoch() {
 			for n = 0; n < len(batch) && batch[n].Offset < e.First; {
 				n++
 			}
@@ -321,14 +321,14 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 		}
 	}
 	batch = batch[:n]
-	if batch[0].Offset != log.Head()+1 { // what was between is gone
-		log.Restore(store.Epochs(), batch[0].Offset)
+	if batch[0].Offset != log.memory.Head()+1 { // what was between is gone
+		log.memory.Restore(store.Epochs(), batch[0].Offset)
 	}
 	for i := range batch {
 		r := &batch[i]
 		t := time.UnixMilli(r.Time)
 		if r.Fence() {
-			log.Take(t)
+			log.memory.Take(t)
 			continue
 		}
 		switch {
@@ -339,7 +339,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 		}
 		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
 		if log.ids != idsUpstream {
-			log.Append(t, tag, r.Body)
+			log.memory.Append(t, tag, r.Body)
 			continue
 		}
 		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
@@ -358,7 +358,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
 	old := d.log()
 	log := newStreamLog(d.def.Load().cache, old.ids)
-	log.Restore(epochs, next)
+	log.memory.Restore(epochs, next)
 	log.durable = d
 	log.begins.Store(next)
 	d.older.forgetRuns()
@@ -384,7 +384,7 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 	defer ticker.Stop()
 	for {
 		st := store.Status()
-		if st.State != logstore.Loading && (st.First > st.Last || d.log().Head() >= st.Last) {
+		if st.State != logstore.Loading && (st.First > st.Last || d.log().memory.Head() >= st.Last) {
 			return true
 		}
 		select {
@@ -458,9 +458,9 @@ func (d *durable) firstNew() uint64 {
 	before := d.before
 	d.before = nil // it is needed no more
 	if before != nil && before.durable != nil && before.durable.def.Load().same(d.def.Load()) {
-		return min(before.Head(), d.log().Head()) + 1
+		return min(before.memory.Head(), d.log().memory.Head()) + 1
 	}
-	return d.log().Head() + 1
+	return d.log().memory.Head() + 1
 }
 
 // opened returns the store; nil until it is open.

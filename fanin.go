@@ -162,7 +162,7 @@ func (h *hub) applyLog(def *definition) (stalled *durable) {
 		kept = old.durable.def.Load()
 	}
 	if old.ids == def.ids && kept.same(def.log) {
-		old.SetOptions(def.inMemory())
+		old.memory.SetOptions(def.inMemory())
 		if old.durable != nil {
 			old.durable.adjust(def.log)
 			old.durable.begin()
@@ -220,7 +220,7 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 	body := enc.encode(ev, typ, from.name, h.shaped.Load().envelope, withID, hadID, now)
 	tag := h.tags.tag(from.sourceID, typ)
 	if !withID {
-		log.Append(now, tag, body)
+		log.memory.Append(now, tag, body)
 		return
 	}
 	log.appendWithID(now, tag, body, ev.ID)

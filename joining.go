@@ -296,7 +296,7 @@ func (in *inputs) demandedLocked() bool { return in.demanded || !in.hub.shaped.L
 // whether they are wanted.
 func (in *inputs) applyDemandLocked() {
 	seed := in.hub.audience.firstAsked()
-	if in.hub.log.Load().Head() > 0 {
+	if in.hub.log.Load().memory.Head() > 0 {
 		seed = "" // a source that comes later is not asked for all of it again
 	}
 	wanted := in.wantsSourcesLocked()

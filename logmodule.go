@@ -208,7 +208,7 @@ const leastLogMemory = 64 << 10
 // Provision evaluates placeholders and validates the options. It opens nothing.
 func (f *FileLog) Provision(caddy.Context) error {
 	if f.Dir == "" {
-		f.Dir = filepath.Join(caddy.AppDataDir(), "sse_fanin", "log")
+		f.Dir = defaultLogDir()
 	}
 	// what is missing in the path would make it another one
 	dir, err := caddy.NewReplacer().ReplaceOrErr(f.Dir, true, true)

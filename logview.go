@@ -59,7 +59,7 @@ func (d *durable) view() *storeStatus {
 	s := &storeStatus{
 		Kind: def.kind, State: st.State, Since: unixMilli(st.Since),
 		First: st.First, Last: st.Last, Bytes: st.Bytes,
-		MemoryFirst: d.log().Tail(),
+		MemoryFirst: d.log().memory.Tail(),
 		Term:        st.Term, Writer: st.Writer, Takeovers: st.Takeovers,
 		Buffered: st.Buffered, BufferedBytes: st.BufferedBytes,
 		Refused: st.Refused, Resyncs: st.Resyncs,

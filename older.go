@@ -262,7 +262,7 @@ func (o *olderEvents) runAt(store logstore.Store, offset uint64) (*eventlog.Run,
 			before = r.ID
 		}
 	}
-	run := d.log().NewRun(records[0].Offset, events)
+	run := d.log().memory.NewRun(records[0].Offset, events)
 	o.keep(run)
 	return run, nil
 }

@@ -32,13 +32,13 @@ const (
 // audience.switchLog, since any goroutine may read the lag; all else is the
 // client's.
 type clientPosition struct {
-	log    *streamLog // nil until the head is written
-	reader logReader
+	log    *streamLog      // nil until the head is written
+	reader eventlog.Reader // the zero value is to begin somewhere first
 }
 
 // seek has the client read from the event at next.
 func (p *clientPosition) seek(next uint64) {
-	p.reader.seek(p.log, next)
+	p.reader.Begin(p.log.memory, next)
 }
 
 // switchLog has the client read another log, from the event at next; see
@@ -54,11 +54,11 @@ func (p *clientPosition) lag() uint64 {
 	if p.log == nil {
 		return n
 	}
-	if head, at := p.log.Head(), p.reader.Position(); at <= head {
+	if head, at := p.log.memory.Head(), p.reader.Position(); at <= head {
 		n = head + 1 - at
 	}
 	for log := p.log.following(); log != nil && log.ready(); log = log.following() {
-		n += log.Head() + 1 - log.begins.Load()
+		n += log.memory.Head() + 1 - log.begins.Load()
 	}
 	return n
 }
@@ -91,8 +91,8 @@ func (c *client) place(now time.Time) {
 		}
 		return
 	}
-	log.Expire(now)
-	c.sent.head = log.Head() // later events are no replay
+	log.memory.Expire(now)
+	c.sent.head = log.memory.Head() // later events are no replay
 	for {
 		begin := c.begin
 		if begin == nil {
@@ -104,7 +104,7 @@ func (c *client) place(now time.Time) {
 		}
 		c.begin = nil
 		c.at.seek(begin.next)
-		if begin.next < log.Tail() && log.durable != nil {
+		if begin.next < log.memory.Tail() && log.durable != nil {
 			// the time of its event is part of the position
 			wait, evicted := c.goOnOlder()
 			if wait {
@@ -178,8 +178,8 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 // or later. False: it is being asked for.
 func (c *client) since(t int64) (next uint64, ok bool) {
 	log := c.at.log
-	next = log.Since(t)
-	if log.durable == nil || next > log.Tail() || log.first() >= log.Tail() {
+	next = log.memory.Since(t)
+	if log.durable == nil || next > log.memory.Tail() || log.first() >= log.memory.Tail() {
 		return next, true
 	}
 	t = max(t, 1)
@@ -309,7 +309,7 @@ func requestedPosition(r *http.Request) string {
 func (c *client) startPosition() uint64 {
 	switch c.settings.start {
 	case startLive:
-		return c.at.log.Head() + 1
+		return c.at.log.memory.Head() + 1
 	case startOldest:
 		return c.at.log.first()
 	}

@@ -387,12 +387,12 @@ type replicaStatus struct {
 
 // replicaStatuses returns what operators see of the replicas, in the order in
 // which they are tried.
-func (r *runner) replicaStatuses() []replicaStatus {
+func (r *runner) replicaStatuses() []*replicaStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]replicaStatus, 0, len(r.replicas))
+	all := make([]*replicaStatus, 0, len(r.replicas))
 	for _, rep := range r.replicas {
-		all = append(all, replicaStatus{
+		all = append(all, &replicaStatus{
 			place:  rep.place,
 			url:    r.spec.shown(rep.url, rep.address),
 			up:     rep == r.current && r.state.phase == phaseUp,

@@ -98,10 +98,14 @@ func (d *durable) detach(name string, in *intake) {
 func (d *durable) noteFound(r *logstore.Record) {
 	d.mu.Lock()
 	d.noteStartLocked(r)
-	d.standby.found(r)
 	in := d.standby.intakes[r.Source]
 	d.mu.Unlock()
+	// First the intake: what it has passed on before waits by then, and what comes
+	// later it drops.
 	if in != nil {
 		in.logged(print(r.Hash), r.ID, time.UnixMilli(r.Time))
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.standby.found(r)
 }

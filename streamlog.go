@@ -22,7 +22,7 @@ const (
 // streamLog is a stream's log, and what kind of ids its events carry. With
 // `ids upstream` it also finds events by the upstream's id.
 type streamLog struct {
-	*eventlog.Log
+	memory  *eventlog.Log // what clients read from
 	ids     string
 	durable *durable // where the log is kept besides memory; nil: nowhere
 
@@ -56,7 +56,7 @@ type notedID struct {
 }
 
 func newStreamLog(o eventlog.Options, ids string) *streamLog {
-	l := &streamLog{Log: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
+	l := &streamLog{memory: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
 	l.begins.Store(1)
 	return l
 }
@@ -86,9 +86,9 @@ func (l *streamLog) shared() bool { return l.durable != nil && l.durable.shared(
 // from where the log is kept besides.
 func (l *streamLog) first() uint64 {
 	if l.durable == nil || l.ended.Load() || l.durable.older.over() {
-		return l.Tail()
+		return l.memory.Tail()
 	}
-	return min(l.durable.first(), l.Tail())
+	return min(l.durable.first(), l.memory.Tail())
 }
 
 // following returns the log in which readers of this one go on; nil if there is
@@ -106,7 +106,7 @@ func (l *streamLog) following() *streamLog {
 
 // after is After, with the events that memory no longer holds.
 func (l *streamLog) after(c eventlog.Cursor) (next uint64, state eventlog.CursorState) {
-	next, state = l.After(c)
+	next, state = l.memory.After(c)
 	if state != eventlog.Expired || l.durable == nil {
 		return next, state
 	}
@@ -119,9 +119,9 @@ func (l *streamLog) after(c eventlog.Cursor) (next uint64, state eventlog.Cursor
 // last returns the offset of the first of the newest n events that can be had.
 func (l *streamLog) last(n uint64) uint64 {
 	if l.durable == nil {
-		return l.Last(n)
+		return l.memory.Last(n)
 	}
-	next := l.Head() + 1
+	next := l.memory.Head() + 1
 	return next - min(n, next-l.first())
 }
 
@@ -142,7 +142,7 @@ func (l *streamLog) resumable() bool { return l.ids != idsNone }
 func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	offset := l.Append(now, tag, body)
+	offset := l.memory.Append(now, tag, body)
 	hash := maphash.Bytes(tagSeed, id)
 	if !l.hasLast || hash != l.lastHash {
 		n := notedID{offset: offset, hash: hash}
@@ -159,7 +159,7 @@ func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
 // forgetLocked forgets ids of evicted events. A client that has the event before
 // the oldest retained one has missed nothing, so that one is kept.
 func (l *streamLog) forgetLocked() {
-	tail := l.Tail()
+	tail := l.memory.Tail()
 	for range maxForgotten {
 		if len(l.noted) == 0 || l.noted[0].offset+1 >= tail {
 			return
@@ -179,7 +179,7 @@ func (l *streamLog) afterID(id string) (next uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	offset, ok := l.byID[maphash.String(tagSeed, id)]
-	if !ok || offset+1 < l.Tail() {
+	if !ok || offset+1 < l.memory.Tail() {
 		return 0, false
 	}
 	return offset + 1, true
@@ -197,17 +197,10 @@ func (l *streamLog) idBefore(next uint64) string {
 	return l.noted[n-1].id
 }
 
-// logReader is a client's place in a streamLog. The zero value is to begin
-// somewhere first. Not safe for concurrent use, but for Position.
-type logReader struct{ eventlog.Reader }
-
-// seek has the reader read a log from the event at next.
-func (r *logReader) seek(l *streamLog, next uint64) { r.Begin(l.Log, next) }
-
 // newest calls each with the newest n events, oldest first: as stored, with the
 // time of arrival in Unix ms. Events evicted meanwhile are left out.
 func (l *streamLog) newest(n uint64, each func(stored []byte, arrived int64)) {
-	reader := l.NewReader(l.Last(n))
+	reader := l.memory.NewReader(l.memory.Last(n))
 	for range n {
 		stored, _, err := reader.Next(1) // one event
 		if stored == nil || err != nil {

@@ -534,15 +534,15 @@ func (s *source) countedSince() upstreamCounts {
 
 // replicas are the states of the replicas: of a mirror by URL, else in the order
 // in which they are tried.
-func (s *source) replicas() []replicaStatus {
+func (s *source) replicas() []*replicaStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []replicaStatus
+	var all []*replicaStatus
 	for _, r := range s.runners {
 		all = append(all, r.replicaStatuses()...)
 	}
 	if s.intake.mirrors() {
-		slices.SortFunc(all, func(a, b replicaStatus) int {
+		slices.SortFunc(all, func(a, b *replicaStatus) int {
 			return cmp.Or(cmp.Compare(a.place.url, b.place.url), naturally(a.place.address, b.place.address))
 		})
 	}
