@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -224,7 +225,7 @@ func (l *lateLog) Open(ctx context.Context, stream string, o logstore.OpenOption
 
 // Positions, and where upstreams go on, are known before anything is written.
 func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
-	file := &FileLog{Dir: t.TempDir(), MaxMemory: defaultLogMemory}
+	file := &FileLog{Dir: t.TempDir(), MaxMemory: option.DefaultLogMemory}
 	store, err := file.Open(t.Context(), "s", logstore.OpenOptions{Logger: zap.NewNop()})
 	must(t, err)
 	term, err := store.Campaign(t.Context())
