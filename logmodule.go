@@ -131,6 +131,11 @@ func (b *builder) log(name string, cfg *Stream, retain eventlog.Options) (*logDe
 	if !ok {
 		return nil, fmt.Errorf("log: module %T keeps no logs", mod)
 	}
+	if completer, ok := mod.(logstore.Completer); ok {
+		if err := completer.Complete(); err != nil {
+			return nil, fmt.Errorf("log: %w", err)
+		}
+	}
 	return &logDef{
 		kind: kind, key: opener.Key(name), opener: opener,
 		bounds: logstore.Bounds{Events: uint64(retain.MaxEvents), Bytes: retain.MaxBytes, Age: retain.MaxAge},
