@@ -26,6 +26,14 @@ func init() {
 // logNamespace is that of the modules that keep logs; each is a logstore.Opener.
 const logNamespace = "http.handlers.sse_fanin.log"
 
+const (
+	// guestLog is the kind whose module is in a folder of this repository, and a
+	// Go module of its own.
+	guestLog = "jetstream"
+
+	modulePath = "github.com/sse-fanin/caddy-sse-fanin"
+)
+
 // logDef is where a definition has its log besides memory. Immutable.
 type logDef struct {
 	kind   string
@@ -98,6 +106,9 @@ func checkLogKind(kind string) error {
 			return nil
 		}
 		kinds = append(kinds, module.ID.Name())
+	}
+	if kind == guestLog {
+		return fmt.Errorf("log: this Caddy is built without the module for '%s': xcaddy build --with %s --with %s/%s", kind, modulePath, modulePath, kind)
 	}
 	if kind == "" {
 		return fmt.Errorf("log: the kind is missing, expected %s", strings.Join(kinds, " or "))
