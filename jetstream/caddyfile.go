@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -175,14 +174,20 @@ func (t *TLS) unmarshalTrustPool(d *caddyfile.Dispenser) error {
 // secrets parses arguments that no error may quote, one for each of to.
 func secrets(d *caddyfile.Dispenser, expected string, to ...*string) error {
 	setting := d.Val()
+	expected = "expected " + setting + " " + expected
 	args := d.RemainingArgs()
-	if len(args) != len(to) || slices.Contains(args, "") {
-		return d.Errf("%s: expected %s %s, found %s", setting, setting, expected, strconv.Itoa(len(args))+" arguments")
+	switch {
+	case len(args) < len(to):
+		return d.Errf("%s: missing argument, %s", setting, expected)
+	case len(args) > len(to):
+		return d.Errf("%s: too many arguments, %s", setting, expected)
+	case slices.Contains(args, ""):
+		return d.Errf("%s: the argument is empty, %s", setting, expected)
 	}
 	for i, arg := range args {
 		*to[i] = arg
 	}
-	return option.NoBlock(d, "expected "+setting+" "+expected)
+	return option.NoBlock(d, expected)
 }
 
 // duration parses a duration.

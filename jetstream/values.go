@@ -40,7 +40,7 @@ const (
 
 // validPrefix matches what may begin the name of a stream, a bucket and a
 // subject.
-var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // checkValues validates the options that need neither placeholders nor files.
 func (l *Log) checkValues() error {
@@ -64,7 +64,7 @@ func checkReplicas(n int) error {
 
 func checkPrefix(prefix string) error {
 	if !validPrefix.MatchString(prefix) {
-		return fmt.Errorf("prefix: '%s' is not 1 to 32 letters, digits, _ and -", prefix)
+		return fmt.Errorf("prefix: '%s' is not 1 to 64 letters, digits, _ and -", prefix)
 	}
 	return nil
 }
