@@ -392,7 +392,7 @@ func (d *durable) reopens(before *durable) bool {
 		return true
 	}
 	last := before.epochs()
-	return len(last) > 0 && slices.ContainsFunc(d.epochs(), func(e logstore.Epoch) bool { return e == last[len(last)-1] })
+	return len(last) > 0 && slices.ContainsFunc(d.epochs(), func(e logstore.Epoch) bool { return e.ID == last[len(last)-1].ID })
 }
 
 // addLatest adds the sources whose newest event is no longer held in memory.

@@ -300,7 +300,7 @@ func TestValidateOpensNoConnection(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer ln.Close()
-	must(t, doccheck.ValidateCaddyfile(site("servers nats://" + ln.Addr().String() + "\ncredentials {env.NATS_CREDS}\ntls")))
+	must(t, doccheck.ValidateCaddyfile(site("servers nats://"+ln.Addr().String()+"\ncredentials {env.NATS_CREDS}\ntls")))
 	// a connection that was made is waiting to be accepted
 	must(t, ln.(*net.TCPListener).SetDeadline(time.Now().Add(50*time.Millisecond)))
 	if conn, err := ln.Accept(); err == nil {

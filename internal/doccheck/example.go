@@ -3,6 +3,7 @@ package doccheck
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -63,7 +64,9 @@ func CheckExample(t *testing.T, file string, line int, text string) {
 		if strings.Contains(m[1], "URL") {
 			value = "https://example.com/events"
 		}
-		t.Setenv(m[1], value)
+		if os.Getenv(m[1]) == "" {
+			t.Setenv(m[1], value)
+		}
 	}
 	for first := range strings.Lines(text) {
 		first = strings.TrimSpace(first)
