@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nkeys"
-
 	"github.com/sse-fanin/caddy-sse-fanin/internal/doccheck"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
@@ -40,9 +38,8 @@ func withFiles(t *testing.T) func(text string) string {
 	dir := t.TempDir()
 	certificate, key, err := ssetest.WriteCertificate(dir)
 	must(t, err)
-	account, _, _ := newKey(t, nkeys.CreateAccount)
 	return strings.NewReplacer(
-		"/etc/caddy/nats.creds", write(t, "nats.creds", credentials(t, account)),
+		"/etc/caddy/nats.creds", write(t, "nats.creds", anyCredentials(t)),
 		"/etc/caddy/nats-ca.pem", certificate,
 		"/etc/caddy/nats.pem", certificate,
 		"/etc/caddy/nats.key", key,

@@ -54,14 +54,23 @@ func newKey(t *testing.T, create func() (nkeys.KeyPair, error)) (pair nkeys.KeyP
 	return pair, public, seed
 }
 
-// credentials returns the content of a .creds file of a user whose account has
-// the key.
-func credentials(t *testing.T, account nkeys.KeyPair) []byte {
+// userCredentials returns the content of a .creds file of a user whose account
+// has the key.
+func userCredentials(t *testing.T, account nkeys.KeyPair, change func(*jwt.UserClaims)) []byte {
 	t.Helper()
 	_, public, seed := newKey(t, nkeys.CreateUser)
-	signed, err := jwt.NewUserClaims(public).Encode(account)
+	claims := jwt.NewUserClaims(public)
+	change(claims)
+	signed, err := claims.Encode(account)
 	must(t, err)
 	content, err := jwt.FormatUserConfig(signed, seed)
 	must(t, err)
 	return content
+}
+
+// anyCredentials are those of a user of no account in particular.
+func anyCredentials(t *testing.T) []byte {
+	t.Helper()
+	account, _, _ := newKey(t, nkeys.CreateAccount)
+	return userCredentials(t, account, func(*jwt.UserClaims) {})
 }
