@@ -79,6 +79,7 @@ func TestRestartIsExact(t *testing.T) {
 	n.awaitReady()
 	c := n.connect("", v.Track("client"))
 	must(t, c.WaitOpen(within(t, patience), 1))
+	must(t, o.WaitConnections(within(t, patience), 1))
 	o.EmitNumbered(100)
 	must(t, c.WaitCount(within(t, patience), 100))
 	n.end()
@@ -188,6 +189,7 @@ func TestWrongPassword(t *testing.T) {
 	}
 	n.reload(o, servers+"user caddy "+password)
 	n.awaitReady()
+	must(t, o.WaitConnections(within(t, patience), 1))
 	o.EmitNumbered(1)
 	must(t, c.WaitCount(within(t, patience), 1))
 }

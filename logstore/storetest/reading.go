@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"testing"
 	"time"
 
@@ -36,13 +37,16 @@ func followsWhatIsAppended(t *testing.T, o Opener) {
 		t.Errorf("the oldest and the newest record arrived at %d and %d, status %+v", got[0].Time, newest.Time, st)
 	}
 	epochs := store.Epochs()
-	if len(epochs) != 1 || epochs[0].First != 1 || epochs[0].ID == "" {
+	if len(epochs) != 1 || epochs[0].First != 1 || !goodEpoch.MatchString(epochs[0].ID) {
 		t.Errorf("epochs of a new log: %v", epochs)
 	}
 	if err := n.stop(); !errors.Is(err, context.Canceled) {
 		t.Errorf("Follow ended with %v, want its context's error", err)
 	}
 }
+
+// goodEpoch matches the ID of an epoch.
+var goodEpoch = regexp.MustCompile(fmt.Sprintf(`^[a-z0-9]{%d}$`, logstore.EpochLen))
 
 func beginsAnywhere(t *testing.T, o Opener) {
 	store := o.open(t)

@@ -184,7 +184,7 @@ func (s *Store) newFenceLocked(l *lease, behind uint64) attempt {
 	known := max(s.known, s.log.head, l.value.Head, s.peers.head())
 	epoch := s.log.epoch()
 	if known > behind || l.value.Lost || s.log.unsure {
-		epoch = randomID()
+		epoch = logstore.NewEpochID()
 	}
 	r := logstore.Record{
 		Term: max(l.rev, s.log.term()+1, l.value.Term+1), Time: s.log.newest,

@@ -81,7 +81,7 @@ func (s *Store) remake(ctx context.Context) (streamInfo, error) {
 		first = known + beyondKnown
 		s.o.Logger.Warn("the JetStream stream of the log is gone, and is made anew", zap.Uint64("first", first))
 	}
-	if err := s.eng.create(ctx, randomID(), first); err != nil {
+	if err := s.eng.create(ctx, logstore.NewEpochID(), first); err != nil {
 		return streamInfo{}, err
 	}
 	return s.eng.info(ctx)
