@@ -13,6 +13,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 func init() {
@@ -27,7 +30,7 @@ func init() {
 // may hold only once, while their place in the file is still known.
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	helper.Next()
-	start := dispenserAt(helper.Token())
+	start := option.At(helper.Token())
 	helper.Reset()
 	h := new(Handler)
 	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
@@ -146,10 +149,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 		default:
-			if err := once(d, b.seen); err != nil {
+			if err := option.Once(d, b.seen); err != nil {
 				return err
 			}
-			name, err := argument(d, "<name>")
+			name, err := option.Argument(d, "<name>")
 			if err != nil {
 				return err
 			}
@@ -162,7 +165,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(h.Upstreams) > 0 {
 		return b.check(h.Name)
 	}
-	start := dispenserAt(b.start)
+	start := option.At(b.start)
 	if h.Name == "" {
 		return start.Err("no upstreams: give at least one URL, or the name of a stream")
 	}
@@ -197,12 +200,12 @@ func (b *streamBlock) check(name string) error {
 				culprit = token
 			}
 		}
-		return dispenserAt(culprit).WrapErr(err)
+		return option.At(culprit).WrapErr(err)
 	}
 	for i, u := range b.Upstreams {
 		spec, err := b.judge(i, u)
 		if err != nil {
-			return dispenserAt(b.upstreams[i]).WrapErr(err)
+			return option.At(b.upstreams[i]).WrapErr(err)
 		}
 		if err := spec.checkFits(b.retainOptions()); err != nil {
 			culprit := b.upstreams[i]
@@ -211,7 +214,7 @@ func (b *streamBlock) check(name string) error {
 					culprit = token
 				}
 			}
-			return dispenserAt(culprit).WrapErr(err)
+			return option.At(culprit).WrapErr(err)
 		}
 	}
 	return nil
@@ -237,7 +240,7 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 	case "header_up":
 		return unmarshalHeaderUp(d, &b.HeaderUp)
 	}
-	if err := once(d, b.seen); err != nil {
+	if err := option.Once(d, b.seen); err != nil {
 		return err
 	}
 	if ok, err := b.UpstreamOptions.unmarshalOption(d); ok || err != nil {
@@ -254,20 +257,20 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 		b.LogRaw = raw
 		return err
 	case "ids":
-		return choice(d, &b.IDs, idsStream, idsUpstream, idsNone)
+		return option.Choice(d, &b.IDs, idsStream, idsUpstream, idsNone)
 	case "envelope":
-		return choice(d, &b.Envelope, envelopeJSON)
+		return option.Choice(d, &b.Envelope, envelopeJSON)
 	case "source_events":
-		return choice(d, (*string)(&b.SourceEvents), switchOn, switchOff)
+		return option.Choice(d, (*string)(&b.SourceEvents), option.On, option.Off)
 	case "connect":
 		return b.unmarshalConnect(d)
 	case "max_streams":
 		var err error
-		b.MaxStreams, err = number(d, 1, "<n>")
+		b.MaxStreams, err = option.Number(d, 1, "<n>")
 		return err
 	default:
 		if isURLArgument(word) {
-			return d.Errf("unrecognized subdirective '%s': a URL stands in the stream's first line, or after 'upstream'", redactText(word))
+			return d.Errf("unrecognized subdirective '%s': a URL stands in the stream's first line, or after 'upstream'", urltext.Redact(word))
 		}
 		return unrecognized(d, "", more, sourceWords, clientWords)
 	}
@@ -316,12 +319,12 @@ func (b *streamBlock) unmarshalUpstream(d *caddyfile.Dispenser) error {
 			}
 			continue
 		}
-		if err := once(d, seen); err != nil {
+		if err := option.Once(d, seen); err != nil {
 			return err
 		}
 		switch word {
 		case "policy":
-			if err := choice(d, &u.Policy, policyFailover, policyMirror, policyBalance, policyMerge); err != nil {
+			if err := option.Choice(d, &u.Policy, policyFailover, policyMirror, policyBalance, policyMerge); err != nil {
 				return err
 			}
 			continue
@@ -348,25 +351,25 @@ func (o *UpstreamOptions) unmarshalOption(d *caddyfile.Dispenser) (ok bool, err 
 	case "transport":
 		return true, o.unmarshalTransport(d)
 	case "resume":
-		o.Resume, err = argument(d, "on|off|<last-event-id>")
+		o.Resume, err = option.Argument(d, "on|off|<last-event-id>")
 	case "backoff":
 		o.Backoff = new(Backoff)
 		err = durations(d, "<base> [<max>]", &o.Backoff.Base, &o.Backoff.Max)
 	case "idle_timeout":
-		err = duration(d, true, &o.IdleTimeout)
+		err = option.Duration(d, true, &o.IdleTimeout)
 	case "max_event_size":
-		err = size(d, &o.MaxEventSize)
+		err = option.Size(d, &o.MaxEventSize)
 	case "events":
-		o.Events, err = arguments(d, 1000, "<type>...")
+		o.Events, err = option.Arguments(d, 1000, "<type>...")
 	case "prefix":
-		o.Prefix, err = argument(d, "<text>")
+		o.Prefix, err = option.Argument(d, "<text>")
 	default:
 		return false, nil
 	}
 	if err != nil {
 		return true, err
 	}
-	return true, wrap(d, o.validate())
+	return true, option.Wrap(d, o.validate())
 }
 
 // unmarshalHeaderUp parses: header_up [+|-]<field> [<value|regexp> [<replacement>]]
@@ -376,7 +379,7 @@ func unmarshalHeaderUp(d *caddyfile.Dispenser, ops **headers.HeaderOps) error {
 		*ops = new(headers.HeaderOps)
 	}
 	args := d.RemainingArgs()
-	if err := noBlock(d, expected); err != nil {
+	if err := option.NoBlock(d, expected); err != nil {
 		return err
 	}
 	var value string
@@ -401,7 +404,7 @@ func unmarshalHeaderUp(d *caddyfile.Dispenser, ops **headers.HeaderOps) error {
 	if err := headers.CaddyfileHeaderOp(*ops, args[0], value, replacement); err != nil {
 		return d.Errf("header_up: %w", err)
 	}
-	return wrap(d, checkHeaderUp(*ops))
+	return option.Wrap(d, checkHeaderUp(*ops))
 }
 
 // unmarshalTransport parses: transport <name> { ... }
@@ -414,7 +417,7 @@ func (o *UpstreamOptions) unmarshalTransport(d *caddyfile.Dispenser) error {
 		d.NextArg()
 		return d.Errf("transport: unexpected '%s', expected transport %s { ... }", d.Val(), name)
 	}
-	start := dispenserAt(d.Token())
+	start := option.At(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport."+name)
 	if err != nil {
 		return err
@@ -432,7 +435,7 @@ func (u *Upstream) unmarshalDynamic(d *caddyfile.Dispenser) error {
 		return d.Errf("dynamic: missing argument, expected dynamic a|srv|multi [<args>...] { ... }")
 	}
 	name := d.Val()
-	start := dispenserAt(d.Token())
+	start := option.At(d.Token())
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.upstreams."+name)
 	if err != nil {
 		return err
@@ -446,22 +449,22 @@ func (u *Upstream) unmarshalDynamic(d *caddyfile.Dispenser) error {
 
 // unmarshalConnect parses: connect eager|on_demand [<linger>]
 func (s *Stream) unmarshalConnect(d *caddyfile.Dispenser) error {
-	args, err := arguments(d, 2, "eager|on_demand [<linger>]")
+	args, err := option.Arguments(d, 2, "eager|on_demand [<linger>]")
 	if err != nil {
 		return err
 	}
-	if err := checkWord("connect", args[0], connectEager, connectOnDemand); err != nil {
+	if err := option.CheckWord("connect", args[0], connectEager, connectOnDemand); err != nil {
 		return d.WrapErr(err)
 	}
 	s.Connect = &Connect{Mode: args[0]}
 	if len(args) == 2 {
-		linger, err := parseDuration(d, "connect", args[1])
+		linger, err := option.ParseDuration(d, "connect", args[1])
 		if err != nil {
 			return err
 		}
 		s.Connect.Linger = &linger
 	}
-	return wrap(d, s.validate())
+	return option.Wrap(d, s.validate())
 }
 
 // unmarshalLog parses: log <kind> [<args>...] { ... }
@@ -488,20 +491,20 @@ func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 	}
 	seen := make(map[string]caddyfile.Token)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := once(d, seen); err != nil {
+		if err := option.Once(d, seen); err != nil {
 			return err
 		}
 		var err error
 		switch d.Val() {
 		case "events":
 			var n int
-			n, err = number(d, 0, "<n>")
+			n, err = option.Number(d, 0, "<n>")
 			s.Retain.Events = &n
 		case "size":
-			err = size(d, &s.Retain.Size)
+			err = option.Size(d, &s.Retain.Size)
 		case "age":
 			var age *caddy.Duration
-			if err = duration(d, false, &age); err == nil {
+			if err = option.Duration(d, false, &age); err == nil {
 				s.Retain.Age = *age
 			}
 		default:
@@ -525,67 +528,67 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 	switch d.Val() {
 	case "start":
 		var start string
-		start, err = argument(d, "live|oldest|<n>")
+		start, err = option.Argument(d, "live|oldest|<n>")
 		c.Start = Start(start)
 	case "filters":
-		err = choice(d, (*string)(&c.Filters), switchOn, switchOff)
+		err = option.Choice(d, (*string)(&c.Filters), option.On, option.Off)
 	case "prime":
-		err = choice(d, &c.Prime, primeAuto, primeOn, primeOff)
+		err = option.Choice(d, &c.Prime, primeAuto, primeOn, primeOff)
 	case "heartbeat":
-		err = duration(d, true, &c.Heartbeat)
+		err = option.Duration(d, true, &c.Heartbeat)
 	case "retry":
 		c.Retry = new(RetryRange)
 		err = durations(d, "<min> [<max>]", &c.Retry.Min, &c.Retry.Max)
 	case "slow":
-		err = choice(d, &c.Slow, slowSkip, slowDisconnect)
+		err = option.Choice(d, &c.Slow, slowSkip, slowDisconnect)
 	case "write_timeout":
-		err = duration(d, false, &c.WriteTimeout)
+		err = option.Duration(d, false, &c.WriteTimeout)
 	case "max_clients":
 		err = c.unmarshalMaxClients(d)
 	case "max_age":
-		err = duration(d, true, &c.MaxAge)
+		err = option.Duration(d, true, &c.MaxAge)
 	case "coalesce":
-		err = duration(d, true, &c.Coalesce)
+		err = option.Duration(d, true, &c.Coalesce)
 	case "drain":
-		err = duration(d, false, &c.Drain)
+		err = option.Duration(d, false, &c.Drain)
 	case "on_reload":
-		err = choice(d, &c.OnReload, reloadKeep, reloadDrain)
+		err = option.Choice(d, &c.OnReload, reloadKeep, reloadDrain)
 	default:
 		return false, nil
 	}
 	if err != nil {
 		return true, err
 	}
-	return true, wrap(d, c.validate())
+	return true, option.Wrap(d, c.validate())
 }
 
 // unmarshalMaxClients parses: max_clients <n> [reject|retry]
 func (c *ClientSettings) unmarshalMaxClients(d *caddyfile.Dispenser) error {
-	args, err := arguments(d, 2, "<n> [reject|retry]")
+	args, err := option.Arguments(d, 2, "<n> [reject|retry]")
 	if err != nil {
 		return err
 	}
-	limit, err := parseNumber(d, "max_clients", args[0], 0)
+	limit, err := option.ParseNumber(d, "max_clients", args[0], 0)
 	if err != nil {
 		return err
 	}
 	c.MaxClients = &limit
 	if len(args) == 2 {
 		c.WhenFull = args[1]
-		return wrap(d, checkWord("max_clients", c.WhenFull, fullReject, fullRetry))
+		return option.Wrap(d, option.CheckWord("max_clients", c.WhenFull, fullReject, fullRetry))
 	}
 	return nil
 }
 
 // globalStreams returns the streams of the global option, as parseGlobal
 // returned it.
-func globalStreams(option any) map[string]*Stream { return globalApp(option).Streams }
+func globalStreams(parsed any) map[string]*Stream { return globalApp(parsed).Streams }
 
-func globalApp(option any) *App {
+func globalApp(parsed any) *App {
 	app := new(App)
-	if parsed, ok := option.(httpcaddyfile.App); ok {
+	if encoded, ok := parsed.(httpcaddyfile.App); ok {
 		// parseGlobal encoded it
-		_ = json.Unmarshal(parsed.Value, app)
+		_ = json.Unmarshal(encoded.Value, app)
 	}
 	return app
 }
@@ -613,7 +616,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
-		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", redactText(d.Val()))
+		return nil, d.Errf("sse_fanin: unexpected '%s', expected sse_fanin { stream <name> { ... } }", urltext.Redact(d.Val()))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() == "log" {
@@ -629,9 +632,9 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 			return nil, d.Errf("%s belongs in %s; in the global option sse_fanin, that is stream <name> { ... }", d.Val(), block)
 		}
 		if d.Val() != "stream" {
-			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... } or log <kind> { ... }", redactText(d.Val()))
+			return nil, d.Errf("unrecognized subdirective '%s' of the global option sse_fanin, expected stream <name> { ... } or log <kind> { ... }", urltext.Redact(d.Val()))
 		}
-		start := dispenserAt(d.Token())
+		start := option.At(d.Token())
 		name, cfg, err := unmarshalStream(d)
 		if err != nil {
 			return nil, err
@@ -646,7 +649,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 
 // unmarshalLogDefaults parses: log <kind> [<args>...] { ... }
 func (a *App) unmarshalLogDefaults(d *caddyfile.Dispenser) error {
-	start := dispenserAt(d.Token())
+	start := option.At(d.Token())
 	kind, raw, err := unmarshalLog(d)
 	if err != nil {
 		return err
@@ -694,7 +697,7 @@ func unmarshalStream(d *caddyfile.Dispenser) (string, *Stream, error) {
 		}
 	}
 	if len(b.Upstreams) == 0 {
-		return "", nil, dispenserAt(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
+		return "", nil, option.At(b.start).Errf("stream '%s' has no upstreams: give it at least one URL", name)
 	}
 	return name, b.Stream, b.check(name)
 }

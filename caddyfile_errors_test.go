@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/doccheck"
 )
 
 // mistake is a Caddyfile that is refused, by adapt or by validate.
@@ -26,7 +28,7 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 	setFeedEnv(t)
 	for _, m := range mistakes {
 		t.Run(m.name, func(t *testing.T) {
-			err := validateCaddyfile(m.file())
+			err := doccheck.ValidateCaddyfile(m.file())
 			if err == nil {
 				t.Fatal("it is valid")
 			}
@@ -303,6 +305,7 @@ func TestCaddyfileRefusesLogs(t *testing.T) {
 		{"no kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog\n}", "log: missing argument, expected log file { ... }, at Caddyfile:4"},
 		{"a block without a kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog {\n\t\tdir /x\n\t}\n}", "log: missing argument, expected log file { ... }, at Caddyfile:4"},
 		{"unknown kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog tape\n}", "log: unrecognized kind 'tape', expected file or memory_test or shared_test; any other is a module to build Caddy with, at Caddyfile:4"},
+		{"a kind that is not built in", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog jetstream {\n\t\tservers nats://a\n\t}\n}", "log: this Caddy is built without the module for 'jetstream': xcaddy build --with github.com/sse-fanin/caddy-sse-fanin --with github.com/sse-fanin/caddy-sse-fanin/jetstream, at Caddyfile:4"},
 		{"unknown option", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tfsync always\n\t}\n}", "unrecognized subdirective 'fsync' of log file, expected one of dir, memory, sync, at Caddyfile:5"},
 		{"a bound of retain", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsize 20GiB\n\t}\n}", "size belongs in the block of retain: retain { size ... }, at Caddyfile:5"},
 		{"a path after the kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file /var/lib/sse\n}", "log: unexpected '/var/lib/sse', the options stand in a block: log file { dir <path> }, at Caddyfile:4"},
@@ -528,7 +531,7 @@ func TestCaddyfileRefusesWordsOfOtherPlaces(t *testing.T) {
 	} {
 		t.Run(line, func(t *testing.T) {
 			m := mistake{text: "sse_fanin https://a.example.com/events {\n\t" + line + "\n}"}
-			err := validateCaddyfile(m.file())
+			err := doccheck.ValidateCaddyfile(m.file())
 			if err == nil || !strings.Contains(err.Error(), "unrecognized") && !strings.Contains(err.Error(), " belongs in ") || !strings.Contains(err.Error(), ", at Caddyfile:") {
 				t.Errorf("got %v", err)
 			}

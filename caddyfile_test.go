@@ -1,8 +1,6 @@
 package ssefanin
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"flag"
 	"net"
@@ -14,47 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/doccheck"
 )
 
 // update rewrites what the golden files expect; look at the difference.
 var update = flag.Bool("update", false, "rewrite the expectations in testdata/adapt")
-
-// toJSON is `caddy adapt --pretty`.
-func toJSON(text string) (string, error) {
-	raw, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		return "", err
-	}
-	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, raw, "", "\t"); err != nil {
-		return "", err
-	}
-	return pretty.String(), nil
-}
-
-// validateJSON is `caddy validate`, without logs.
-func validateJSON(raw string) error {
-	var cfg caddy.Config
-	if err := caddy.StrictUnmarshalJSON([]byte(raw), &cfg); err != nil {
-		return err
-	}
-	cfg.Admin = &caddy.AdminConfig{Disabled: true}
-	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)}},
-	}}
-	return caddy.Validate(&cfg)
-}
-
-func validateCaddyfile(text string) error {
-	raw, err := toJSON(text)
-	if err != nil {
-		return err
-	}
-	return validateJSON(raw)
-}
 
 // The files are in the format of Caddy's own adapt tests: a Caddyfile, a line
 // of dashes, and the JSON or the error it gives.
@@ -76,14 +40,14 @@ func TestAdaptGolden(t *testing.T) {
 				t.Fatal("no line of dashes")
 			}
 			text += "\n"
-			got, err := toJSON(text)
+			got, err := doccheck.Adapt(text)
 			if err != nil {
 				got = err.Error()
 			} else {
 				if formatted := string(caddyfile.Format([]byte(text))); formatted != text {
 					t.Errorf("not formatted; caddy fmt gives\n%s", formatted)
 				}
-				if err := validateJSON(got); err != nil {
+				if err := doccheck.ValidateJSON(got); err != nil {
 					t.Errorf("validating: %v", err)
 				}
 			}
@@ -162,7 +126,7 @@ func TestExamplesAreValid(t *testing.T) {
 			return err
 		}
 		n++
-		checkExample(t, path, 1, string(content))
+		doccheck.CheckExample(t, path, 1, string(content))
 		return nil
 	})
 	if err != nil {
@@ -170,39 +134,6 @@ func TestExamplesAreValid(t *testing.T) {
 	}
 	if n == 0 {
 		t.Error("examples has no Caddyfile")
-	}
-}
-
-// siteDirective matches what begins an excerpt of a site, rather than a whole
-// Caddyfile.
-var siteDirective = regexp.MustCompile(`^(@|(sse_fanin|reverse_proxy|handle|handle_path|route|basic_auth|forward_auth|encode|header|log)\b)`)
-
-// checkExample says whether a Caddyfile, or an excerpt of a site, is valid and
-// formatted as `caddy fmt` does.
-func checkExample(t *testing.T, file string, line int, text string) {
-	t.Helper()
-	if formatted := string(caddyfile.Format([]byte(text))); formatted != text {
-		t.Errorf("%s:%d: not formatted; caddy fmt gives\n%s", file, line, formatted)
-	}
-	for _, m := range regexp.MustCompile(`\{(?:\$|env\.)([A-Za-z0-9_]+)`).FindAllStringSubmatch(text, -1) {
-		value := "value"
-		if strings.Contains(m[1], "URL") {
-			value = "https://example.com/events"
-		}
-		t.Setenv(m[1], value)
-	}
-	for first := range strings.Lines(text) {
-		first = strings.TrimSpace(first)
-		if first == "" || strings.HasPrefix(first, "#") {
-			continue
-		}
-		if siteDirective.MatchString(first) {
-			text = ":8080 {\n" + text + "}\n"
-		}
-		break
-	}
-	if err := validateCaddyfile(text); err != nil {
-		t.Errorf("%s:%d: %v", file, line, err)
 	}
 }
 
@@ -226,7 +157,7 @@ func TestCaddyfileNeverPanics(t *testing.T) {
 							t.Errorf("%s\n%v", before+changed+after, p)
 						}
 					}()
-					_, _ = toJSON(before + changed + after)
+					_, _ = doccheck.Adapt(before + changed + after)
 				}()
 			}
 		}
@@ -239,7 +170,7 @@ func TestValidateOpensNoConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if err := validateCaddyfile(":8080 {\n\tsse_fanin http://" + ln.Addr().String() + "\n}\n"); err != nil {
+	if err := doccheck.ValidateCaddyfile(":8080 {\n\tsse_fanin http://" + ln.Addr().String() + "\n}\n"); err != nil {
 		t.Fatal(err)
 	}
 	// a connection would be waiting, or on its way

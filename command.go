@@ -25,6 +25,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/demo"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 const (
@@ -116,7 +117,7 @@ func commandDemo(flags caddycmd.Flags) error {
 		}
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected '%s': --demo has upstreams of its own", redactText(flags.Arg(0)))
+		return fmt.Errorf("unexpected '%s': --demo has upstreams of its own", urltext.Redact(flags.Arg(0)))
 	}
 	listen := flags.String("listen")
 	if listen == "" {

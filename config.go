@@ -11,12 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 )
 
 // Defaults of the configuration, as docs/configuration.md lists them.
@@ -60,9 +59,6 @@ const (
 
 // The words of the settings that are a choice.
 const (
-	switchOn  = "on"
-	switchOff = "off"
-
 	idsStream   = "stream"
 	idsUpstream = "upstream"
 	idsNone     = "none"
@@ -128,7 +124,7 @@ type Stream struct {
 
 	// Whether clients get `fanin.source` events when an upstream goes up or
 	// down. Default: `off`.
-	SourceEvents Switch `json:"source_events,omitempty"`
+	SourceEvents option.Switch `json:"source_events,omitempty"`
 
 	// Whether upstreams are connected always (`eager`) or only while there are
 	// clients (`on_demand`). Default: `eager`; keyed streams are on demand.
@@ -229,22 +225,6 @@ func (c *Connect) UnmarshalJSON(b []byte) error {
 	return dec.Decode((*plain)(c))
 }
 
-// Switch is `on` or `off`. In JSON also true or false.
-type Switch string
-
-// UnmarshalJSON accepts a string or a boolean.
-func (s *Switch) UnmarshalJSON(b []byte) error {
-	switch string(b) {
-	case "true":
-		*s = switchOn
-	case "false":
-		*s = switchOff
-	default:
-		return json.Unmarshal(b, (*string)(s))
-	}
-	return nil
-}
-
 // Backoff is the wait before a reconnect: base + random(0, min(max, base·2ⁿ) − base)
 // after n failures in a row.
 type Backoff struct {
@@ -266,14 +246,6 @@ type Retain struct {
 
 	// The greatest age of an event. 0 is any. Default: 0.
 	Age caddy.Duration `json:"age,omitempty"`
-}
-
-// checkWord validates that a setting has one of its words, or none.
-func checkWord(setting, got string, want ...string) error {
-	if got == "" || slices.Contains(want, got) {
-		return nil
-	}
-	return fmt.Errorf("%s: unrecognized value '%s', expected %s", setting, got, strings.Join(want, " or "))
 }
 
 // longest is the longest duration that is of use. Clocks are Unix nanoseconds,
@@ -346,7 +318,7 @@ func (o *UpstreamOptions) validate() error {
 	if err := checkGiven("idle_timeout", o.IdleTimeout, true); err != nil {
 		return err
 	}
-	if err := checkSize("max_event_size", o.MaxEventSize, mostEventSize); err != nil {
+	if err := option.CheckSize("max_event_size", o.MaxEventSize, mostEventSize); err != nil {
 		return err
 	}
 	if strings.ContainsFunc(o.Resume, isControl) {
@@ -367,16 +339,6 @@ func (o *UpstreamOptions) validate() error {
 		return fmt.Errorf("prefix: a type cannot contain line ends")
 	}
 	return checkHeaderUp(o.HeaderUp)
-}
-
-func checkSize(setting string, n, most int64) error {
-	switch {
-	case n < 0:
-		return fmt.Errorf("%s: %d is negative", setting, n)
-	case n > most:
-		return fmt.Errorf("%s: %d bytes is too much, it must be at most %s", setting, n, humanize.IBytes(uint64(most)))
-	}
-	return nil
 }
 
 // isControl reports whether r is a character that no field of a header may
@@ -438,7 +400,7 @@ func (r *Retain) validate() error {
 	case int64(*r.Events) > mostRetainEvents:
 		return fmt.Errorf("retain: events: %d is too much, it must be at most %d", *r.Events, mostRetainEvents)
 	}
-	if err := checkSize("retain: size", r.Size, mostRetainSize); err != nil {
+	if err := option.CheckSize("retain: size", r.Size, mostRetainSize); err != nil {
 		return err
 	}
 	return checkDuration("retain: age", r.Age, true)
@@ -447,16 +409,16 @@ func (r *Retain) validate() error {
 // validate validates the stream's own settings, without its upstreams.
 func (s *Stream) validate() error {
 	for _, err := range []error{
-		checkWord("ids", s.IDs, idsStream, idsUpstream, idsNone),
-		checkWord("envelope", s.Envelope, envelopeJSON),
-		checkWord("source_events", string(s.SourceEvents), switchOn, switchOff),
+		option.CheckWord("ids", s.IDs, idsStream, idsUpstream, idsNone),
+		option.CheckWord("envelope", s.Envelope, envelopeJSON),
+		option.CheckWord("source_events", string(s.SourceEvents), option.On, option.Off),
 	} {
 		if err != nil {
 			return err
 		}
 	}
 	if c := s.Connect; c != nil {
-		if err := checkWord("connect", c.Mode, connectEager, connectOnDemand); err != nil {
+		if err := option.CheckWord("connect", c.Mode, connectEager, connectOnDemand); err != nil {
 			return err
 		}
 		if err := checkGiven("connect", c.Linger, true); err != nil {

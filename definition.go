@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 )
 
 // definition is a stream as one configuration defines it. Immutable once the
@@ -123,7 +124,7 @@ type streamShape struct {
 func shapeOf(s *Stream) streamShape {
 	h := streamShape{
 		envelope:     s.Envelope == envelopeJSON,
-		sourceEvents: s.SourceEvents == switchOn,
+		sourceEvents: s.SourceEvents == option.On,
 		onDemand:     s.keyed() != "",
 		linger:       defaultLinger,
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"gopkg.in/yaml.v3"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/doccheck"
 )
 
 // Whoever opens a long page sees what is on it, and the index has every page.
@@ -24,18 +26,18 @@ func TestPagesHaveContents(t *testing.T) {
 		if path.Dir(file) != "docs" {
 			continue
 		}
-		if len(p.headings) == 0 || p.headings[0].level != 1 || strings.HasPrefix(strings.TrimSpace(strings.TrimPrefix(p.text, "# "+p.headings[0].title)), "#") {
+		if len(p.Headings) == 0 || p.Headings[0].Level != 1 || strings.HasPrefix(strings.TrimSpace(strings.TrimPrefix(p.Text, "# "+p.Headings[0].Title)), "#") {
 			t.Errorf("%s does not begin with its title and what it answers", file)
 		}
-		if index := page(t, "docs/README.md"); p != index && !slices.ContainsFunc(index.links, func(l link) bool { return l.target == path.Base(file) }) {
-			t.Errorf("%s does not lead to %s", index.file, file)
+		if index := page(t, "docs/README.md"); p != index && !slices.ContainsFunc(index.Links, func(l doccheck.Link) bool { return l.Target == path.Base(file) }) {
+			t.Errorf("%s does not lead to %s", index.File, file)
 		}
-		if len(p.text) < 4000 {
+		if len(p.Text) < 4000 {
 			continue
 		}
-		for _, h := range p.headings {
-			if h.level == 2 && !slices.ContainsFunc(p.links, func(l link) bool { return l.target == "#"+h.anchor }) {
-				t.Errorf("the contents of %s lack %q", file, h.title)
+		for _, h := range p.Headings {
+			if h.Level == 2 && !slices.ContainsFunc(p.Links, func(l doccheck.Link) bool { return l.Target == "#"+h.Anchor }) {
+				t.Errorf("the contents of %s lack %q", file, h.Title)
 			}
 		}
 	}
@@ -44,26 +46,26 @@ func TestPagesHaveContents(t *testing.T) {
 // The README is short, names the versions of go.mod, and its pictures are small.
 func TestReadmeIsShort(t *testing.T) {
 	readme := page(t, "README.md")
-	if len(readme.text) > 15<<10 {
-		t.Errorf("it has %d bytes", len(readme.text))
+	if len(readme.Text) > 15<<10 {
+		t.Errorf("it has %d bytes", len(readme.Text))
 	}
 	mod := readFile(t, "go.mod")
 	for name, pattern := range map[string]string{"Caddy": `caddy/v2 (v\d+\.\d+)\.`, "Go": `(?m)^go (\d+\.\d+)`} {
 		m := regexp.MustCompile(pattern).FindStringSubmatch(mod)
-		if m == nil || !strings.Contains(readme.text, name+" "+m[1]+" ") {
+		if m == nil || !strings.Contains(readme.Text, name+" "+m[1]+" ") {
 			t.Errorf("it does not say %s %q", name, m)
 		}
 	}
 	pictures := 0
-	for _, l := range readme.links {
-		if path.Ext(l.target) != ".png" {
+	for _, l := range readme.Links {
+		if path.Ext(l.Target) != ".png" {
 			continue
 		}
 		pictures++
-		info, err := os.Stat(l.target)
+		info, err := os.Stat(l.Target)
 		must(t, err)
 		if info.Size() > 150<<10 {
-			t.Errorf("%s has %d bytes", l.target, info.Size())
+			t.Errorf("%s has %d bytes", l.Target, info.Size())
 		}
 	}
 	if pictures < 2 {
@@ -74,10 +76,13 @@ func TestReadmeIsShort(t *testing.T) {
 func TestDocumentedCaddyfilesAreValid(t *testing.T) {
 	n := make(map[string]int)
 	for file, p := range markdownPages(t) {
-		for _, block := range p.blocks {
-			if block.language == "caddyfile" {
+		if path.Dir(file) == "jetstream" { // which this module is built without
+			continue
+		}
+		for _, block := range p.Blocks {
+			if block.Language == "caddyfile" {
 				n[file]++
-				checkExample(t, file, block.line, block.text)
+				doccheck.CheckExample(t, file, block.Line, block.Text)
 			}
 		}
 	}
@@ -92,21 +97,21 @@ func TestDocumentedCaddyfilesAreValid(t *testing.T) {
 func TestDocumentedJSONAndYAMLAreValid(t *testing.T) {
 	configs := 0
 	for file, p := range markdownPages(t) {
-		for _, block := range p.blocks {
+		for _, block := range p.Blocks {
 			var value any
 			var err error
-			switch block.language {
+			switch block.Language {
 			case "json":
-				err = json.Unmarshal([]byte(block.text), &value)
+				err = json.Unmarshal([]byte(block.Text), &value)
 				if object, ok := value.(map[string]any); ok && object["apps"] != nil {
 					configs++
-					err = validateJSON(block.text)
+					err = doccheck.ValidateJSON(block.Text)
 				}
 			case "yaml":
-				err = yaml.Unmarshal([]byte(block.text), &value)
+				err = yaml.Unmarshal([]byte(block.Text), &value)
 			}
 			if err != nil {
-				t.Errorf("%s:%d: %v", file, block.line, err)
+				t.Errorf("%s:%d: %v", file, block.Line, err)
 			}
 		}
 	}
@@ -136,13 +141,13 @@ func TestSyntaxIsToldTheSameEverywhere(t *testing.T) {
 	syntax := syntaxComment(t)
 	found := make(map[string]int)
 	for file, p := range markdownPages(t) {
-		for _, block := range p.blocks {
-			if !strings.HasPrefix(block.text, "sse_fanin [<matcher>]") {
+		for _, block := range p.Blocks {
+			if !strings.HasPrefix(block.Text, "sse_fanin [<matcher>]") {
 				continue
 			}
 			found[file]++
-			if block.text != syntax {
-				t.Errorf("%s:%d has\n%s\nbut the comment of UnmarshalCaddyfile has\n%s", file, block.line, block.text, syntax)
+			if block.Text != syntax {
+				t.Errorf("%s:%d has\n%s\nbut the comment of UnmarshalCaddyfile has\n%s", file, block.Line, block.Text, syntax)
 			}
 		}
 	}
@@ -157,7 +162,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 	documented := make(map[string]bool)
 	setting := regexp.MustCompile("^`([a-z_]+)`$")
 	for _, title := range []string{"Upstream options", "Stream settings", "Client settings"} {
-		for _, row := range p.table(t, title) {
+		for _, row := range p.Table(t, title) {
 			if m := setting.FindStringSubmatch(row[0]); m != nil {
 				documented[m[1]] = true
 			}
@@ -173,7 +178,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 		}
 	}
 	if got, want := slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(want)); !slices.Equal(got, want) {
-		t.Errorf("%s explains\n%v\nthe syntax has\n%v", p.file, got, want)
+		t.Errorf("%s explains\n%v\nthe syntax has\n%v", p.File, got, want)
 	}
 }
 
@@ -194,61 +199,28 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	p := page(t, "docs/operating.md")
 	got := make(map[string]string)
-	for _, row := range p.table(t, "Metrics") {
+	for _, row := range p.Table(t, "Metrics") {
 		got[strings.Trim(row[0], "`")] = strings.ReplaceAll(row[2], "`", "")
 	}
 	if !maps.Equal(got, want) {
-		t.Errorf("%s has\n%v\nthe code has\n%v", p.file, got, want)
+		t.Errorf("%s has\n%v\nthe code has\n%v", p.File, got, want)
 	}
 }
 
 // Every reason is explained, and no other is.
 func TestReasonsAreDocumented(t *testing.T) {
 	p := page(t, "docs/operating.md")
-	got := p.rows(t, "Reasons")
+	got := p.Rows(t, "Reasons")
 	slices.Sort(got)
 	if want := slices.Sorted(slices.Values(reasons)); fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("%s has\n%v\nthe code has\n%v", p.file, got, want)
+		t.Errorf("%s has\n%v\nthe code has\n%v", p.File, got, want)
 	}
 }
 
 // Every line of the log is explained, and no other is.
 func TestLogLinesAreDocumented(t *testing.T) {
-	p := page(t, "docs/operating.md")
-	documented := p.rows(t, "Log lines")
-	logged := make(map[string]bool) // whether it is documented
-	message := regexp.MustCompile(`\.(?:Debug|Info|Warn|Error|Check)\((?:\w+\.?\w*, )?"([^"]+)"`)
-	must(t, filepath.WalkDir(".", func(file string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && slices.Contains([]string{".git", "bench", "chaos", "e2e", "examples", "demo", "ssetest", "storetest"}, entry.Name()):
-			return fs.SkipDir
-		case filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go"):
-			return nil
-		}
-		for _, m := range message.FindAllStringSubmatch(readFile(t, file), -1) {
-			logged[m[1]] = false
-		}
-		return nil
-	}))
-	for _, line := range documented {
-		found := false
-		for text := range logged {
-			begin, cut := strings.CutSuffix(line, " …")
-			if text == line || cut && strings.HasPrefix(text, begin+" ") {
-				logged[text], found = true, true
-			}
-		}
-		if !found {
-			t.Errorf("%s explains %q, which is never logged", p.file, line)
-		}
-	}
-	for text, ok := range logged {
-		if !ok {
-			t.Errorf("%s does not explain %q", p.file, text)
-		}
-	}
+	// jetstream has a page of its own
+	doccheck.CheckLogLines(t, page(t, "docs/operating.md"), ".", "bench", "chaos", "e2e", "examples", "demo", "jetstream", "ssetest", "storetest")
 }
 
 // What the pages for developers name exists: files, types, fields, functions.
@@ -269,7 +241,7 @@ func TestDocumentedNamesExist(t *testing.T) {
 	name := regexp.MustCompile("`(\\w+\\.go|[a-z]+[A-Z]\\w*|[a-z]\\w*\\.\\w+)`")
 	n := 0
 	for _, file := range []string{"docs/ARCHITECTURE.md", "docs/performance.md", "docs/development.md", "CONTRIBUTING.md"} {
-		for _, m := range name.FindAllStringSubmatch(page(t, file).text, -1) {
+		for _, m := range name.FindAllStringSubmatch(page(t, file).Text, -1) {
 			n++
 			switch first, second, _ := strings.Cut(m[1], "."); second {
 			case "go":

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -457,10 +458,20 @@ func release(term logstore.Term) {
 func (d *durable) firstNew() uint64 {
 	before := d.before
 	d.before = nil // it is needed no more
-	if before != nil && before.durable != nil && before.durable.def.Load().same(d.def.Load()) {
+	if before != nil && before.durable != nil && d.reopens(before.durable) {
 		return min(before.memory.Head(), d.log().memory.Head()) + 1
 	}
 	return d.log().memory.Head() + 1
+}
+
+// reopens reports whether the log is that of another one, which has ended. It may
+// be found in another way than before: then its epochs show that it is the same.
+func (d *durable) reopens(before *durable) bool {
+	if before.def.Load().same(d.def.Load()) {
+		return true
+	}
+	last := before.epochs()
+	return len(last) > 0 && slices.ContainsFunc(d.epochs(), func(e logstore.Epoch) bool { return e.ID == last[len(last)-1].ID })
 }
 
 // opened returns the store; nil until it is open.

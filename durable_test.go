@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -224,7 +225,7 @@ func (l *lateLog) Open(ctx context.Context, stream string, o logstore.OpenOption
 
 // Positions, and where upstreams go on, are known before anything is written.
 func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
-	file := &FileLog{Dir: t.TempDir(), MaxMemory: defaultLogMemory}
+	file := &FileLog{Dir: t.TempDir(), MaxMemory: option.DefaultLogMemory}
 	store, err := file.Open(t.Context(), "s", logstore.OpenOptions{Logger: zap.NewNop()})
 	must(t, err)
 	term, err := store.Campaign(t.Context())
@@ -285,6 +286,30 @@ func TestPositionsAreKnownWhileNobodyCanWrite(t *testing.T) {
 	}
 	must(t, term.Release(within(t, 10*time.Second)))
 	eventually(t, 10*time.Second, "the stream writes, and connects its upstream", func() bool { return o.TotalConnections() == 2 })
+}
+
+// A log that a reload finds in another way is the same: clients get what another
+// node has appended meanwhile, and nothing twice.
+func TestLogFoundInAnotherWayGoesOn(t *testing.T) {
+	in, o, store := serveMemoryLog(t, "", "")
+	c := in.connect("/events")
+	o.Emit("", "one")
+	gets(t, c, "one")
+
+	appends := func() {
+		another := store.Open("another node")
+		defer another.Close()
+		term, err := another.Campaign(within(t, 10*time.Second))
+		must(t, err)
+		must(t, term.Append(&logstore.Record{Time: time.Now().UnixMilli(), Source: "u", Body: []byte("data: two\n\n")}))
+		must(t, term.Release(within(t, 10*time.Second)))
+	}
+	beforeOpening.Store(&appends)
+	in.reload("", "sse_fanin /events {\nstream s\nlog memory_test elsewhere\nupstream u "+o.URL()+"\n}")
+	eventually(t, 10*time.Second, "the upstream is connected again", func() bool { return o.TotalConnections() == 2 })
+	up(t, o)
+	o.Emit("", "three")
+	gets(t, c, "one", "two", "three")
 }
 
 // flowing serves a stream with more in files than in memory, to which events are

@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 // unixPrefix begins the URL of an upstream behind a unix socket:
@@ -59,7 +61,7 @@ func checkName(what, name string) error {
 // that is no name, but looks like a URL, is taken for a URL without its scheme.
 func checkNameArgument(what, arg string) error {
 	if strings.ContainsAny(arg, "/:@?") {
-		return fmt.Errorf("'%s' is neither a name nor a URL: missing http:// or https://", redactText(arg))
+		return fmt.Errorf("'%s' is neither a name nor a URL: missing http:// or https://", urltext.Redact(arg))
 	}
 	return checkName(what, arg)
 }
@@ -108,7 +110,7 @@ type urlError struct {
 }
 
 func (e *urlError) Error() string {
-	return fmt.Sprintf("upstream URL '%s': %v", redactText(e.text), e.err)
+	return fmt.Sprintf("upstream URL '%s': %v", urltext.Redact(e.text), e.err)
 }
 
 func (e *urlError) Unwrap() error { return e.err }
@@ -129,7 +131,7 @@ func checkPlaceholders(text string) error {
 	if err := checkPlaceholdersInQuery(text); err != nil {
 		return err
 	}
-	if i := indexOutside(text, "#"); i >= 0 {
+	if i := urltext.IndexOutside(text, "#"); i >= 0 {
 		if p := findRequestPlaceholder(text[i:]); p != "" {
 			return fmt.Errorf("the placeholder %s stands in the fragment, which is not sent to an upstream", p)
 		}
@@ -146,8 +148,8 @@ func checkPlaceholders(text string) error {
 		return nil // the value of {env.FEED_URL} is validated when it is filled in
 	}
 	var path string
-	if scheme, rest, ok := cutScheme(text); ok {
-		if i := indexOutside(rest, "/?#"); i >= 0 {
+	if scheme, rest, ok := urltext.CutScheme(text); ok {
+		if i := urltext.IndexOutside(rest, "/?#"); i >= 0 {
 			rest, path = rest[:i], rest[i:]
 		}
 		fixed = scheme + rest
@@ -164,7 +166,7 @@ var manySegments = regexp.MustCompile(`^\{http\.request\.(orig_)?uri(_escaped|\.
 
 // checkPlaceholdersInPath validates the part behind the host or the socket.
 func checkPlaceholdersInPath(path string) error {
-	if i := indexOutside(path, "?#"); i >= 0 {
+	if i := urltext.IndexOutside(path, "?#"); i >= 0 {
 		path = path[:i]
 	}
 	for _, name := range placeholdersIn(path) {
@@ -179,20 +181,20 @@ func checkPlaceholdersInPath(path string) error {
 // where that begins.
 func checkPlaceholdersInQuery(text string) error {
 	query := ""
-	if i := indexOutside(text, "?"); i >= 0 {
+	if i := urltext.IndexOutside(text, "?"); i >= 0 {
 		query = text[i+1:]
 	}
-	if i := indexOutside(query, "#"); i >= 0 {
+	if i := urltext.IndexOutside(query, "#"); i >= 0 {
 		query = query[:i]
 	}
 	for query != "" {
 		field := query
-		if i := indexOutside(query, "&"); i >= 0 {
+		if i := urltext.IndexOutside(query, "&"); i >= 0 {
 			field, query = query[:i], query[i+1:]
 		} else {
 			query = ""
 		}
-		if i := indexOutside(field, "="); i >= 0 {
+		if i := urltext.IndexOutside(field, "="); i >= 0 {
 			field = field[:i]
 		}
 		if p := findRequestPlaceholder(field); p != "" {
@@ -244,7 +246,7 @@ func evaluateURL(text string) (template string, ep endpoint, err error) {
 		return "", endpoint{}, &urlError{text, err}
 	}
 	if filled != text {
-		ep.configured = redactText(text)
+		ep.configured = urltext.Redact(text)
 	}
 	return template, ep, nil
 }
@@ -359,34 +361,6 @@ func redactURL(u *url.URL) string {
 	return shown.String()
 }
 
-// redactText does the same for the text of a URL that may not be parseable. A
-// password in it may hold any character.
-func redactText(text string) string {
-	scheme, rest, ok := cutScheme(text)
-	if ok {
-		scheme += "://"
-	} else {
-		scheme, rest = "", text
-	}
-	authority := rest
-	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		authority = rest[:i]
-	}
-	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
-		rest = rest[at+1:]
-	} else if at := strings.LastIndexByte(rest, '@'); at >= 0 && !validPortText.MatchString(authority) {
-		rest = rest[at+1:] // "user:pass/word@host"
-	}
-	if i := strings.IndexAny(rest, "?#"); i >= 0 {
-		rest = rest[:i]
-	}
-	return scheme + rest
-}
-
-// validPortText matches a host without a port, or with one that is a number
-// or a placeholder.
-var validPortText = regexp.MustCompile(`^(\[[^\]]*\]|[^:]*)(:([0-9]*|\{[^{}]*\}))?$`)
-
 func defaultPort(scheme string) string {
 	if scheme == "https" {
 		return "443"
@@ -434,7 +408,7 @@ func defaultName(text string, ep endpoint) string {
 	if rest, ok := strings.CutPrefix(text, unixPrefix); ok {
 		host, path, _ = strings.Cut(rest, "|")
 		host = strings.TrimPrefix(host, "/")
-	} else if _, rest, ok := cutScheme(text); ok {
+	} else if _, rest, ok := urltext.CutScheme(text); ok {
 		path = configuredPath(rest)
 	}
 	path, _, _ = strings.Cut(path, "?")
@@ -447,37 +421,10 @@ func defaultName(text string, ep endpoint) string {
 // configuredPath finds the path in a URL without its scheme. A '/' within a
 // placeholder, as in {file./path}, begins none.
 func configuredPath(rest string) string {
-	if i := indexOutside(rest, "/?#"); i >= 0 && rest[i] == '/' {
+	if i := urltext.IndexOutside(rest, "/?#"); i >= 0 && rest[i] == '/' {
 		return rest[i:]
 	}
 	return ""
-}
-
-// cutScheme finds the scheme of a URL. A "://" further on, as in
-// {env.FEED_URL}?next=https://example.com, ends none.
-func cutScheme(text string) (scheme, rest string, ok bool) {
-	scheme, rest, ok = strings.Cut(text, "://")
-	if ok && indexOutside(scheme, "/?#@:") >= 0 {
-		return "", text, false
-	}
-	return scheme, rest, ok
-}
-
-// indexOutside finds the first of some characters that is not within a
-// placeholder.
-func indexOutside(text, chars string) int {
-	depth := 0
-	for i, c := range text {
-		switch {
-		case c == '{':
-			depth++
-		case c == '}':
-			depth = max(depth-1, 0)
-		case depth == 0 && strings.ContainsRune(chars, c):
-			return i
-		}
-	}
-	return -1
 }
 
 func nameFrom(s string) string {

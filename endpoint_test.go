@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 func TestArgumentsThatAreURLs(t *testing.T) {
@@ -123,7 +125,7 @@ func TestRedactText(t *testing.T) {
 		"://":                                             "://",
 		"https://":                                        "https://",
 	} {
-		if got := redactText(text); got != want {
+		if got := urltext.Redact(text); got != want {
 			t.Errorf("%s: got %s, want %s", text, got, want)
 		}
 	}

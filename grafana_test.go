@@ -291,8 +291,8 @@ func TestAlertsLeadToTheirRunbook(t *testing.T) {
 	rules, _ := readAlerts(t)
 	const runbook = "docs/operating.md"
 	explained := make(map[string]string) // by anchor
-	for _, h := range page(t, runbook).headings {
-		explained[h.anchor] = h.title
+	for _, h := range page(t, runbook).Headings {
+		explained[h.Anchor] = h.Title
 	}
 	leads := make(map[string]bool)
 	for _, group := range rules.Groups {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 // input is one stream's use of a source: the listener that the source has of the
@@ -87,7 +88,7 @@ func (in *input) status() upstreamStatus {
 				us.Connected = append(us.Connected, rep.url)
 			}
 		}
-		us.partly = slices.ContainsFunc(s.spec.URLs, func(text string) bool { return redactText(text) != text })
+		us.partly = slices.ContainsFunc(s.spec.URLs, func(text string) bool { return urltext.Redact(text) != text })
 	}
 	if st.phase == phaseDown {
 		us.RetryAt = unixMilli(st.retryAt)

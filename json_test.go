@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/doccheck"
 )
 
 // handlerConfig is a configuration with one route, which ends in handler; app,
@@ -225,7 +227,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"setting of a reference", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","slow":"maybe"}`, "slow: unrecognized value 'maybe', expected skip or disconnect"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := validateJSON(handlerConfig(test.app, test.handler))
+			err := doccheck.ValidateJSON(handlerConfig(test.app, test.handler))
 			if err == nil {
 				t.Fatal("it is valid")
 			}
@@ -300,7 +302,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"the longest times", "", withUpstream(`"backoff":{"base":9000000000000000000},"idle_timeout":9000000000000000000,"retry":{"max":9000000000000000000},"max_age":9000000000000000000,"coalesce":9000000000000000000,"drain":9000000000000000000,"heartbeat":9000000000000000000,"write_timeout":9000000000000000000,"retain":{"age":9000000000000000000}`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if err := validateJSON(handlerConfig(test.app, test.handler)); err != nil {
+			if err := doccheck.ValidateJSON(handlerConfig(test.app, test.handler)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -367,7 +369,7 @@ func TestJSONNeverPanics(t *testing.T) {
 				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep"},
 			{"handler":"sse_fanin","stream":"b"}]}]}}},
 		"sse_fanin":{"log":{"file":{"dir":"/x","sync":"1s","memory":100000}},"streams":{"b":{"max_streams":5,"ids":"upstream","upstreams":[{"urls":["https://b.example.com/{http.request.uri.query.u}","https://c.example.com"],"policy":"mirror"}]}}}}}`
-	if err := validateJSON(full); err != nil {
+	if err := doccheck.ValidateJSON(full); err != nil {
 		t.Fatal(err)
 	}
 	strange := []any{nil, true, -1, 1e300, "", "x", []any{}, []any{nil}, map[string]any{}}
@@ -387,7 +389,7 @@ func TestJSONNeverPanics(t *testing.T) {
 			}
 		}()
 		tried++
-		_ = validateJSON(string(raw))
+		_ = doccheck.ValidateJSON(string(raw))
 	}
 	var walk func(node any)
 	walk = func(node any) {

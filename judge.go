@@ -10,6 +10,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 var errDynamicSocket = errors.New("dynamic: it gives the addresses to dial, but the URL is that of a unix socket; use http:// or https://")
@@ -175,7 +178,7 @@ func (u *Upstream) judgePlaces() error {
 	if len(u.URLs) == 0 {
 		return errors.New("it has no URL")
 	}
-	if err := checkWord("policy", u.Policy, policyFailover, policyMirror, policyBalance, policyMerge); err != nil {
+	if err := option.CheckWord("policy", u.Policy, policyFailover, policyMirror, policyBalance, policyMerge); err != nil {
 		return err
 	}
 	dynamic := given(u.DynamicRaw)
@@ -197,7 +200,7 @@ func (u *Upstream) judgePlaces() error {
 			return err
 		}
 		if text = canonicalURL(text); seen[text] {
-			return fmt.Errorf("the URL '%s' is given twice", redactText(text))
+			return fmt.Errorf("the URL '%s' is given twice", urltext.Redact(text))
 		}
 		seen[text] = true
 	}
@@ -212,7 +215,7 @@ func (u *Upstream) wrap(i int, err error) error {
 	case errors.As(err, new(*urlError)): // it names the upstream
 		return err
 	case len(u.URLs) > 0:
-		return fmt.Errorf("upstream '%s': %w", redactText(u.URLs[0]), err)
+		return fmt.Errorf("upstream '%s': %w", urltext.Redact(u.URLs[0]), err)
 	default:
 		return fmt.Errorf("upstream %d: %w", i+1, err)
 	}

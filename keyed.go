@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 // keyedStreams holds the keyed streams of the process, by stream key. Each
@@ -265,12 +267,12 @@ func checkKeyValue(value string) error {
 // own text, are validated together, as they arrive.
 func checkKeyPath(template string, values map[string]string) error {
 	path := template
-	if i := indexOutside(template, "?"); i >= 0 {
+	if i := urltext.IndexOutside(template, "?"); i >= 0 {
 		path = template[:i]
 	}
 	for path != "" {
 		segment := path
-		if i := indexOutside(path, "/"); i >= 0 {
+		if i := urltext.IndexOutside(path, "/"); i >= 0 {
 			segment, path = path[:i], path[i+1:]
 		} else {
 			path = ""
@@ -416,7 +418,7 @@ func (u *upstreamDef) instantiate(values map[string]string) (*upstreamDef, error
 func fillURL(template string, values map[string]string) (string, error) {
 	var err error
 	path, query := template, ""
-	if i := indexOutside(template, "?"); i >= 0 {
+	if i := urltext.IndexOutside(template, "?"); i >= 0 {
 		path, query = template[:i], template[i:]
 	}
 	fill := func(text string, escape func(string) string) string {

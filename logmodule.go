@@ -10,13 +10,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/filestore"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
@@ -27,8 +26,13 @@ func init() {
 // logNamespace is that of the modules that keep logs; each is a logstore.Opener.
 const logNamespace = "http.handlers.sse_fanin.log"
 
-// defaultLogMemory is how much of a log's newest part is held in memory.
-const defaultLogMemory = 64 << 20
+const (
+	// guestLog is the kind whose module is in a folder of this repository, and a
+	// Go module of its own.
+	guestLog = "jetstream"
+
+	modulePath = "github.com/sse-fanin/caddy-sse-fanin"
+)
 
 // logDef is where a definition has its log besides memory. Immutable.
 type logDef struct {
@@ -104,6 +108,9 @@ func checkLogKind(kind string) error {
 		}
 		kinds = append(kinds, module.ID.Name())
 	}
+	if kind == guestLog {
+		return fmt.Errorf("log: this Caddy is built without the module for '%s': xcaddy build --with %s --with %s/%s", kind, modulePath, modulePath, kind)
+	}
 	if kind == "" {
 		return fmt.Errorf("log: the kind is missing, expected %s", strings.Join(kinds, " or "))
 	}
@@ -135,6 +142,11 @@ func (b *builder) log(name string, cfg *Stream, retain eventlog.Options) (*logDe
 	opener, ok := mod.(logstore.Opener)
 	if !ok {
 		return nil, fmt.Errorf("log: module %T keeps no logs", mod)
+	}
+	if completer, ok := mod.(logstore.Completer); ok {
+		if err := completer.Complete(); err != nil {
+			return nil, fmt.Errorf("log: %w", err)
+		}
 	}
 	sharer, _ := opener.(logstore.Sharer)
 	return &logDef{
@@ -199,12 +211,6 @@ const (
 	syncOff    = "off"
 )
 
-// mostLogMemory is above any memory there is; more is a mistake.
-const mostLogMemory = 1 << 40
-
-// leastLogMemory holds a segment of the log in memory.
-const leastLogMemory = 64 << 10
-
 // Provision evaluates placeholders and validates the options. It opens nothing.
 func (f *FileLog) Provision(caddy.Context) error {
 	if f.Dir == "" {
@@ -223,17 +229,9 @@ func (f *FileLog) Provision(caddy.Context) error {
 		return err
 	}
 	if f.MaxMemory == 0 {
-		f.MaxMemory = defaultLogMemory
+		f.MaxMemory = option.DefaultLogMemory
 	}
-	return f.checkMemory()
-}
-
-// checkMemory validates `memory`.
-func (f *FileLog) checkMemory() error {
-	if f.MaxMemory < leastLogMemory && f.MaxMemory >= 0 {
-		return fmt.Errorf("memory: %d bytes is too little, it must be at least %s", f.MaxMemory, humanize.IBytes(leastLogMemory))
-	}
-	return checkSize("memory", f.MaxMemory, mostLogMemory)
+	return option.CheckLogMemory(f.MaxMemory)
 }
 
 // parseSync reads `sync`.
@@ -292,21 +290,21 @@ func (f *FileLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	seen := make(map[string]caddyfile.Token)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := once(d, seen); err != nil {
+		if err := option.Once(d, seen); err != nil {
 			return err
 		}
 		var err error
 		switch d.Val() {
 		case "dir":
-			f.Dir, err = argument(d, "<path>")
+			f.Dir, err = option.Argument(d, "<path>")
 		case "sync":
-			if f.Sync, err = argument(d, "always|<interval>|off"); err == nil {
+			if f.Sync, err = option.Argument(d, "always|<interval>|off"); err == nil {
 				_, err = parseSync(f.Sync)
-				err = wrap(d, err)
+				err = option.Wrap(d, err)
 			}
 		case "memory":
-			if err = size(d, &f.MaxMemory); err == nil {
-				err = wrap(d, f.checkMemory())
+			if err = option.Size(d, &f.MaxMemory); err == nil {
+				err = option.Wrap(d, option.CheckLogMemory(f.MaxMemory))
 			}
 		default:
 			return unrecognized(d, " of log file", logWords)

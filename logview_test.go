@@ -28,26 +28,37 @@ func init() {
 	caddy.RegisterModule(new(memoryLog))
 }
 
-// memoryLog keeps logs in a store that can be made to stall.
-type memoryLog struct{}
+// memoryLog keeps logs in a store that can be made to stall. The argument, if
+// there is one, is another way to find the same log.
+type memoryLog struct {
+	Way string `json:"way,omitempty"`
+}
 
-// memoryStore is the store of all streams with a memoryLog.
-var memoryStore atomic.Pointer[storetest.Memory]
+// memoryStore is the store of all streams with a memoryLog, beforeOpening is
+// called before one is opened.
+var (
+	memoryStore   atomic.Pointer[storetest.Memory]
+	beforeOpening atomic.Pointer[func()]
+)
 
 func (*memoryLog) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: logNamespace + ".memory_test", New: func() caddy.Module { return new(memoryLog) }}
 }
 
-func (*memoryLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (l *memoryLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
+	d.Args(&l.Way)
 	return nil
 }
 
-func (*memoryLog) Key(stream string) string { return stream }
-func (*memoryLog) Memory() int64            { return 1 << 20 }
-func (*memoryLog) Adjust(logstore.Store)    {}
+func (l *memoryLog) Key(stream string) string { return stream + l.Way }
+func (*memoryLog) Memory() int64              { return 1 << 20 }
+func (*memoryLog) Adjust(logstore.Store)      {}
 
 func (*memoryLog) Open(_ context.Context, stream string, o logstore.OpenOptions) (logstore.Store, error) {
+	if before := beforeOpening.Swap(nil); before != nil {
+		(*before)()
+	}
 	store := memoryStore.Load().Open("node of " + stream)
 	store.SetBounds(o.Bounds)
 	return store, nil

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/doccheck"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
@@ -213,7 +214,7 @@ func TestStreamMovesFromAHandlerToTheGlobalOptions(t *testing.T) {
 
 // Names may have dots, as those of hosts have, wherever a name may stand.
 func TestNamesWithDots(t *testing.T) {
-	must(t, validateCaddyfile(`{
+	must(t, doccheck.ValidateCaddyfile(`{
 	sse_fanin {
 		stream live.v2 {
 			upstream my.service.example https://a.example.com/events

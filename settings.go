@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 )
 
 // ClientSettings are the settings for serving clients. They belong to a
@@ -20,7 +22,7 @@ type ClientSettings struct {
 
 	// Whether clients may ask for some events only, with `?source=` and
 	// `?type=`. Default: `off`.
-	Filters Switch `json:"filters,omitempty"`
+	Filters option.Switch `json:"filters,omitempty"`
 
 	// Whether a client without a position gets a block with an `id` and no data
 	// before the first event, so that it misses nothing should its connection
@@ -119,11 +121,11 @@ func (c *ClientSettings) validate() error {
 		return err
 	}
 	for _, err := range []error{
-		checkWord("filters", string(c.Filters), switchOn, switchOff),
-		checkWord("prime", c.Prime, primeAuto, primeOn, primeOff),
-		checkWord("slow", c.Slow, slowSkip, slowDisconnect),
-		checkWord("when_full", c.WhenFull, fullReject, fullRetry),
-		checkWord("on_reload", c.OnReload, reloadKeep, reloadDrain),
+		option.CheckWord("filters", string(c.Filters), option.On, option.Off),
+		option.CheckWord("prime", c.Prime, primeAuto, primeOn, primeOff),
+		option.CheckWord("slow", c.Slow, slowSkip, slowDisconnect),
+		option.CheckWord("when_full", c.WhenFull, fullReject, fullRetry),
+		option.CheckWord("on_reload", c.OnReload, reloadKeep, reloadDrain),
 		checkGiven("heartbeat", c.Heartbeat, true),
 		checkGiven("write_timeout", c.WriteTimeout, false),
 		checkGiven("max_age", c.MaxAge, true),
@@ -225,7 +227,7 @@ type clientSettings struct {
 func (c ClientSettings) resolve() clientSettings {
 	r := clientSettings{
 		start:        Start(wordOr(string(c.Start), startLive)),
-		filters:      c.Filters == switchOn,
+		filters:      c.Filters == option.On,
 		prime:        wordOr(c.Prime, primeAuto),
 		heartbeat:    durationOr(c.Heartbeat, defaultHeartbeat),
 		retryMin:     defaultRetryMin,

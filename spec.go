@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 // sourceSpec is everything that identifies a shared source, in canonical form
@@ -135,7 +136,7 @@ func canonicalOps(ops *headers.HeaderOps) *headers.HeaderOps {
 // shown is a URL as configured, without what may be secret, and with the
 // address that was looked up for it, if one was.
 func (s *sourceSpec) shown(number int, address string) string {
-	shown := redactText(s.URLs[number])
+	shown := urltext.Redact(s.URLs[number])
 	if address != "" {
 		shown += " at " + address
 	}

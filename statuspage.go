@@ -15,7 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/urltext"
 )
 
 func init() {
@@ -433,13 +435,13 @@ func (p *StatusPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	seen := make(map[string]caddyfile.Token)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := once(d, seen); err != nil {
+		if err := option.Once(d, seen); err != nil {
 			return err
 		}
 		var err error
 		switch d.Val() {
 		case "quorum":
-			p.Quorum, err = number(d, 1, "<n>")
+			p.Quorum, err = option.Number(d, 1, "<n>")
 		case "show_data":
 			p.ShowData, err = true, alone(d)
 		default:
@@ -456,9 +458,9 @@ func (p *StatusPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func alone(d *caddyfile.Dispenser) error {
 	setting := d.Val()
 	if d.NextArg() {
-		return d.Errf("%s: unexpected '%s', expected %s alone", setting, redactText(d.Val()), setting)
+		return d.Errf("%s: unexpected '%s', expected %s alone", setting, urltext.Redact(d.Val()), setting)
 	}
-	return noBlock(d, "expected "+setting+" alone")
+	return option.NoBlock(d, "expected "+setting+" alone")
 }
 
 // Interface guards

@@ -1,12 +1,23 @@
 package logstore
 
-import "slices"
+import (
+	"crypto/rand"
+	"slices"
+	"strings"
+)
+
+// EpochLen is the length of an epoch's ID. 10 of 32 letters are 50 bits: two
+// incarnations of a log share an epoch once in 10^15 times.
+const EpochLen = 10
 
 // Epoch is one incarnation of a log: within it, an offset names one record.
 type Epoch struct {
-	ID    string // random, [a-z0-9]+
+	ID    string // random: EpochLen of [a-z0-9], the beginning of clients' positions
 	First uint64 // offset of its first record
 }
+
+// NewEpochID returns an ID that no epoch has.
+func NewEpochID() string { return strings.ToLower(rand.Text()[:EpochLen]) }
 
 // EpochAt returns the epoch that an offset is of: the newest that begins at it
 // or before. False if there is none. epochs are those of a store, oldest first.

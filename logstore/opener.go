@@ -30,6 +30,15 @@ type Opener interface {
 	Memory() int64
 }
 
+// Completer is an Opener with options that have no default.
+type Completer interface {
+	Opener
+
+	// Complete returns an error if such an option is missing. It is not asked of
+	// the defaults for streams, which may leave out any.
+	Complete() error
+}
+
 // OpenOptions are what a store gets besides the opener's own options.
 type OpenOptions struct {
 	Bounds Bounds

@@ -1,17 +1,14 @@
 package eventlog
 
 import (
-	"crypto/rand"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 const (
-	// Characters of an epoch. 10 of 32 letters are 50 bits: two incarnations
-	// of a log share an epoch once in 10^15 times.
-	epochLen = 10
-
 	// The largest time of a cursor in Unix ms, the last of 9 digits in base
 	// 36: the year 5188.
 	maxTime = 36*36*36*36*36*36*36*36*36 - 1
@@ -20,7 +17,7 @@ const (
 	maxOffset = 1e19 - 1
 
 	// Bytes of the longest cursor: epoch, dash, offset, dash, time.
-	maxCursorLen = epochLen + 1 + 19 + 1 + 9 // 40
+	maxCursorLen = logstore.EpochLen + 1 + 19 + 1 + 9 // 40
 )
 
 // Cursor is where a client stands: it has received everything up to and
@@ -78,7 +75,7 @@ func ParseCursor(s string) (Cursor, bool) {
 		return Cursor{}, false
 	}
 	epoch, rest, ok := strings.Cut(s, "-")
-	if !ok || len(epoch) != epochLen {
+	if !ok || len(epoch) != logstore.EpochLen {
 		return Cursor{}, false
 	}
 	for i := range len(epoch) {
@@ -128,10 +125,6 @@ func digit(c byte) int {
 	default:
 		return -1
 	}
-}
-
-func newEpoch() string {
-	return strings.ToLower(rand.Text()[:epochLen])
 }
 
 // millis returns t in Unix ms, forced into what a cursor can carry.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 func TestParseCursor(t *testing.T) {
@@ -102,7 +104,7 @@ func FuzzCursorRoundTrip(f *testing.F) {
 	f.Add(uint64(0), int64(0))
 	f.Add(uint64(maxOffset), int64(maxTime))
 	f.Fuzz(func(t *testing.T, offset uint64, ms int64) {
-		c := Cursor{Epoch: newEpoch(), Offset: min(offset, maxOffset), Time: millis(time.UnixMilli(ms))}
+		c := Cursor{Epoch: logstore.NewEpochID(), Offset: min(offset, maxOffset), Time: millis(time.UnixMilli(ms))}
 		s := c.String()
 		if got, ok := ParseCursor(s); !ok || got != c || len(s) > 40 {
 			t.Errorf("ParseCursor(%q) = %+v, %v, want %+v", s, got, ok, c)

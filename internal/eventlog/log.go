@@ -110,7 +110,7 @@ type Log struct {
 func New(o Options) *Log {
 	l := &Log{
 		ids:    o.IDs,
-		epochs: []logstore.Epoch{{ID: newEpoch(), First: 1}},
+		epochs: []logstore.Epoch{{ID: logstore.NewEpochID(), First: 1}},
 		// One signal says "there is something"; more would say the same.
 		appended: make(chan struct{}, 1),
 		nextCap:  firstSegment,

@@ -1,7 +1,6 @@
 package filestore
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -64,11 +63,11 @@ func (s *Store) recover() error {
 	switch {
 	case found == nil:
 		// No cursor has this epoch yet, so all that is retained can be of it.
-		s.meta.Epochs = []logstore.Epoch{{ID: newEpoch(), First: s.firstLocked()}}
+		s.meta.Epochs = []logstore.Epoch{{ID: logstore.NewEpochID(), First: s.firstLocked()}}
 	case lost != "":
 		// Cursors beyond what is left name what is gone.
 		s.meta.Epochs = slices.DeleteFunc(s.meta.Epochs, func(e logstore.Epoch) bool { return e.First > s.offset })
-		s.meta.Epochs = append(s.meta.Epochs, logstore.Epoch{ID: newEpoch(), First: s.offset})
+		s.meta.Epochs = append(s.meta.Epochs, logstore.Epoch{ID: logstore.NewEpochID(), First: s.offset})
 	}
 	if found != nil {
 		learnSources(&s.sources, found.known, s.offset)
@@ -240,11 +239,6 @@ func (s *Store) truncate(name string, size int64) error {
 	}
 	return err
 }
-
-// Characters of an epoch: 50 bits.
-const epochLen = 10
-
-func newEpoch() string { return strings.ToLower(rand.Text()[:epochLen]) }
 
 // maxEpochs bounds the list, for machines that go down again and again while
 // the log gets next to nothing.

@@ -11,9 +11,9 @@ import (
 )
 
 // Build builds a command of the module, named as in "./cmd/caddy", and returns
-// the binary, which stands in Dir. It builds each once, and is safe for
-// concurrent use. With race, the binary has the race detector, for which a C
-// compiler is needed.
+// the binary, which stands in Dir. A command may be a module of its own. Build
+// builds each once, and is safe for concurrent use. With race, the binary has the
+// race detector, for which a C compiler is needed.
 func Build(command string, race bool) (binary string, err error) {
 	once, _ := builds.LoadOrStore(buildKey{command, race}, sync.OnceValues(func() (string, error) { return build(command, race) }))
 	return once.(func() (string, error))()
@@ -40,8 +40,12 @@ func build(command string, race bool) (string, error) {
 	} else {
 		args = append(args, "-ldflags=-s -w") // takes a third less of the linker's time
 	}
+	dir := root
+	if _, err := os.Stat(filepath.Join(root, command, "go.mod")); err == nil {
+		dir, command = filepath.Join(root, command), "."
+	}
 	cmd := exec.Command("go", append(args, "-o", binary, command)...)
-	cmd.Dir, cmd.Env = root, env
+	cmd.Dir, cmd.Env = dir, env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", command, err, out)
 	}

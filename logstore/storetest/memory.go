@@ -3,11 +3,9 @@ package storetest
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -47,12 +45,10 @@ const memoryGrace = 50 * time.Millisecond
 
 // NewMemory returns an empty log.
 func NewMemory() *Memory {
-	m := &Memory{first: 1, epochs: []logstore.Epoch{{ID: memoryEpoch(), First: 1}}, buffer: memoryBuffer}
+	m := &Memory{first: 1, epochs: []logstore.Epoch{{ID: logstore.NewEpochID(), First: 1}}, buffer: memoryBuffer}
 	m.cond.L = &m.mu
 	return m
 }
-
-func memoryEpoch() string { return strings.ToLower(rand.Text()[:10]) }
 
 // SetDelay has every commit take so long from now on.
 func (m *Memory) SetDelay(d time.Duration) {
@@ -116,7 +112,7 @@ func (m *Memory) Lose(records int) {
 		m.sources.Note(&m.records[i])
 	}
 	m.epochs = slices.DeleteFunc(m.epochs, func(e logstore.Epoch) bool { return e.First > next })
-	m.epochs = append(m.epochs, logstore.Epoch{ID: memoryEpoch(), First: next})
+	m.epochs = append(m.epochs, logstore.Epoch{ID: logstore.NewEpochID(), First: next})
 }
 
 // stored is what a record takes in this store, in bytes.

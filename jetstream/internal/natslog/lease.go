@@ -1,0 +1,324 @@
+package natslog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// renewals is how often a lease is renewed in its time.
+	renewals = 5
+
+	// looks is how often a candidate looks at a lease in its time.
+	looks = 10
+
+	// freeTimeout bounds how long it is tried to give a lease back. It ends by
+	// itself, too.
+	freeTimeout = 500 * time.Millisecond
+)
+
+var errDeposed = errors.New("another node has taken over")
+
+// leaseValue is what the lease's key has. It gives liveness only: that there is
+// one writer is up to fences and chains.
+type leaseValue struct {
+	Node     string // who writes; empty: the next one takes it at once
+	Instance string // of its store
+	Term     uint64 // its number, or that of the term before
+	Head     uint64 // an offset that was given
+	Lost     bool   // of which the log may know nothing: the next term begins an epoch
+	Millis   int64  // how long it lasts
+}
+
+// readLease returns the value of the lease.
+func (s *Store) readLease(ctx context.Context) (leaseValue, error) {
+	v, _, err := s.loadLease(ctx)
+	return v, err
+}
+
+func (s *Store) loadLease(ctx context.Context) (leaseValue, uint64, error) {
+	var v leaseValue
+	p, rev, err := s.eng.load(ctx, leaseKey)
+	if err != nil || rev == 0 {
+		return v, 0, err
+	}
+	if err := json.Unmarshal(p, &v); err != nil {
+		return v, rev, fmt.Errorf("reading the lease: %w", err)
+	}
+	return v, rev, nil
+}
+
+func (s *Store) saveLease(ctx context.Context, v leaseValue, rev uint64) (uint64, error) {
+	p, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	return s.eng.save(ctx, leaseKey, p, rev)
+}
+
+// lease is held by this node until lost is closed.
+type lease struct {
+	store *Store
+	rev   uint64 // of the goroutine that holds it
+	value leaseValue
+	lost  chan struct{}
+	why   error // before lost is closed
+
+	stop   context.CancelFunc
+	ended  chan struct{} // closed when it is not renewed any more
+	update chan struct{} // it is to be renewed now; capacity 1
+}
+
+// acquire waits until this node holds the lease.
+//
+// It takes it only after it has read the same revision again and again for as
+// long as it lasts. Time in which nothing could be read does not count, so that
+// an election inside NATS costs nobody the lease, and no clocks are compared.
+func (s *Store) acquire(ctx context.Context) (*lease, error) {
+	var seen uint64             // revision
+	var unchanged time.Duration // how long it is known to be the newest
+	var before time.Time        // the last look that succeeded; zero if one has failed since
+	for {
+		s.mu.Lock()
+		lasts := s.lease
+		s.mu.Unlock()
+		value, rev, err := s.loadLease(ctx)
+		s.heard(err)
+		if over := s.over(ctx); over != nil {
+			return nil, over
+		}
+		now := time.Now()
+		if value.Millis > 0 {
+			lasts = time.Duration(value.Millis) * time.Millisecond
+		}
+		every := lasts / looks
+		switch {
+		case errors.Is(err, errNoStream):
+			s.look() // the tracker makes it
+			before = time.Time{}
+		case err != nil:
+			before = time.Time{}
+		case rev != seen:
+			seen, unchanged, before = rev, 0, now
+		case before.IsZero():
+			before = now
+		default:
+			unchanged += min(now.Sub(before), 2*every) // this process may have been stopped
+			before = now
+		}
+		if err == nil && (value.Node == "" || value.Instance == s.instance || unchanged >= lasts) {
+			l, err := s.takeLease(ctx, value, rev)
+			if err == nil {
+				return l, nil
+			}
+			s.heard(err)
+			before = time.Time{}
+		}
+		timer := time.NewTimer(every)
+		select {
+		case <-timer.C:
+		case <-s.freed:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// takeLease takes the lease if it still has a revision.
+func (s *Store) takeLease(ctx context.Context, value leaseValue, rev uint64) (*lease, error) {
+	s.mu.Lock()
+	value.Node, value.Instance, value.Millis = s.o.Node, s.instance, s.lease.Milliseconds()
+	s.mu.Unlock()
+	rev, err := s.saveLease(ctx, value, rev)
+	if err != nil {
+		return nil, err
+	}
+	l := &lease{
+		store: s, rev: rev, value: value, lost: make(chan struct{}),
+		ended: make(chan struct{}), update: make(chan struct{}, 1),
+	}
+	var renewing context.Context
+	renewing, l.stop = context.WithCancel(s.ctx)
+	go l.keep(renewing)
+	return l, nil
+}
+
+// keep renews the lease. The lease owns it; it ends when it is lost, or by stop,
+// and release waits for it.
+func (l *lease) keep(ctx context.Context) {
+	defer close(l.ended)
+	for {
+		l.store.mu.Lock()
+		every := l.store.lease / renewals
+		l.store.mu.Unlock()
+		timer := time.NewTimer(every)
+		select {
+		case <-timer.C:
+		case <-l.update:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+		if err := l.renew(ctx); errors.Is(err, errRefused) {
+			if l.why = l.reclaim(ctx); l.why != nil {
+				close(l.lost)
+				return
+			}
+		} else {
+			// No answer says nothing of who writes; so it goes on.
+			l.store.heard(err)
+		}
+	}
+}
+
+// renew writes what there is to say.
+func (l *lease) renew(ctx context.Context) error {
+	v := l.next()
+	rev, err := l.store.saveLease(ctx, v, l.rev)
+	if err == nil {
+		l.rev, l.value = rev, v
+	}
+	return err
+}
+
+// next returns the value that the lease is to have. What earlier terms knew is
+// kept until the present one has its fence.
+func (l *lease) next() leaseValue {
+	s := l.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := l.value
+	v.Millis = s.lease.Milliseconds()
+	if t := s.term; t != nil && t.lease == l {
+		v.Term, v.Head, v.Lost = t.number, t.confirmed, false
+	}
+	return v
+}
+
+// reclaim looks whether the lease still is this node's, after a renewal was
+// refused: an earlier one may have come late.
+func (l *lease) reclaim(ctx context.Context) error {
+	value, rev, err := l.store.loadLease(ctx)
+	switch {
+	case err != nil:
+		return nil // the next renewal is refused, too
+	case value.Instance != l.store.instance:
+		return fmt.Errorf("%w: %s", errDeposed, value.Node)
+	case value.Lost && !l.value.Lost:
+		return errors.New("another node knows of records that the log has lost")
+	}
+	l.rev = rev
+	return nil
+}
+
+// release gives the lease back, so that another node takes it at once.
+func (l *lease) release() {
+	l.stop()
+	<-l.ended
+	select {
+	case <-l.lost:
+		return
+	default:
+	}
+	s := l.store
+	v := l.next()
+	v.Node, v.Instance = "", ""
+	ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
+	defer cancel()
+	rev := l.rev
+	for r := (retry{}); ; {
+		_, err := s.saveLease(ctx, v, rev)
+		if err == nil {
+			s.peers.free()
+			return
+		}
+		if errors.Is(err, errRefused) { // a renewal may have come late
+			var now leaseValue
+			if now, rev, err = s.loadLease(ctx); err == nil && now.Instance != s.instance {
+				return
+			}
+		}
+		if !r.again(ctx, retryLeast, freeTimeout/4) {
+			return
+		}
+	}
+}
+
+// markLost has the next term begin an epoch, and the present one end: offsets
+// were given that the log has lost.
+func (s *Store) markLost(ctx context.Context) error {
+	value, rev, err := s.loadLease(ctx)
+	if err != nil || value.Lost {
+		return err
+	}
+	value.Lost = true
+	_, err = s.saveLease(ctx, value, rev)
+	return err
+}
+
+// savedCheckpoint is what is known of the newest checkpoint.
+type savedCheckpoint struct {
+	rev   uint64
+	head  uint64 // offset of the newest record in it
+	bytes int64  // of records since then
+	at    time.Time
+}
+
+const (
+	// checkpointEvery is how often a checkpoint is written, if there is anything
+	// new.
+	checkpointEvery = 10 * time.Second
+
+	// checkpointShare is the share of what is retained after which it is written
+	// at once: what is evicted is in one.
+	checkpointShare = 4
+)
+
+// checkpointDueLocked reports whether a checkpoint is to be written.
+func (s *Store) checkpointDueLocked() bool {
+	c := &s.saved
+	if s.log.head == c.head {
+		return false
+	}
+	every := checkpointEvery
+	if s.bounds.Age > 0 {
+		every = min(every, max(s.bounds.Age/checkpointShare, time.Second))
+	}
+	return time.Since(c.at) > every ||
+		s.bounds.Events > 0 && s.log.head-c.head > s.bounds.Events/checkpointShare ||
+		s.bounds.Bytes > 0 && c.bytes > s.bounds.Bytes/checkpointShare
+}
+
+// writeCheckpoint saves what is known of the log, so that a node that opens it
+// need not read it all, and knows of what is no longer retained. The writer calls
+// it.
+func (s *Store) writeCheckpoint(ctx context.Context) {
+	s.mu.Lock()
+	if s.log.head == s.saved.head {
+		s.mu.Unlock()
+		return
+	}
+	head, rev := s.log.head, s.saved.rev
+	s.saved.at, s.saved.bytes = time.Now(), 0
+	p, err := s.log.save(s.eng.maxRecord())
+	s.mu.Unlock()
+	if err == nil {
+		rev, err = s.eng.save(ctx, checkpointKey, p, rev)
+	}
+	if errors.Is(err, errRefused) { // of another writer; the next one succeeds
+		_, rev, err = s.eng.load(ctx, checkpointKey)
+		head = 0
+	}
+	s.heard(err)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saved.rev, s.saved.head = rev, head
+}

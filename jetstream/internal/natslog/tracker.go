@@ -1,0 +1,433 @@
+package natslog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
+)
+
+const (
+	// retryLeast and retryMost bound how long to wait before following is tried
+	// again.
+	retryLeast = 50 * time.Millisecond
+	retryMost  = time.Second
+
+	// beyondKnown is by how much the offsets of a stream that is made anew begin
+	// beyond those that are known: others may have known more, and every cursor is
+	// to find a gap.
+	beyondKnown = 1 << 16
+)
+
+// errLost says that the stream ends before records that it has had.
+var errLost = errors.New("the JetStream stream has lost records, after a power cut or from a backup; the next writer begins an epoch")
+
+// load reads the state that the log begins with for this node: the newest
+// checkpoint, or that before the first record. It makes the stream if there is
+// none.
+func (s *Store) load(ctx context.Context) error {
+	saved, rev, err := s.eng.load(ctx, checkpointKey)
+	if err != nil && !errors.Is(err, errNoStream) {
+		return err
+	}
+	s.saved.rev = rev
+	known := false
+	if rev > 0 {
+		if s.log, err = loadState(saved); err != nil {
+			s.o.Logger.Warn("the checkpoint of the log cannot be read, the whole log is", zap.Error(err))
+		} else {
+			known, s.known = true, s.log.head
+		}
+	}
+	in, err := s.eng.info(ctx)
+	if errors.Is(err, errNoStream) {
+		in, err = s.remake(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case !known:
+		s.log = newState(in)
+	case in.incarnation != s.log.incarnation:
+		s.log.adopt(in)
+	case s.log.head > in.last: // nobody has been handed anything yet
+		s.log.rewind(in.last + 1)
+	}
+	s.saved.head = s.log.head
+	s.info, s.until = in, in.last
+	s.loaded = s.log.head >= s.until
+	return nil
+}
+
+// remake makes the JetStream stream, which is missing, and returns its state. Who
+// of several nodes is first has chosen where its offsets begin.
+func (s *Store) remake(ctx context.Context) (streamInfo, error) {
+	lease, err := s.readLease(ctx)
+	if err != nil && !errors.Is(err, errNoStream) {
+		return streamInfo{}, err
+	}
+	s.mu.Lock()
+	known := max(s.known, s.log.head, lease.Head)
+	s.mu.Unlock()
+	known = max(known, s.peers.head())
+	first := uint64(1)
+	if known > 0 {
+		first = known + beyondKnown
+		s.o.Logger.Warn("the JetStream stream of the log is gone, and is made anew", zap.Uint64("first", first))
+	}
+	if err := s.eng.create(ctx, logstore.NewEpochID(), first); err != nil {
+		return streamInfo{}, err
+	}
+	return s.eng.info(ctx)
+}
+
+// track follows the stream for as long as the store is open. Open starts it,
+// Close ends it by its context.
+func (s *Store) track() {
+	wait := retryLeast
+	for {
+		began := time.Now()
+		err := s.trackOnce(s.ctx)
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.heard(err)
+		if errors.Is(err, errNoStream) {
+			_, err = s.remake(s.ctx)
+			s.heard(err)
+		}
+		if time.Since(began) > retryMost {
+			wait = retryLeast
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+			wait = min(2*wait, retryMost)
+		case <-s.recheck:
+			wait = retryLeast
+		case <-s.ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// look has the tracker look whether the stream is what is known of it.
+func (s *Store) look() { nudge(s.recheck) }
+
+// trackOnce follows the stream until something is wrong, or it is to look anew.
+func (s *Store) trackOnce(ctx context.Context) error {
+	in, err := s.eng.info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.reconcile(ctx, in); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go s.interrupt(ctx, cancel)
+	s.mu.Lock()
+	from := s.log.head + 1
+	s.mu.Unlock()
+	s.heard(nil)
+	return s.eng.follow(ctx, from, func(batch []message) error { return s.take(ctx, batch) })
+}
+
+// interrupt ends a follower when the tracker is to look anew. trackOnce owns it; it
+// ends with the context.
+func (s *Store) interrupt(ctx context.Context, cancel context.CancelCauseFunc) {
+	select {
+	case <-s.recheck:
+		cancel(errInterrupted)
+	case <-ctx.Done():
+	}
+}
+
+// reconcile compares what is known of the log with what the stream has. Where
+// they differ, records were lost, and what came in their place is handed over
+// next.
+func (s *Store) reconcile(ctx context.Context, in streamInfo) error {
+	s.mu.Lock()
+	if in.incarnation != s.log.incarnation {
+		s.log.adopt(in)
+		s.againLocked(in.origin)
+	}
+	head, sum, unknown := s.log.head, s.log.sum, s.log.unknown
+	at := min(head, in.last)
+	term, known := s.log.termAt(at)
+	s.mu.Unlock()
+	if at < in.first || at < in.origin {
+		return s.foundEnd(head, in)
+	}
+	var same bool
+	m, err := s.eng.record(ctx, at)
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading offset %d from JetStream: %w", at, err)
+	case at == head && !unknown:
+		same = fingerprint(m.data) == sum
+	case known:
+		same = termOf(m) == term
+	default:
+		return s.foundEnd(head, in)
+	}
+	if same {
+		return s.foundEnd(head, in)
+	}
+	to, err := s.parting(ctx, in, at)
+	if err != nil {
+		return err
+	}
+	s.o.Logger.Warn("the log has lost records, and goes on with others", zap.Uint64("from", to), zap.Uint64("known", head))
+	s.mu.Lock()
+	epoch := s.log.epoch()
+	s.known = max(s.known, head)
+	s.log.rewind(to)
+	s.againLocked(to)
+	s.mu.Unlock()
+	return s.demandEpoch(ctx, epoch, to)
+}
+
+// foundEnd notes whether the stream ends before what is known.
+func (s *Store) foundEnd(head uint64, in streamInfo) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in.last >= head {
+		s.lost = time.Time{}
+		s.settleLocked()
+		return nil
+	}
+	// An old leader that is cut off may say so, too.
+	s.err = fmt.Errorf("%w: offset %d is known, the newest is %d", errLost, head, in.last)
+	if s.lost.IsZero() {
+		s.lost = time.Now()
+	}
+	if s.term != nil && time.Since(s.lost) > s.lease {
+		s.term.endLocked(s.err)
+	}
+	s.settleLocked()
+	return s.err
+}
+
+// parting returns the first offset at which the stream has another record than
+// was known, not above at, where it has. Where terms are the same, records are.
+func (s *Store) parting(ctx context.Context, in streamInfo, at uint64) (uint64, error) {
+	s.mu.Lock()
+	low := at
+	if len(s.log.spans) > 0 {
+		low = s.log.spans[0].first
+	}
+	s.mu.Unlock()
+	low = max(low, in.first)
+	var failed error
+	n := sort.Search(int(at-min(low, at)), func(i int) bool {
+		if failed != nil {
+			return true
+		}
+		offset := low + uint64(i)
+		m, err := s.eng.record(ctx, offset)
+		if err != nil {
+			failed = fmt.Errorf("reading offset %d from JetStream: %w", offset, err)
+			return true
+		}
+		s.mu.Lock()
+		term, known := s.log.termAt(offset)
+		s.mu.Unlock()
+		return !known || termOf(m) != term
+	})
+	if n == 0 {
+		return in.first, failed // nothing is known to be the same
+	}
+	return low + uint64(n), failed
+}
+
+// demandEpoch has the writer begin an epoch, if the one who came after the loss
+// did not know of it.
+func (s *Store) demandEpoch(ctx context.Context, before string, from uint64) error {
+	m, err := s.eng.record(ctx, from)
+	if err != nil {
+		return fmt.Errorf("reading offset %d from JetStream: %w", from, err)
+	}
+	if r, err := logstore.DecodeRecord(m.data); err == nil && r.Fence() && r.ID != before {
+		return nil
+	}
+	return s.markLost(ctx)
+}
+
+// againLocked has everything from an offset on handed over again.
+func (s *Store) againLocked(from uint64) {
+	s.generation++
+	s.info, s.extra, s.lost = streamInfo{first: s.info.first}, 0, time.Time{}
+	if f := s.follower; f != nil && f.begun {
+		f.next = min(f.next, from)
+	}
+	s.cond.Broadcast()
+}
+
+// termOf returns the term of a record; 0 if it cannot be read.
+func termOf(m message) uint64 {
+	r, err := logstore.DecodeRecord(m.data)
+	if err != nil {
+		return 0
+	}
+	return r.Term
+}
+
+// take takes the next records into account, and hands them to the follower if it
+// has all before them. The engine calls it.
+func (s *Store) take(ctx context.Context, batch []message) error {
+	s.mu.Lock()
+	next := s.log.head + 1
+	s.mu.Unlock()
+	if batch[0].seq != next {
+		if err := s.checkHole(ctx, next, batch[0].seq); err != nil {
+			return err
+		}
+	}
+	records := make([]logstore.Record, 0, len(batch))
+	s.mu.Lock()
+	epoch := s.log.epoch()
+	for _, m := range batch {
+		records = append(records, s.decodeLocked(m))
+		s.log.apply(&records[len(records)-1])
+		s.saved.bytes += int64(len(m.data) + recordHeaders/2)
+		if m.seq > s.info.last {
+			s.extra += int64(len(m.data) + recordHeaders/2)
+		}
+	}
+	if s.log.epoch() != epoch {
+		s.known = 0 // cursors find out by the epoch
+	}
+	s.log.sum, s.log.unknown = fingerprint(batch[len(batch)-1].data), false
+	s.contact = time.Now()
+	if !s.loaded && s.log.head >= s.until {
+		s.loaded = true
+	}
+	if s.term != nil {
+		s.term.appliedLocked(records)
+	}
+	s.peers.noteFence(s.log.fence)
+	f := s.liveLocked(records)
+	s.settleLocked()
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	if f != nil {
+		f.hand(records)
+	}
+	return nil
+}
+
+// decodeLocked reads a record. What is none, since somebody else has published it,
+// takes its offset like a fence.
+func (s *Store) decodeLocked(m message) logstore.Record {
+	r, err := logstore.DecodeRecord(m.data)
+	if err != nil {
+		s.o.Logger.Error("something in the log is no record, and is left out", zap.Uint64("offset", m.seq), zap.Error(err))
+		r = logstore.Record{Term: s.log.term(), Time: s.log.newest}
+	}
+	r.Offset = m.seq
+	return r
+}
+
+// checkHole returns nil if the records between two offsets are no longer
+// retained. A consumer that is asked to begin with what is not, begins later
+// without an error.
+func (s *Store) checkHole(ctx context.Context, next, found uint64) error {
+	if found < next {
+		return fmt.Errorf("JetStream returned offset %d, after %d", found, next-1)
+	}
+	in, err := s.eng.info(ctx)
+	if err != nil {
+		return err
+	}
+	if in.first >= found {
+		return nil
+	}
+	if _, err := s.eng.record(ctx, found-1); !errors.Is(err, errNoRecord) {
+		return fmt.Errorf("JetStream returned offset %d, after %d", found, next-1)
+	}
+	return nil // removed by hand, or by now
+}
+
+// watch asks for the state of the stream, so that Status does not have to. Open
+// starts it, Close ends it by its context.
+func (s *Store) watch() {
+	const (
+		tick  = 500 * time.Millisecond
+		idle  = 4  // ticks between looks while nothing comes
+		audit = 10 // ticks between looks at what is behind what is known
+	)
+	for n := 0; s.pause(tick); n++ {
+		s.mu.Lock()
+		moved := s.log.head > s.info.last
+		s.settleLocked()
+		s.mu.Unlock()
+		if moved || n%idle == 0 {
+			s.heard(s.refresh())
+		}
+		if n%audit == audit-1 {
+			s.audit()
+		}
+	}
+}
+
+// refresh asks for the state of the stream.
+func (s *Store) refresh() error {
+	in, err := s.eng.info(s.ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	oldest := s.oldest
+	current := in.incarnation == s.log.incarnation
+	lost := in.last < s.log.head
+	s.mu.Unlock()
+	if !current || lost {
+		s.look()
+		return nil
+	}
+	if in.first <= in.last && oldest.offset != in.first {
+		m, err := s.eng.record(s.ctx, in.first)
+		if errors.Is(err, errNoRecord) {
+			return nil // the next look finds another one
+		}
+		if err != nil {
+			return err
+		}
+		oldest = arrival{offset: in.first}
+		if r, err := logstore.DecodeRecord(m.data); err == nil {
+			oldest.time = r.Time
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in.incarnation == s.log.incarnation && in.last >= s.info.last {
+		s.info, s.oldest = in, oldest
+		if s.log.head <= in.last {
+			s.extra = 0
+		}
+	}
+	return nil
+}
+
+// audit compares the newest record that is known with that of the stream.
+// Records may be lost without a sign: the consumer waits for what comes after
+// those that it has sent.
+func (s *Store) audit() {
+	s.mu.Lock()
+	head, sum, unknown := s.log.head, s.log.sum, s.log.unknown
+	s.mu.Unlock()
+	if unknown || head == 0 {
+		return
+	}
+	m, err := s.eng.record(s.ctx, head)
+	if err == nil && fingerprint(m.data) != sum {
+		s.look()
+	}
+}

@@ -1,0 +1,92 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+	"github.com/sse-fanin/caddy-sse-fanin/jetstream/internal/natslog"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
+)
+
+// Without any of the permissions in the documentation, something is denied.
+func TestNoPermissionIsToSpare(t *testing.T) {
+	allowed := documented(t).Users[0].Permissions
+	for _, subject := range slices.Concat(allowed.Publish.Allow, allowed.Subscribe.Allow) {
+		t.Run(subject, func(t *testing.T) {
+			t.Parallel()
+			without := func(subjects []string) []string {
+				return slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == subject })
+			}
+			nats := startNATS(t, &server.Options{Users: []*server.User{{Username: "caddy", Password: password, Permissions: &server.Permissions{
+				Publish:   &server.SubjectPermission{Allow: without(allowed.Publish.Allow)},
+				Subscribe: &server.SubjectPermission{Allow: without(allowed.Subscribe.Allow)},
+				Response:  allowed.Response,
+			}}}})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var using sync.WaitGroup
+			defer using.Wait()
+			defer cancel()
+			using.Go(func() { useLog(ctx, nats.url("nats")) })
+			must(t, ssetest.Await(patience, "it is denied", func() bool { return len(nats.log.with("Permissions Violation")) > 0 }))
+			for _, line := range nats.log.with("Permissions Violation") {
+				if begin, _, _ := strings.Cut(subject, "*"); !strings.Contains(line, strings.TrimSuffix(begin, ">")) {
+					t.Errorf("something else is denied: %s", line)
+				}
+			}
+		})
+	}
+}
+
+// useLog does on one log all that two nodes may do, until ctx ends.
+func useLog(ctx context.Context, url string) {
+	options := natslog.Options{
+		Stream: "live", Servers: []string{url}, User: "caddy", Password: password,
+		Lease: time.Second, Bounds: logstore.Bounds{Bytes: 64 << 20}, Logger: zap.NewNop(),
+	}
+	open := func() *natslog.Store {
+		for ctx.Err() == nil {
+			if store, err := natslog.Open(ctx, options); err == nil {
+				return store
+			}
+		}
+		return nil
+	}
+	first, second := open(), open()
+	if first == nil || second == nil {
+		return
+	}
+	defer first.Close()
+	defer second.Close()
+	second.Answer(func(question []byte) []byte { return question })
+	go second.Follow(ctx, 1, func([]logstore.Record) {}) //nolint:errcheck // Close ends it
+	go first.Follow(ctx, 1, func([]logstore.Record) {})  //nolint:errcheck // Close ends it
+	first.Tell([]byte("something"))
+	first.SetBounds(logstore.Bounds{Bytes: 32 << 20})
+	term, err := first.Campaign(ctx)
+	if err != nil {
+		return
+	}
+	for ctx.Err() == nil {
+		err := term.Append(&logstore.Record{Time: time.Now().UnixMilli(), Source: "a", Body: make([]byte, 4<<10)})
+		if errors.Is(err, logstore.ErrNoRoom) {
+			err = term.Wait(ctx)
+		}
+		if err != nil {
+			return
+		}
+		if last := first.Status().Last; last%100 == 1 {
+			_, _ = first.Read(ctx, max(last, 1), 1)
+			_, _ = first.Ask(ctx, second.Node(), []byte("question"))
+		}
+	}
+}
