@@ -21,7 +21,7 @@ var long = flag.Bool("long", false, "run the model with many more seeds")
 
 const (
 	// modelSeeds are as many as take some seconds; modelSeedsLong some minutes.
-	modelSeeds     = 150
+	modelSeeds     = 200
 	modelSeedsLong = 5000
 
 	modelNodes = 3
@@ -35,17 +35,25 @@ func TestModel(t *testing.T) {
 	if *long {
 		seeds = modelSeedsLong
 	}
-	for seed := range seeds {
-		if problem := runModel(t, uint64(seed), ""); problem != nil {
-			t.Fatalf("seed %d: %v", seed, problem)
-		}
+	const parts = 2
+	for part := range parts {
+		t.Run(strconv.Itoa(part), func(t *testing.T) {
+			t.Parallel()
+			for seed := part; seed < seeds; seed += parts {
+				if problem := runModel(t, uint64(seed), ""); problem != nil {
+					t.Fatalf("seed %d: %v", seed, problem)
+				}
+			}
+		})
 	}
 }
 
 // A model that finds nothing wrong without fences or chains is worth nothing.
 func TestModelFindsWhatIsBroken(t *testing.T) {
+	t.Parallel()
 	for _, broken := range []string{"chain", "fence", "short fence"} {
 		t.Run(broken, func(t *testing.T) {
+			t.Parallel()
 			for seed := range uint64(modelSeeds) {
 				if problem := runModel(t, seed, broken); problem != nil {
 					t.Logf("seed %d: %v", seed, problem)

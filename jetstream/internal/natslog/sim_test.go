@@ -220,7 +220,7 @@ func (n *simNode) follow(ctx context.Context, from uint64, handle func([]message
 	gone, id := n.gone, n.id
 	n.mu.Unlock()
 	for {
-		timer := time.NewTimer(10 * time.Millisecond)
+		timer := time.NewTimer(25 * time.Millisecond)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
