@@ -3,6 +3,7 @@ package natslog
 import (
 	"fmt"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -120,3 +121,11 @@ func mustOpen(t testing.TB, o Options) *Store {
 
 // Interface guards
 var _ logstore.Shared = (*Store)(nil)
+
+// copyTree copies a folder.
+func copyTree(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
