@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -291,8 +290,7 @@ func TestServerLosesTheTail(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := startServer(t, func(o *server.Options) { o.StoreDir = dir })
-	port := s.Addr().String()
-	port = port[strings.LastIndexByte(port, ':')+1:]
+	port := portOf(t, s.Addr().String())
 	o := testOptions(t, s.ClientURL())
 	a, b := mustOpen(t, o), mustOpen(t, o)
 	ra, rb := read(t, a), read(t, b)
@@ -304,8 +302,7 @@ func TestServerLosesTheTail(t *testing.T) {
 	copyTree(t, dir, backup)
 	restart := func(dir string) *server.Server {
 		return startServer(t, func(o *server.Options) {
-			o.StoreDir = dir
-			o.Port, _ = strconv.Atoi(port)
+			o.StoreDir, o.Port = dir, port
 		})
 	}
 	s = restart(dir)
