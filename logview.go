@@ -39,6 +39,9 @@ type storeStatus struct {
 	Resyncs uint64        `json:"resyncs"`
 	Epochs  []epochStatus `json:"epochs"` // oldest first
 
+	// The nodes that serve the stream, by name, where several share the log.
+	Nodes []nodeStatus `json:"nodes,omitempty"`
+
 	err            error
 	oldest, newest int64 // arrivals
 }
@@ -56,11 +59,12 @@ func (d *durable) view() *storeStatus {
 	s := &storeStatus{
 		Kind: def.kind, State: st.State, Since: unixMilli(st.Since),
 		First: st.First, Last: st.Last, Bytes: st.Bytes,
-		MemoryFirst: d.log.Tail(),
+		MemoryFirst: d.log().memory.Tail(),
 		Term:        st.Term, Writer: st.Writer, Takeovers: st.Takeovers,
 		Buffered: st.Buffered, BufferedBytes: st.BufferedBytes,
 		Refused: st.Refused, Resyncs: st.Resyncs,
 		Epochs: make([]epochStatus, 0, len(epochs)),
+		Nodes:  d.cluster.nodes(),
 		err:    st.Err, oldest: st.Oldest, newest: st.Newest,
 	}
 	if st.Err != nil {

@@ -202,7 +202,7 @@ func TestReadinessOfLogs(t *testing.T) {
 	in := func(state logstore.State, err string) logStatus {
 		return logStatus{Store: &storeStatus{State: state, Error: err}}
 	}
-	idle, fed := []upstreamStatus{{Name: "a", State: phaseIdle}}, []upstreamStatus{{Name: "a", State: phaseUp}}
+	idle, fed := []*upstreamStatus{{Name: "a", State: phaseIdle}}, []*upstreamStatus{{Name: "a", State: phaseUp}}
 	for name, tc := range map[string]struct {
 		stream streamStatus
 		want   string

@@ -123,78 +123,91 @@ func (m *streamCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, now time.Time) {
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{v.Name}, labels...)...)
-	}
-	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), append([]string{v.Name}, labels...)...)
-	}
+	s := streamSamples{ch, v.Name}
 	for name, n := range v.counted {
 		up := 0.0
 		if n.up {
 			up = 1
 		}
-		gauge(m.upstreamUp, up, name)
-		gauge(m.lastEvent, float64(n.lastEvent)/1000, name)
-		counter(m.connects, n.connects, name)
+		s.gauge(m.upstreamUp, up, name)
+		s.gauge(m.lastEvent, float64(n.lastEvent)/1000, name)
+		s.counter(m.connects, n.connects, name)
 		for i, why := range reasons {
-			counter(m.disconnects, n.ends[i], name, string(why))
+			s.counter(m.disconnects, n.ends[i], name, string(why))
 		}
-		counter(m.received, n.events, name)
-		counter(m.receivedBytes, n.bytes, name)
-		counter(m.skipped, n.tooLarge, name, skippedTooLarge)
-		counter(m.skipped, n.unwanted, name, skippedType)
-		counter(m.duplicates, n.duplicates, name)
+		s.counter(m.received, n.events, name)
+		s.counter(m.receivedBytes, n.bytes, name)
+		s.counter(m.skipped, n.tooLarge, name, skippedTooLarge)
+		s.counter(m.skipped, n.unwanted, name, skippedType)
+		s.counter(m.duplicates, n.duplicates, name)
 	}
-	gauge(m.clients, float64(v.Clients.Connected))
-	counter(m.clientsTotal, v.Clients.Total)
-	gauge(m.maxClients, float64(v.Clients.Max))
+	s.gauge(m.clients, float64(v.Clients.Connected))
+	s.counter(m.clientsTotal, v.Clients.Total)
+	s.gauge(m.maxClients, float64(v.Clients.Max))
 	for _, why := range allRefusals {
-		counter(m.refused, v.Clients.Refused[why], string(why))
+		s.counter(m.refused, v.Clients.Refused[why], string(why))
 	}
 	if v.Keyed {
-		gauge(m.keys, float64(v.Keys))
-		gauge(m.maxStreams, float64(v.MaxKeys))
+		s.gauge(m.keys, float64(v.Keys))
+		s.gauge(m.maxStreams, float64(v.MaxKeys))
 	}
 	for i, why := range endReasons {
-		counter(m.clientEnds, v.ends[i], string(why))
+		s.counter(m.clientEnds, v.ends[i], string(why))
 	}
-	counter(m.delivered, v.Delivered.Events)
-	counter(m.deliveredBytes, v.Delivered.Bytes)
-	counter(m.replayed, v.Delivered.Replayed)
-	counter(m.gaps, v.Gaps.Expired, gapExpired)
-	counter(m.gaps, v.Gaps.Unknown, gapUnknown)
-	gauge(m.retainedEvents, float64(v.Log.Events))
-	gauge(m.retainedBytes, float64(v.Log.Memory))
+	s.counter(m.delivered, v.Delivered.Events)
+	s.counter(m.deliveredBytes, v.Delivered.Bytes)
+	s.counter(m.replayed, v.Delivered.Replayed)
+	s.counter(m.gaps, v.Gaps.Expired, gapExpired)
+	s.counter(m.gaps, v.Gaps.Unknown, gapUnknown)
+	s.gauge(m.retainedEvents, float64(v.Log.Events))
+	s.gauge(m.retainedBytes, float64(v.Log.Memory))
 	age := 0.0
 	if v.Log.Oldest != 0 {
 		age = max(now.Sub(time.UnixMilli(v.Log.Oldest)).Seconds(), 0)
 	}
-	gauge(m.retainedAge, age)
-	gauge(m.maxLag, float64(v.Clients.MaxLag))
+	s.gauge(m.retainedAge, age)
+	s.gauge(m.maxLag, float64(v.Clients.MaxLag))
 	ch <- v.delay.metric(m.deliveryDelay, v.Name)
 
-	s := v.Log.Store
-	if s == nil {
+	log := v.Log.Store
+	if log == nil {
 		return
 	}
 	for _, state := range logStates {
 		is := 0.0
-		if state == s.State {
+		if state == log.State {
 			is = 1
 		}
-		gauge(m.logState, is, string(state))
+		s.gauge(m.logState, is, string(state))
 	}
-	gauge(m.logHead, float64(s.Last))
-	gauge(m.logFirst, float64(s.First))
-	gauge(m.logBytes, float64(s.Bytes))
-	gauge(m.logBuffered, float64(s.Buffered))
-	gauge(m.logBufferedBytes, float64(s.BufferedBytes))
-	gauge(m.logTerm, float64(s.Term))
-	counter(m.logTakeovers, s.Takeovers)
-	counter(m.logRefused, s.Refused)
-	counter(m.logResyncs, s.Resyncs)
+	s.gauge(m.logHead, float64(log.Last))
+	s.gauge(m.logFirst, float64(log.First))
+	s.gauge(m.logBytes, float64(log.Bytes))
+	s.gauge(m.logBuffered, float64(log.Buffered))
+	s.gauge(m.logBufferedBytes, float64(log.BufferedBytes))
+	s.gauge(m.logTerm, float64(log.Term))
+	s.counter(m.logTakeovers, log.Takeovers)
+	s.counter(m.logRefused, log.Refused)
+	s.counter(m.logResyncs, log.Resyncs)
 	ch <- v.commits.metric(m.commitDelay, v.Name)
+}
+
+// streamSamples sends the metrics of one stream.
+type streamSamples struct {
+	ch     chan<- prometheus.Metric
+	stream string
+}
+
+func (s *streamSamples) gauge(d *prometheus.Desc, value float64, labels ...string) {
+	s.send(d, prometheus.GaugeValue, value, labels)
+}
+
+func (s *streamSamples) counter(d *prometheus.Desc, value uint64, labels ...string) {
+	s.send(d, prometheus.CounterValue, float64(value), labels)
+}
+
+func (s *streamSamples) send(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels []string) {
+	s.ch <- prometheus.MustNewConstMetric(d, kind, value, append([]string{s.stream}, labels...)...)
 }
 
 // metric returns the histogram as that of a stream.

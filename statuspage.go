@@ -254,7 +254,7 @@ func recentOf(name string) []recentEvent {
 	if log == nil {
 		return nil
 	}
-	log.Expire(time.Now())
+	log.memory.Expire(time.Now())
 	var events []recentEvent
 	log.newest(newestEvents, func(stored []byte, arrived int64) {
 		if ev, ok := decodeRecent(stored); ok {

@@ -258,10 +258,10 @@ func TestStatusOfAStreamThatIsNotThere(t *testing.T) {
 }
 
 func TestStatusReadiness(t *testing.T) {
-	up := func(states ...phase) []upstreamStatus {
-		var all []upstreamStatus
+	up := func(states ...phase) []*upstreamStatus {
+		var all []*upstreamStatus
 		for i, state := range states {
-			all = append(all, upstreamStatus{Name: string(rune('a' + i)), State: state})
+			all = append(all, &upstreamStatus{Name: string(rune('a' + i)), State: state})
 		}
 		return all
 	}

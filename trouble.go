@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -75,17 +76,17 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 		if s == nil {
 			s = new(oneHistory) // it came after the last sample
 		}
-		for k := range st.Upstreams {
-			if t, ok := s.upstreamTrouble(st, &st.Upstreams[k], now); ok {
-				t.Stream, t.Upstream = st.Name, st.Upstreams[k].Name
+		for _, us := range st.Upstreams {
+			if t, ok := s.upstreamTrouble(st, us, now); ok {
+				t.Stream, t.Upstream = st.Name, us.Name
 				found = append(found, t)
 			}
-			if t, ok := replicaTrouble(st, &st.Upstreams[k], now); ok {
-				t.Stream, t.Upstream = st.Name, st.Upstreams[k].Name
+			if t, ok := replicaTrouble(st, us, now); ok {
+				t.Stream, t.Upstream = st.Name, us.Name
 				found = append(found, t)
 			}
-			if t, ok := s.skipTrouble(&st.Upstreams[k]); ok {
-				t.Stream, t.Upstream = st.Name, st.Upstreams[k].Name
+			if t, ok := s.skipTrouble(us); ok {
+				t.Stream, t.Upstream = st.Name, us.Name
 				found = append(found, t)
 			}
 		}
@@ -103,8 +104,9 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 			found[i].Commands = []string{}
 		}
 	}
-	slices.SortStableFunc(found, func(a, b trouble) int {
-		return cmp.Or(cmp.Compare(a.rank(), b.rank()), naturally(a.Stream, b.Stream), naturally(a.Upstream, b.Upstream))
+	sort.SliceStable(found, func(i, j int) bool {
+		a, b := &found[i], &found[j]
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), naturally(a.Stream, b.Stream), naturally(a.Upstream, b.Upstream)) < 0
 	})
 	return found
 }
@@ -236,7 +238,7 @@ func replicaTrouble(st *streamStatus, us *upstreamStatus, now time.Time) (troubl
 	if us.Policy != policyMirror {
 		// An earlier one is not tried again while this one works, so what is
 		// known of it becomes old.
-		at := slices.IndexFunc(all, func(rep replicaStatus) bool { return rep.up })
+		at := slices.IndexFunc(all, func(rep *replicaStatus) bool { return rep.up })
 		if at < 1 || all[0].failed == "" || up > recentMinutes*time.Minute {
 			return trouble{}, false
 		}
@@ -262,7 +264,7 @@ func replicaTrouble(st *streamStatus, us *upstreamStatus, now time.Time) (troubl
 	}
 	t.What = fmt.Sprintf("%d of %d servers %s connected. Not %s", n, len(all), isAre(n), strings.Join(missing, ", nor "))
 	t.Remedy = "Events go on as long as one is connected; if that fails, too, they stop. Look at the server that is not. It is tried again by itself."
-	down := slices.IndexFunc(all, func(rep replicaStatus) bool { return !rep.up })
+	down := slices.IndexFunc(all, func(rep *replicaStatus) bool { return !rep.up })
 	t.Commands = append(askURL(us, all[down].url), reconnectCommand(st.Name, us.Name)...)
 	return t, true
 }
