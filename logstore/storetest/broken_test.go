@@ -18,14 +18,14 @@ const brokenEnv = "STORETEST_BROKEN"
 
 // broken is a store with something wrong.
 type broken struct {
-	logstore.Store
+	logstore.Shared
 	what string
 }
 
 var opened atomic.Uint64
 
 func (b *broken) Follow(ctx context.Context, from uint64, apply func([]logstore.Record)) error {
-	return b.Store.Follow(ctx, from, func(batch []logstore.Record) {
+	return b.Shared.Follow(ctx, from, func(batch []logstore.Record) {
 		switch {
 		case b.what == "twice":
 			apply(batch)
@@ -44,12 +44,12 @@ func (b *broken) Campaign(ctx context.Context) (logstore.Term, error) {
 	if b.what == "campaigns on" {
 		ctx = context.WithoutCancel(ctx)
 	}
-	term, err := b.Store.Campaign(ctx)
+	term, err := b.Shared.Campaign(ctx)
 	return &brokenTerm{term, b.what}, err
 }
 
 func (b *broken) Epochs() []logstore.Epoch {
-	epochs := b.Store.Epochs()
+	epochs := b.Shared.Epochs()
 	if b.what == "forgets its epoch" {
 		epochs[0].ID += string(rune('a' + opened.Load()%26))
 	}
@@ -57,18 +57,18 @@ func (b *broken) Epochs() []logstore.Epoch {
 }
 
 func (b *broken) Read(ctx context.Context, from uint64, size int) ([]logstore.Record, error) {
-	records, err := b.Store.Read(ctx, from, size)
+	records, err := b.Shared.Read(ctx, from, size)
 	if b.what == "reads too much" {
-		return b.Store.Read(ctx, from, 1<<30)
+		return b.Shared.Read(ctx, from, 1<<30)
 	}
 	if b.what == "evicts silently" && err != nil {
-		return b.Store.Read(ctx, b.Status().First, size)
+		return b.Shared.Read(ctx, b.Status().First, size)
 	}
 	return records, err
 }
 
 func (b *broken) Latest(ctx context.Context) (map[string]logstore.Latest, error) {
-	all, err := b.Store.Latest(ctx)
+	all, err := b.Shared.Latest(ctx)
 	for source, l := range all {
 		switch {
 		case b.what == "forgets sources" && l.Offset < b.Status().First:
@@ -84,8 +84,29 @@ func (b *broken) Latest(ctx context.Context) (map[string]logstore.Latest, error)
 
 func (b *broken) SetBounds(bounds logstore.Bounds) {
 	if b.what != "keeps everything" {
-		b.Store.SetBounds(bounds)
+		b.Shared.SetBounds(bounds)
 	}
+}
+
+func (b *broken) Node() string {
+	if b.what == "names nodes alike" {
+		return "node"
+	}
+	return b.Shared.Node()
+}
+
+func (b *broken) Tell(told []byte) {
+	if b.what != "tells nothing" {
+		b.Shared.Tell(told)
+	}
+}
+
+func (b *broken) Ask(ctx context.Context, node string, question []byte) ([]byte, error) {
+	answer, err := b.Shared.Ask(ctx, node, question)
+	if b.what == "answers for nobody" {
+		return answer, nil
+	}
+	return answer, err
 }
 
 type brokenTerm struct {
@@ -132,6 +153,9 @@ var brokenIn = map[string]string{
 	"numbers terms alike": "NumbersTermsUpwards",
 	"appends for ever":    "SaysWhenATermIsOver",
 	"releases nothing":    "SaysWhenATermIsOver",
+	"names nodes alike":   "AsksOtherNodes",
+	"tells nothing":       "TellsOtherNodes",
+	"answers for nobody":  "AsksOtherNodes",
 }
 
 // TestBroken is the suite with a store that is broken. It is a test of its own
@@ -147,7 +171,7 @@ func TestBroken(t *testing.T) {
 		open := o.Open
 		o.Open = func(t *testing.T) logstore.Store {
 			opened.Add(1)
-			return &broken{open(t), what}
+			return &broken{open(t).(logstore.Shared), what}
 		}
 		return o
 	})

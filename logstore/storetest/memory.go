@@ -34,6 +34,7 @@ type Memory struct {
 	stalls  int
 	since   time.Time // of the newest stall
 	buffer  int64
+	nodes   []*memoryNode // that are open
 }
 
 // memoryBuffer bounds what a node may have appended that is not committed, in
@@ -173,9 +174,14 @@ func (m *Memory) copyLocked(from uint64, size int) []logstore.Record {
 	return records
 }
 
-// Open returns the log as one node has it. name is for Status.
-func (m *Memory) Open(name string) logstore.Store {
-	return &memoryNode{log: m, name: name, since: time.Now()}
+// Open returns the log as one node has it. No two nodes that are open have the
+// same name.
+func (m *Memory) Open(name string) logstore.Shared {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := &memoryNode{log: m, name: name, since: time.Now(), talk: memoryTalk{answering: make(chan struct{}, 1)}}
+	m.nodes = append(m.nodes, n)
+	return n
 }
 
 // memoryNode is one node's view of the log.
@@ -189,6 +195,7 @@ type memoryNode struct {
 	terms     uint64
 	closed    bool
 	since     time.Time
+	talk      memoryTalk
 }
 
 // overLocked returns why nothing is to be waited for any more.
@@ -375,6 +382,7 @@ func (n *memoryNode) Close() error {
 	defer m.mu.Unlock()
 	if !n.closed {
 		n.closed, n.since = true, time.Now()
+		m.nodes = slices.DeleteFunc(m.nodes, func(other *memoryNode) bool { return other == n })
 		if t := m.writer; t != nil && t.node == n {
 			t.endLocked(logstore.ErrClosed)
 			late := time.AfterFunc(memoryGrace+m.delay, func() {
@@ -391,6 +399,3 @@ func (n *memoryNode) Close() error {
 	}
 	return nil
 }
-
-// Interface guards
-var _ logstore.Store = (*memoryNode)(nil)

@@ -20,7 +20,8 @@ type Opener struct {
 	// committed is there again. Required.
 	Open func(t *testing.T) logstore.Store
 
-	// Shared says that several nodes can have the log open.
+	// Shared says that several nodes can have the log open; the stores are
+	// logstore.Shared then.
 	Shared bool
 
 	// Block keeps the store from committing anything, so that its buffer fills
@@ -58,6 +59,9 @@ func Run(t *testing.T, newLog func(t *testing.T) Opener) {
 		{"ClosesWhatRuns", closesWhatRuns},
 		{"FillsAndDrainsItsBuffer", fillsAndDrainsItsBuffer},
 		{"HandsOverBetweenNodes", handsOverBetweenNodes},
+		{"TellsOtherNodes", tellsOtherNodes},
+		{"AsksOtherNodes", asksOtherNodes},
+		{"EndsQuestionsWithTheirContext", endsQuestionsWithTheirContext},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newLog(t)) })
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -82,8 +83,8 @@ func (s *Store) leaveTurn() {
 
 // attempt is a fence that was published.
 type attempt struct {
-	record logstore.Record
-	data   []byte
+	record logstore.Record // each record of it, with the offset of the last
+	data   [][]byte
 	result chan error // capacity 1: the answer
 }
 
@@ -132,14 +133,13 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 	found := false
 	s.waitUntil(ctx, catchUpTimeout, func() bool {
 		for _, a := range *attempts {
-			if s.log.fence.nonce == a.record.Hash && s.log.fence.node == s.o.Node {
+			if s.log.fence.nonce == a.record.Hash && in.last >= a.record.Offset { // or it is lost again
 				own, found = a, true
 			}
 		}
 		return found || s.log.incarnation == in.incarnation && s.log.head >= in.last
 	})
 	if found {
-		own.record.Offset = s.fenceOffset()
 		return own, nil
 	}
 	s.mu.Lock()
@@ -168,14 +168,7 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 		s.mu.Unlock()
 		s.look()
 	}
-	a.record.Offset = expected + 1
 	return a, err
-}
-
-func (s *Store) fenceOffset() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.log.fence.offset
 }
 
 // newFenceLocked returns a fence to be appended behind an offset. If it is, and a
@@ -190,7 +183,13 @@ func (s *Store) newFenceLocked(l *lease, behind uint64) attempt {
 		Term: max(l.rev, s.log.term()+1, l.value.Term+1), Time: s.log.newest,
 		Source: s.o.Node, ID: epoch, Hash: rand.Uint64() | 1,
 	}
-	return attempt{r, r.AppendTo(nil), make(chan error, 1)}
+	length := uint64(s.fenceLength)
+	r.Offset = behind + length
+	data := slices.Repeat([][]byte{r.AppendTo(nil)}, int(length))
+	begin := r
+	begin.Type = fenceBegins
+	data[0] = begin.AppendTo(nil)
+	return attempt{r, data, make(chan error, 1)}
 }
 
 // confirmFence waits until the fence was applied, and begins the term. nil: it is
@@ -202,7 +201,7 @@ func (s *Store) confirmFence(ctx context.Context, l *lease, a attempt) *term {
 	}
 	s.mu.Unlock()
 	mine := func() bool {
-		return s.log.fence.nonce == a.record.Hash && s.log.fence.offset == a.record.Offset && s.log.head >= a.record.Offset
+		return s.log.fence.nonce == a.record.Hash && s.log.fence.last == a.record.Offset
 	}
 	applied := s.waitUntil(ctx, catchUpTimeout, func() bool { return mine() && s.caughtUpLocked() })
 	s.mu.Lock()

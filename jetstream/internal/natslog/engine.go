@@ -47,12 +47,12 @@ type engine interface {
 	// the caller. The error of handle is returned.
 	follow(ctx context.Context, from uint64, handle func([]message) error) error
 
-	// publish has a record appended if the newest sequence is expected, and calls
-	// done with nil once it is committed, with errRefused if it never will be by
-	// this call, with another error or never if that is not known. Records that
-	// are published one after the other arrive in this order, or not at all. It
-	// does not wait; done must not either.
-	publish(expected uint64, data []byte, done func(error))
+	// publish has records appended, all of them or none, if the newest sequence is
+	// expected. It calls done with nil once they are committed, with errRefused if
+	// they never will be by this call, with another error or never if that is not
+	// known. Records that are published one call after the other arrive in this
+	// order, late or not at all. It does not wait; done must not either.
+	publish(expected uint64, records [][]byte, done func(error))
 
 	// load returns the value of a key and its revision, as its leader has it; 0 if
 	// there is none.

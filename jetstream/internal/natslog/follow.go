@@ -3,6 +3,7 @@ package natslog
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
@@ -96,8 +97,9 @@ func (f *follower) handOver(records []logstore.Record, generation uint64) {
 	}
 	f.begun = true
 	f.next = records[len(records)-1].Offset + 1
+	epochs := slices.Clone(s.log.epochs)
 	s.mu.Unlock()
-	f.apply(records)
+	f.applyByEpoch(records, epochs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cond.Broadcast()
@@ -129,13 +131,26 @@ func (f *follower) hand(records []logstore.Record) {
 	for records[0].Offset < f.next { // it was to begin later
 		records = records[1:]
 	}
-	f.apply(records)
 	s := f.store
+	f.applyByEpoch(records, s.Epochs())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.begun, f.busy = true, false
 	f.next = records[len(records)-1].Offset + 1
 	s.cond.Broadcast()
+}
+
+// applyByEpoch hands records over, those of an epoch in batches of their own.
+func (f *follower) applyByEpoch(records []logstore.Record, epochs []logstore.Epoch) {
+	for _, e := range epochs {
+		first, last := records[0].Offset, records[len(records)-1].Offset
+		if e.First > first && e.First <= last {
+			n := e.First - first
+			f.apply(records[:n:n])
+			records = records[n:]
+		}
+	}
+	f.apply(records)
 }
 
 // leave waits until the tracker is done with a follower.

@@ -46,6 +46,13 @@ const (
 	codeWrongLastConst = 10164
 )
 
+// Headers of records that are appended as one.
+const (
+	headerBatch         = "Nats-Batch-Id"
+	headerBatchSequence = "Nats-Batch-Sequence"
+	headerBatchCommit   = "Nats-Batch-Commit"
+)
+
 // Metadata of the JetStream stream.
 const (
 	metaStream      = "sse_fanin_stream"
@@ -163,7 +170,7 @@ func (j *jetStream) config(incarnation string, first uint64) *jetstream.StreamCo
 	c := &jetstream.StreamConfig{
 		Name: j.stream, Subjects: []string{j.records}, Description: "a stream of Server-Sent Events",
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
-		Replicas: j.replicas, FirstSeq: first, AllowDirect: true, MaxConsumers: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1,
+		Replicas: j.replicas, FirstSeq: first, AllowDirect: true, AllowAtomicPublish: true, MaxConsumers: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1,
 		Metadata: map[string]string{
 			metaStream: j.title, metaIncarnation: incarnation, metaOrigin: strconv.FormatUint(first, 10),
 		},
@@ -175,7 +182,7 @@ func (j *jetStream) config(incarnation string, first uint64) *jetstream.StreamCo
 func applyBounds(c *jetstream.StreamConfig, b logstore.Bounds) {
 	c.MaxMsgs, c.MaxBytes, c.MaxAge = -1, -1, 0
 	if b.Events > 0 {
-		c.MaxMsgs = int64(b.Events)
+		c.MaxMsgs = int64(b.Events) + 2*fenceLength // so that a takeover costs no event
 	}
 	if b.Bytes > 0 {
 		c.MaxBytes = b.Bytes
@@ -306,22 +313,39 @@ func (j *jetStream) ackError(subject string, err error) error {
 	return err
 }
 
-// publish implements engine.
-func (j *jetStream) publish(expected uint64, data []byte, done func(error)) {
+// publish implements engine. Several records are a batch, which JetStream appends
+// as one.
+func (j *jetStream) publish(expected uint64, records [][]byte, done func(error)) {
+	last := expected + uint64(len(records))
 	reply := j.acks.expect(func(seq uint64, err error) {
 		switch {
 		case err != nil:
 			err = j.ackError(j.records, err)
-		case seq != expected+1:
-			err = fmt.Errorf("a record was appended at %d instead of %d", seq, expected+1)
+		case seq != last:
+			err = fmt.Errorf("records were appended up to %d instead of %d", seq, last)
 		}
 		done(err)
 	})
-	err := j.nc.PublishMsg(&nats.Msg{Subject: j.records, Reply: reply, Data: data, Header: nats.Header{
-		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(expected, 10)},
-	}})
-	if err != nil {
-		j.acks.fail(reply, err)
+	batch := randomID()
+	for i, data := range records {
+		msg := &nats.Msg{Subject: j.records, Data: data, Header: make(nats.Header, 3)}
+		if i == 0 {
+			msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(expected, 10)}
+		}
+		if len(records) > 1 {
+			msg.Header[headerBatch] = []string{batch}
+			msg.Header[headerBatchSequence] = []string{strconv.Itoa(i + 1)}
+		}
+		if i == len(records)-1 {
+			msg.Reply = reply
+			if i > 0 {
+				msg.Header[headerBatchCommit] = []string{"1"}
+			}
+		}
+		if err := j.nc.PublishMsg(msg); err != nil {
+			j.acks.fail(reply, err)
+			return
+		}
 	}
 }
 

@@ -37,11 +37,22 @@ type state struct {
 	sources logstore.Sources
 }
 
-// fence is the first record of a term.
+// fence is what a term begins with: records without a body.
 type fence struct {
 	offset, term uint64
+	last         uint64 // offset of the last one
 	nonce        uint64 // tells two fences apart that have the same number
 	node         string
+}
+
+// fenceBegins is the type of the first record of a fence.
+const fenceBegins = "begin"
+
+// follows reports whether a record can come after the head: only with a fence
+// does a term begin. If it does otherwise, other records than those that are known
+// are before it.
+func (s *state) follows(r *logstore.Record) bool {
+	return len(s.spans) == 0 || r.Term == s.term() || r.Term > s.term() && r.Fence() && r.Type == fenceBegins
 }
 
 // span is where records of a term begin.
@@ -87,13 +98,16 @@ func (s *state) termAt(offset uint64) (uint64, bool) {
 func (s *state) apply(r *logstore.Record) {
 	if len(s.spans) == 0 || r.Term != s.term() {
 		if r.Fence() && r.Term > s.term() {
-			s.fence = fence{r.Offset, r.Term, r.Hash, r.Source}
+			s.fence = fence{offset: r.Offset, term: r.Term, nonce: r.Hash, node: r.Source}
 			s.beginEpoch(r.ID, r.Offset)
 		}
 		s.spans = append(s.spans, span{r.Offset, r.Term})
 		if len(s.spans) > maxSpans {
 			s.spans = slices.Delete(s.spans, 0, maxSpans/2)
 		}
+	}
+	if r.Fence() && r.Term == s.fence.term && r.Hash == s.fence.nonce {
+		s.fence.last = r.Offset
 	}
 	s.head, s.newest = r.Offset, max(s.newest, r.Time)
 	s.sources.Note(r)
@@ -112,15 +126,23 @@ func (s *state) beginEpoch(id string, first uint64) {
 	}
 }
 
-// rewind forgets what is known from an offset on: it was lost.
-func (s *state) rewind(to uint64) {
+// rewind forgets what is known from an offset on: it was lost. It returns the
+// sources whose newest record is.
+func (s *state) rewind(to uint64) map[string]struct{} {
 	s.head, s.unknown = to-1, true
 	s.spans = slices.DeleteFunc(s.spans, func(sp span) bool { return sp.first >= to })
 	s.fence = fence{}
 	if kept := slices.DeleteFunc(slices.Clone(s.epochs), func(e logstore.Epoch) bool { return e.First >= to }); len(kept) > 0 {
 		s.epochs = kept
 	}
+	lost := make(map[string]struct{})
+	for source, l := range s.sources.All() {
+		if l.Offset >= to {
+			lost[source] = struct{}{}
+		}
+	}
 	s.sources.Cut(to)
+	return lost
 }
 
 // adopt goes over to a stream that was made anew. Its offsets begin beyond all
@@ -142,8 +164,8 @@ type checkpoint struct {
 	Sum         uint64
 	Unknown     bool
 	Fence       struct {
-		Offset, Term, Nonce uint64
-		Node                string
+		Offset, Term, Last, Nonce uint64
+		Node                      string
 	}
 	Term   uint64
 	Epochs []logstore.Epoch
@@ -159,7 +181,8 @@ func (s *state) save(size int) ([]byte, error) {
 		Incarnation: s.incarnation, Head: s.head, Newest: s.newest, Sum: s.sum, Unknown: s.unknown,
 		Term: s.term(), Epochs: s.epochs, Unsure: s.unsure, Sources: s.sources.All(),
 	}
-	c.Fence.Offset, c.Fence.Term, c.Fence.Nonce, c.Fence.Node = s.fence.offset, s.fence.term, s.fence.nonce, s.fence.node
+	c.Fence.Offset, c.Fence.Term, c.Fence.Last = s.fence.offset, s.fence.term, s.fence.last
+	c.Fence.Nonce, c.Fence.Node = s.fence.nonce, s.fence.node
 	for {
 		var b bytes.Buffer
 		w, _ := flate.NewWriter(&b, flate.BestSpeed)
@@ -206,7 +229,7 @@ func loadState(p []byte) (state, error) {
 	}
 	s := state{
 		incarnation: c.Incarnation, head: c.Head, newest: c.Newest, sum: c.Sum, unknown: c.Unknown,
-		fence:  fence{c.Fence.Offset, c.Fence.Term, c.Fence.Nonce, c.Fence.Node},
+		fence:  fence{c.Fence.Offset, c.Fence.Term, c.Fence.Last, c.Fence.Nonce, c.Fence.Node},
 		epochs: c.Epochs, unsure: c.Unsure,
 	}
 	if c.Term > 0 {

@@ -32,6 +32,8 @@ type Store struct {
 	version  string // of the server that was found
 	instance string // random, of this store
 
+	fenceLength int // a shorter one is for tests
+
 	ctx    context.Context // ends when nothing is to go on any more
 	cancel context.CancelFunc
 	parts  sync.WaitGroup // goroutines of the store
@@ -106,7 +108,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // open opens a log on an engine, which is the store's then.
 func open(ctx context.Context, o Options, eng engine) (*Store, error) {
 	s := &Store{
-		o: o, eng: eng, instance: randomID(), lease: o.Lease, buffer: o.Buffer, bounds: o.Bounds,
+		o: o, eng: eng, instance: randomID(), fenceLength: fenceLength, lease: o.Lease, buffer: o.Buffer, bounds: o.Bounds,
 		recheck: make(chan struct{}, 1), freed: make(chan struct{}, 1),
 		state: logstore.Loading, since: time.Now(), contact: time.Now(),
 	}
@@ -293,7 +295,7 @@ func (s *Store) heard(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case err == nil, errors.Is(err, errRefused), errors.Is(err, errNoRecord):
+	case err == nil, errors.Is(err, errRefused), errors.Is(err, errNoRecord), errors.Is(err, logstore.ErrEvicted):
 		s.contact = time.Now()
 	case s.ctx.Err() == nil && !errors.Is(err, errInterrupted) && !errors.Is(err, context.Canceled):
 		s.err = err

@@ -57,7 +57,10 @@ func (s *Store) load(ctx context.Context) error {
 	case in.incarnation != s.log.incarnation:
 		s.log.adopt(in)
 	case s.log.head > in.last: // nobody has been handed anything yet
-		s.log.rewind(in.last + 1)
+		lost := s.log.rewind(in.last + 1)
+		if err := s.findLatest(ctx, in.first, in.last+1, lost); err != nil {
+			return err
+		}
 	}
 	s.saved.head = s.log.head
 	s.info, s.until = in, in.last
@@ -156,7 +159,7 @@ func (s *Store) reconcile(ctx context.Context, in streamInfo) error {
 	s.mu.Lock()
 	if in.incarnation != s.log.incarnation {
 		s.log.adopt(in)
-		s.againLocked(in.origin)
+		s.againLocked(in, in.origin)
 	}
 	head, sum, unknown := s.log.head, s.log.sum, s.log.unknown
 	at := min(head, in.last)
@@ -188,9 +191,12 @@ func (s *Store) reconcile(ctx context.Context, in streamInfo) error {
 	s.mu.Lock()
 	epoch := s.log.epoch()
 	s.known = max(s.known, head)
-	s.log.rewind(to)
-	s.againLocked(to)
+	lost := s.log.rewind(to)
+	s.againLocked(in, to)
 	s.mu.Unlock()
+	if err := s.findLatest(ctx, in.first, to, lost); err != nil {
+		return err
+	}
 	return s.demandEpoch(ctx, epoch, to)
 }
 
@@ -247,6 +253,39 @@ func (s *Store) parting(ctx context.Context, in streamInfo, at uint64) (uint64, 
 	return low + uint64(n), failed
 }
 
+// findLatest finds the newest record of sources whose newest has been lost, from
+// an offset backwards. Those that have none are forgotten.
+func (s *Store) findLatest(ctx context.Context, first, before uint64, sources map[string]struct{}) error {
+	for before > first && len(sources) > 0 {
+		from := max(before-min(before, readCount), first)
+		found := make(map[string]logstore.Latest)
+		for next := from; next < before; {
+			records, err := s.read(ctx, next, before-1, followBatch)
+			if errors.Is(err, logstore.ErrEvicted) {
+				return nil // what is older is gone, too
+			}
+			if err != nil {
+				return err
+			}
+			for i := range records {
+				r := &records[i]
+				if _, ok := sources[r.Source]; ok && !r.Fence() {
+					found[r.Source] = logstore.Latest{Offset: r.Offset, Time: r.Time, ID: r.ID}
+				}
+			}
+			next = records[len(records)-1].Offset + 1
+		}
+		s.mu.Lock()
+		for source, l := range found {
+			s.log.sources.Set(source, l)
+			delete(sources, source)
+		}
+		s.mu.Unlock()
+		before = from
+	}
+	return nil
+}
+
 // demandEpoch has the writer begin an epoch, if the one who came after the loss
 // did not know of it.
 func (s *Store) demandEpoch(ctx context.Context, before string, from uint64) error {
@@ -260,10 +299,16 @@ func (s *Store) demandEpoch(ctx context.Context, before string, from uint64) err
 	return s.markLost(ctx)
 }
 
+// errAnew ends a term.
+var errAnew = errors.New("the log goes on from another offset, since JetStream has lost records")
+
 // againLocked has everything from an offset on handed over again.
-func (s *Store) againLocked(from uint64) {
+func (s *Store) againLocked(in streamInfo, from uint64) {
 	s.generation++
-	s.info, s.extra, s.lost = streamInfo{first: s.info.first}, 0, time.Time{}
+	s.info, s.extra, s.lost = in, 0, time.Time{}
+	if s.term != nil {
+		s.term.deposeLocked(errAnew)
+	}
 	if f := s.follower; f != nil && f.begun {
 		f.next = min(f.next, from)
 	}
@@ -293,9 +338,18 @@ func (s *Store) take(ctx context.Context, batch []message) error {
 	records := make([]logstore.Record, 0, len(batch))
 	s.mu.Lock()
 	epoch := s.log.epoch()
-	for _, m := range batch {
-		records = append(records, s.decodeLocked(m))
-		s.log.apply(&records[len(records)-1])
+	if batch[0].seq != next {
+		s.log.spans = nil // of what is between, nothing is known
+	}
+	parted := false
+	for i, m := range batch {
+		r := s.decodeLocked(m)
+		if parted = !s.log.follows(&r); parted {
+			batch = batch[:i]
+			break
+		}
+		records = append(records, r)
+		s.log.apply(&r)
 		s.saved.bytes += int64(len(m.data) + recordHeaders/2)
 		if m.seq > s.info.last {
 			s.extra += int64(len(m.data) + recordHeaders/2)
@@ -303,6 +357,10 @@ func (s *Store) take(ctx context.Context, batch []message) error {
 	}
 	if s.log.epoch() != epoch {
 		s.known = 0 // cursors find out by the epoch
+	}
+	if len(records) == 0 {
+		s.mu.Unlock()
+		return errParted
 	}
 	s.log.sum, s.log.unknown = fingerprint(batch[len(batch)-1].data), false
 	s.contact = time.Now()
@@ -320,8 +378,14 @@ func (s *Store) take(ctx context.Context, batch []message) error {
 	if f != nil {
 		f.hand(records)
 	}
+	if parted {
+		return errParted
+	}
 	return nil
 }
+
+// errParted ends following, so that it is compared what is behind.
+var errParted = errors.New("a record does not follow those that are known")
 
 // decodeLocked reads a record. What is none, since somebody else has published it,
 // takes its offset like a fence.
