@@ -133,7 +133,7 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 	found := false
 	s.waitUntil(ctx, catchUpTimeout, func() bool {
 		for _, a := range *attempts {
-			if s.log.fence.nonce == a.record.Hash && s.log.fence.node == s.o.Node {
+			if s.log.fence.nonce == a.record.Hash && in.last >= a.record.Offset { // or it is lost again
 				own, found = a, true
 			}
 		}

@@ -219,12 +219,15 @@ func (n *simNode) follow(ctx context.Context, from uint64, handle func([]message
 	n.mu.Lock()
 	gone, id := n.gone, n.id
 	n.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { n.change(func() {}) })
+	defer stop()
 	for {
-		timer := time.NewTimer(10 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		n.mu.Lock()
+		for ctx.Err() == nil && n.gone == gone && n.exists && n.id == id && !n.cut && !n.dead && n.lastLocked() < from {
+			n.cond.Wait()
+		}
+		n.mu.Unlock()
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		var batch []message
@@ -332,6 +335,7 @@ func (n *simNode) appendLocked(expected uint64, records [][]byte) error {
 		return errRefused
 	}
 	n.records = append(n.records, records...)
+	n.cond.Broadcast()
 	return nil
 }
 
