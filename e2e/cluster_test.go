@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
@@ -69,22 +72,46 @@ func (b *tab) waitLong(expression string) {
 	eventually(b.t, clusterPatience, expression, func() bool { return eval[bool](b, expression) })
 }
 
-// killWriter presses the button of the Caddy that writes the log, and waits until
-// another one writes it and the stream goes on.
+// killNode presses a node's button.
+func (b *tab) killNode(name string) {
+	b.t.Helper()
+	b.click("#" + name + " button")
+	b.waitText("#"+name+" .badge", "killed")
+}
+
+// startNode presses the button of one that was killed, and waits until it has
+// caught up.
+func (b *tab) startNode(name string) {
+	b.t.Helper()
+	b.click("#" + name + " button")
+	b.waitLong("document.querySelector('#" + name + " .badge').textContent === 'follows'")
+}
+
+// waitGoesOn waits until events come as they are made, and checks that all have
+// come.
+func (b *tab) waitGoesOn() {
+	b.t.Helper()
+	b.waitLong(fmt.Sprintf("%d < received && !held && state === 'open'", eval[int](b, "received")+30))
+	b.waitText("#check", "0 lost, 0 repeated")
+	if gaps := b.text("#gaps"); gaps != "" {
+		b.t.Errorf("the page says %q", gaps)
+	}
+}
+
+// killWriter kills the Caddy that writes the log, and waits until another one
+// writes it and the stream goes on.
 func (b *tab) killWriter() (killed string) {
 	b.t.Helper()
 	b.waitLong("writer !== '' && received > 30")
 	killed = eval[string](b, "writer")
-	b.click("#" + killed + " button")
-	b.waitText("#"+killed+" .badge", "killed")
+	b.killNode(killed)
 	b.waitLong("writer !== '" + killed + "' && document.querySelectorAll('[data-writes]').length === 1")
-	b.waitLong("(window.before ??= received) + 30 < received && !held && state === 'open'")
-	b.waitText("#check", "0 lost, 0 repeated")
+	b.waitGoesOn()
 	return killed
 }
 
 // The page of examples/cluster, on which the Caddy that writes the log is killed,
-// and then the NATS server that leads it.
+// then the one that the page is on, and then the NATS server that leads the log.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	url := startCluster(t)
@@ -98,19 +125,24 @@ func TestCluster(t *testing.T) {
 
 	killed := b.killWriter()
 	b.shoot("cluster-killed")
-	b.click("#" + killed + " button")
-	b.waitLong("document.querySelector('#" + killed + " .badge').textContent === 'follows'")
+	b.startNode(killed)
+
+	b.wait("on !== ''")
+	killed = eval[string](b, "on")
+	b.killNode(killed)
+	b.waitLong("on !== '' && on !== '" + killed + "'")
+	b.waitGoesOn()
+	b.waitText("#notes", "Reconnected to "+eval[string](b, "on"))
+	b.startNode(killed)
 
 	leader := eval[string](b, "leader")
-	b.click("#" + leader + " button")
-	b.waitText("#"+leader+" .badge", "killed")
+	b.killNode(leader)
 	b.waitLong("leader !== '" + leader + "'")
-	b.waitLong("(window.later ??= received) + 30 < received && !held && state === 'open'")
+	b.waitGoesOn()
+	b.startNode(leader)
 	b.waitText("#check", "0 lost, 0 repeated")
-	b.waitText("#gaps", "")
-	b.click("#" + leader + " button")
-	b.waitLong("document.querySelector('#" + leader + " .badge').textContent === 'follows'")
-	b.waitText("#check", "0 lost, 0 repeated")
+	b.shoot("cluster-end")
+	b.do(chromedp.EmulateViewport(390, 844))
 	b.dark(true)
-	b.shoot("cluster-end-dark")
+	b.shoot("cluster-end-phone-dark")
 }
