@@ -13,7 +13,10 @@ replace (
 	github.com/sse-fanin/caddy-sse-fanin/jetstream => ../../jetstream
 )
 
-require github.com/sse-fanin/caddy-sse-fanin v0.0.0-00010101000000-000000000000
+require (
+	github.com/sse-fanin/caddy-sse-fanin v0.0.0-00010101000000-000000000000
+	gopkg.in/yaml.v3 v3.0.1
+)
 
 require (
 	cel.dev/cel-go v0.32.0 // indirect
@@ -187,6 +190,5 @@ require (
 	google.golang.org/grpc v1.83.2 // indirect
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
-	gopkg.in/yaml.v3 v3.0.1 // indirect
 	howett.net/plist v1.0.1 // indirect
 )
