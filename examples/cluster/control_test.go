@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -50,9 +51,7 @@ func TestButtons(t *testing.T) {
 		{name: "by IPv6", method: "POST", path: "caddy-1/kill", host: "[::1]", want: http.StatusOK},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), test.method, "http://127.0.0.1:8080/cluster/nodes/"+test.path, nil)
-		for name, values := range test.header {
-			r.Header[name] = values
-		}
+		maps.Copy(r.Header, test.header)
 		if test.host != "" {
 			r.Host = test.host
 		}

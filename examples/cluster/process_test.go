@@ -45,7 +45,7 @@ func TestProcessStartsAgain(t *testing.T) {
 
 // One that does not end in order is killed.
 func TestStopIsImpatient(t *testing.T) {
-	p := &process{name: "stubborn", binary: "sh", args: []string{"-c", "trap '' TERM; echo ready; sleep 1000"}, dir: t.TempDir()}
+	p := &process{name: "stubborn", binary: "sh", args: []string{"-c", "trap '' TERM; echo ready; exec sleep 1000"}, dir: t.TempDir()}
 	must(t, p.start())
 	eventually(t, "it ignores signals", func() bool { return p.lastLines(1) == "ready" })
 	must(t, p.stop(time.Millisecond))
