@@ -46,7 +46,7 @@ func TestPictures(t *testing.T) {
 		b.forgive()
 		b.open(url)
 		b.killWriter()
-		b.picture("cluster", 1000)
+		b.picture("cluster", 900)
 	})
 	t.Run("status", func(t *testing.T) {
 		prices, builds, orders := newOrigin(t, "prices"), newOrigin(t, "builds"), newOrigin(t, "orders")
