@@ -57,7 +57,7 @@ export class Browser {
 	locks = new Locks();
 	tabs = new Set();
 
-	// tab opens one. What is stored is of the tab that it reloads.
+	// tab opens one, without some of what browsers have, or without ticks. What is stored is of the tab that it reloads.
 	tab(options, stored = new Map()) {
 		const tab = new Tab(this, options, stored);
 		this.tabs.add(tab);
@@ -74,13 +74,14 @@ class Tab {
 	gaps = [];
 	states = [];
 	errors = [];
+	waits = []; // before it connects again, in milliseconds
 	pieces = 0; // that it has read of its connections
 	#asleep = 0; // for how long, in milliseconds
 	#page = new EventTarget();
 	#hanging; // what resolves when the tab goes on
 	#channels = new Set();
 
-	constructor(browser, { url, without = [], ...options }, stored) {
+	constructor(browser, { url, without = [], still, ...options }, stored) {
 		this.browser = browser;
 		this.stored = stored;
 		const tab = this;
@@ -94,8 +95,11 @@ class Tab {
 					tab.errors.push(error);
 				}
 			}),
-			setTimeout: (task, wait) => setTimeout(() => tab.#run(task), wait),
-			setInterval: (task, wait) => setInterval(() => tab.#hanging ?? task(), wait),
+			setTimeout: (task, wait) => {
+				tab.waits.push(wait);
+				return setTimeout(() => tab.#run(task), wait);
+			},
+			setInterval: (task, wait) => setInterval(() => tab.#hanging ?? task(), still ? 2 ** 31 - 1 : wait),
 			fetch: (...args) => tab.#fetch(...args),
 			navigator: { locks: { request: (name, how, held) => browser.locks.request(name, how, () => tab.#run(held)) } },
 			BroadcastChannel: class {

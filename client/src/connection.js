@@ -35,6 +35,7 @@ export function connection(url, { headers, credentials = "same-origin", silence 
 				credentials,
 				signal,
 			});
+			if (signal.aborted) return;
 			const { status, body } = response;
 			const type = response.headers.get("Content-Type");
 			if (status !== 200 || !/^text\/event-stream/i.test(type)) {

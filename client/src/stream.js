@@ -70,8 +70,12 @@ export function connect(url, options = {}) {
 		tell(events);
 		deliver(events);
 		if (leading) return;
-		// A heartbeat comes when there is nothing else, up to where the leader was.
-		if (beat && (!position || compare(goal, position) > 0)) position = goal;
+		if (beat && (!position || compare(goal, position) > 0)) {
+			// There was nothing else up to the goal. What has come since has its turn
+			// when the leader answers.
+			position = goal;
+			own.stop();
+		}
 		if (compare(goal, position) <= 0) send(ASK);
 	}
 

@@ -104,6 +104,28 @@ test("Retry-After and retry are obeyed", async (t) => {
 	assert.equal(server.requests.length, 2);
 });
 
+test("it waits longer with each failure, to a minute", async (t) => {
+	const { server, tab } = await alone(t, (s) => { s.retry = 4000; });
+	await open(tab);
+	server.refuse = (_, response) => response.writeHead(500).end();
+	server.end();
+	for (const n of [1, 2, 3, 4, 5, 6, 7, 8]) {
+		await until("it waits", () => tab.waits.length === n);
+		const wait = tab.waits.at(-1), least = n === 1 ? 4000 : 4000 * 2 ** (n - 2);
+		const [from, to] = n === 1 ? [4000, 4000] : [Math.min(least, 60e3), Math.min(2 * least, 60e3)];
+		assert.ok(from <= wait && wait <= to, `wait ${n} is ${wait}`);
+		tab.stream.reconnect();
+	}
+	server.refuse = undefined;
+	tab.stream.reconnect();
+	await until("it is open", () => tab.stream.state === "open" && server.clients.size === 1);
+	server.emit("1");
+	await until("1", () => tab.got.length === 1);
+	server.end();
+	await until("it waits", () => tab.waits.length === 9);
+	assert.equal(tab.waits.at(-1), 4000);
+});
+
 test("headers are asked for anew each time", async (t) => {
 	let n = 0;
 	const { server, tab } = await alone(t, () => {}, {
@@ -128,12 +150,14 @@ test("a connection that is silent is given up, one with heartbeats is not", asyn
 	server.beat();
 	await until("the heartbeat", () => tab.pieces > pieces);
 	tab.sleep(40e3);
-	assert.equal(server.requests.length, 1);
-	tab.sleep(10e3);
-	await until("another connection", () => server.requests.length === 2);
-	await open(tab);
 	server.emit("1");
 	await until("1", () => tab.got.length === 1);
+	assert.equal(server.requests.length, 1);
+	tab.sleep(50e3);
+	await until("another connection", () => server.requests.length === 2);
+	await open(tab);
+	server.emit("2");
+	await until("2", () => tab.got.length === 2);
 });
 
 test("a network that comes has it connect at once", async (t) => {

@@ -111,6 +111,15 @@ test("a late tab gets what start says, and then all", async (t) => {
 	assert.deepEqual(tabs[0].got, numbers(1, 12));
 });
 
+test("a late tab is with the others as soon as it can be", async (t) => {
+	const { server, tab } = await begin(t);
+	const tabs = [tab({ still: true })];
+	await settled(server, tabs);
+	server.emit("1");
+	tabs.push(tab({ still: true })); // no tick has it ask
+	await settled(server, tabs);
+});
+
 test("a late tab gets from now on if it gets no beginning of its own", async (t) => {
 	const { server, tab, tabs } = await several(t, 2);
 	emit(server, 1, 10);
@@ -187,9 +196,10 @@ test("ids that have no order are handed on as they come", async (t) => {
 		assert.deepEqual(each.got, ["without", "redis", "1", "2"]);
 		assert.equal(each.stream.lastEventId, "same");
 	}
-	tabs.shift().close();
-	await until("another leads", () => server.requests.length === 2);
-	assert.match(server.requests[1].url, /lastEventId=same/);
+	const late = tab();
+	await until("it is open", () => late.stream.state === "open");
+	for (const each of tabs) each.close();
+	await until("the late one leads", () => server.requests.at(-1).url.includes("lastEventId=same") && server.clients.size === 1);
 });
 
 test("streams of other options are others", async (t) => {
