@@ -79,6 +79,7 @@ class Tab {
 	#asleep = 0; // for how long, in milliseconds
 	#page = new EventTarget();
 	#hanging; // what resolves when the tab goes on
+	#answers; // it hears others, though it hangs
 	#channels = new Set();
 
 	constructor(browser, { url, without = [], still, ...options }, stored) {
@@ -132,7 +133,7 @@ class Tab {
 
 	// #run runs a task of the tab, later if it hangs.
 	#run(task) {
-		return this.#hanging ? this.#hanging.promise.then(task) : task();
+		return this.#hanging && !this.#answers ? this.#hanging.promise.then(task) : task();
 	}
 
 	async #fetch(...args) {
@@ -162,8 +163,10 @@ class Tab {
 		this.dispatch("visibilitychange");
 	}
 
-	// hang stops the tab without a word; thaw has it go on, with all that came.
-	hang() {
+	// hang stops the tab without a word, but for its answers to others, if it is
+	// to have some; thaw has it go on, with all that came.
+	hang(answers) {
+		this.#answers = answers;
 		this.#hanging = {};
 		this.#hanging.promise = new Promise((resolve) => { this.#hanging.resolve = resolve; });
 	}

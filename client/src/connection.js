@@ -70,10 +70,8 @@ export function connection(url, { headers, credentials = "same-origin", silence 
 		start,
 		stop,
 		running: () => running,
-		// check connects again if nothing was heard for too long, or if the timer is
-		// late, as those of hidden tabs are.
-		check() {
-			if (running && Date.now() > due) start();
-		},
+		// late reports whether nothing was heard for too long, or the next connection
+		// should have been tried: the timers of hidden tabs are late.
+		late: () => running && Date.now() > due,
 	};
 }

@@ -129,8 +129,8 @@ export function connect(url, options = {}) {
 		channel.onmessage = ({ data }) => {
 			if (Array.isArray(data)) return news(data);
 			if (!leading) return;
-			own.check(); // the timers of a hidden tab are late
 			if (data === RECONNECT) reconnect();
+			check(); // the timers of a hidden tab are late
 			tell();
 		};
 		heard = Date.now();
@@ -156,8 +156,16 @@ export function connect(url, options = {}) {
 		life = channel = leading = release = undefined;
 	}
 
+	// check has another tab try if there is one, and this tab anew: one that the
+	// browser has half frozen answers others, but cannot connect.
+	function check() {
+		if (!own.late()) return;
+		leave();
+		join();
+	}
+
 	function tick() {
-		own.check();
+		check();
 		if (leading || Date.now() - heard < beat) return;
 		if (asked++ < 2) return send(ASK);
 		leave();

@@ -63,7 +63,7 @@ async function play(t, seed) {
 			tab.frozen = true;
 			tab.dispatch("freeze");
 		},
-		hang(tab) { tab.hang(); },
+		hang(tab) { tab.hang(below(2) === 0); },
 		look(tab) { tab.sleep(0); },
 		wake(tab) { tab.sleep(60e3); },
 		online(tab) { tab.dispatch("online"); },

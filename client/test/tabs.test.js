@@ -75,6 +75,18 @@ test("one takes over from a leader that hangs, and it may come back", async (t) 
 	for (const tab of tabs) assert.deepEqual(tab.got, numbers(1, 40));
 });
 
+test("one takes over from a leader that answers and gets nothing", async (t) => {
+	const { server, tabs } = await several(t, 4);
+	const [leader, ...others] = tabs;
+	leader.hang(true);
+	emit(server, 1, 10);
+	await until("the others have it", () => others.every((tab) => tab.got.length === 10));
+	leader.thaw();
+	emit(server, 11, 20);
+	await settled(server, tabs);
+	for (const tab of tabs) assert.deepEqual(tab.got, numbers(1, 20));
+});
+
 test("a follower that hangs gets what it missed", async (t) => {
 	const { server, tabs } = await several(t, 3);
 	tabs[2].hang();
