@@ -15,14 +15,20 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// librarySite returns a site with the client library and a stream of the origins.
-func librarySite(t *testing.T, settings string, origins ...*ssetest.Origin) string {
+// libraryFile returns a directive that serves the client library as it is shipped.
+func libraryFile(t *testing.T) string {
 	t.Helper()
 	client, err := filepath.Abs("../client")
 	if err != nil {
 		t.Fatal(err)
 	}
-	site := fmt.Sprintf("handle /sse-fanin-client.js {\n\troot %s\n\tfile_server\n}\nsse_fanin /events", client)
+	return fmt.Sprintf("handle /sse-fanin-client.js {\n\troot %s\n\tfile_server\n}\n", client)
+}
+
+// librarySite returns a site with the client library and a stream of the origins.
+func librarySite(t *testing.T, settings string, origins ...*ssetest.Origin) string {
+	t.Helper()
+	site := libraryFile(t) + "sse_fanin /events"
 	for _, o := range origins {
 		site += " " + o.URL()
 	}
