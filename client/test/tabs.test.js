@@ -4,9 +4,9 @@ import test from "node:test";
 import { Server } from "../fakes/server.js";
 import { Browser, until } from "../fakes/tabs.js";
 
-// A hanging tab is noticed after three times a ninth of this; servers here have
-// to say something more often.
-const silence = 2700;
+// quick has a hanging tab noticed after three times a ninth of this; the servers
+// here say something more often.
+const quick = { silence: 2700 };
 
 async function begin(t, prepare = () => {}) {
 	const server = await new Server().listen();
@@ -18,7 +18,7 @@ async function begin(t, prepare = () => {}) {
 		browser.close();
 		return server.close();
 	});
-	const tab = (options, stored) => browser.tab({ url: server.url, silence, ...options }, stored);
+	const tab = (options, stored) => browser.tab({ url: server.url, ...options }, stored);
 	return { server, browser, tab };
 }
 
@@ -29,9 +29,9 @@ async function settled(server, tabs) {
 	await until(left, () => server.clients.size === 1 && tabs.every((tab) => tab.stream.lastEventId === head && tab.stream.state === "open"));
 }
 
-async function several(t, n, ...args) {
-	const all = await begin(t, ...args);
-	const tabs = Array.from({ length: n }, () => all.tab());
+async function several(t, n, prepare, options) {
+	const all = await begin(t, prepare);
+	const tabs = Array.from({ length: n }, () => all.tab(options));
 	await settled(all.server, tabs);
 	return { ...all, tabs };
 }
@@ -62,7 +62,7 @@ test("the next takes over from a leader that closes", async (t) => {
 });
 
 test("one takes over from a leader that hangs, and it may come back", async (t) => {
-	const { server, tabs } = await several(t, 4);
+	const { server, tabs } = await several(t, 4, undefined, quick);
 	const [leader, ...others] = tabs;
 	emit(server, 1, 10);
 	leader.hang();
@@ -76,7 +76,7 @@ test("one takes over from a leader that hangs, and it may come back", async (t) 
 });
 
 test("one takes over from a leader that answers and gets nothing", async (t) => {
-	const { server, tabs } = await several(t, 4);
+	const { server, tabs } = await several(t, 4, undefined, quick);
 	const [leader, ...others] = tabs;
 	leader.hang(true);
 	emit(server, 1, 10);
@@ -88,7 +88,7 @@ test("one takes over from a leader that answers and gets nothing", async (t) => 
 });
 
 test("a follower that hangs gets what it missed", async (t) => {
-	const { server, tabs } = await several(t, 3);
+	const { server, tabs } = await several(t, 3, undefined, quick);
 	tabs[2].hang();
 	emit(server, 1, 10);
 	await until("the others have it", () => tabs[0].got.length === 10 && tabs[1].got.length === 10);
