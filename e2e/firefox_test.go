@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
@@ -31,6 +32,7 @@ user_pref("network.captive-portal-service.enabled", false);
 user_pref("network.connectivity-service.enabled", false);
 user_pref("extensions.getAddons.cache.enabled", false);
 user_pref("services.settings.server", "data:,");
+user_pref("dom.ipc.processPrelaunch.enabled", false);
 `
 
 // A reporter has what pages report that nobody can ask, by tab.
@@ -89,11 +91,15 @@ func (r *reporter) order(tab int, what string) {
 	r.orders[tab] = what
 }
 
+// patience is how long Firefox may take for what it is to do: it starts beside
+// other browsers, and lets the timers of hidden tabs run once a second.
+const patience = 3 * time.Minute
+
 // await waits for a report of each tab of which the condition is true.
 func (r *reporter) await(t *testing.T, tabs []int, what string, ok func(report) bool) {
 	t.Helper()
 	for _, tab := range tabs {
-		err := ssetest.Await(2*step, fmt.Sprintf("tab %d: %s", tab, what), func() bool { return ok(r.of(tab)) })
+		err := ssetest.Await(patience, fmt.Sprintf("tab %d: %s", tab, what), func() bool { return ok(r.of(tab)) })
 		if err != nil {
 			t.Fatalf("%v; its last report: %+v", err, r.of(tab))
 		}

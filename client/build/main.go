@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/evanw/esbuild/pkg/api"
 )
@@ -41,8 +42,9 @@ func library() ([]byte, error) {
 		MinifySyntax:      true,
 		Banner:            map[string]string{"js": "// sse-fanin-client, Apache-2.0, made from src"},
 	})
-	var errs []error
-	for _, e := range append(result.Errors, result.Warnings...) {
+	problems := slices.Concat(result.Errors, result.Warnings)
+	errs := make([]error, 0, len(problems))
+	for _, e := range problems {
 		where := entry
 		if e.Location != nil {
 			where = fmt.Sprintf("%s:%d", e.Location.File, e.Location.Line)
