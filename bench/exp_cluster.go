@@ -112,7 +112,8 @@ func (r *rig) writerTerm(ctx context.Context) (logStatus, error) {
 // clusterAccount is what the nodes, the writer first, and then the processes that
 // keep the log have used at a moment.
 func (r *rig) clusterAccount() ([]usage, error) {
-	parts := [][]int{r.server.pids}
+	parts := make([][]int, 0, len(r.server.followers)+2)
+	parts = append(parts, r.server.pids)
 	for _, f := range r.server.followers {
 		parts = append(parts, []int{f.pid})
 	}
