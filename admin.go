@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -56,7 +57,7 @@ const adminStreams = "/sse_fanin/streams"
 //
 //	GET  /sse_fanin/streams
 //	GET  /sse_fanin/streams/<name>
-//	POST /sse_fanin/streams/<name>/drain
+//	POST /sse_fanin/streams/<name>/drain[?nodes=all]
 //	POST /sse_fanin/streams/<name>/upstreams/<upstream>/reconnect
 func (adminAPI) handle(w http.ResponseWriter, r *http.Request) error {
 	rest := strings.Trim(strings.TrimPrefix(r.URL.Path, adminStreams), "/")
@@ -85,7 +86,7 @@ func (adminAPI) handle(w http.ResponseWriter, r *http.Request) error {
 		if err := allow(w, r, http.MethodPost); err != nil {
 			return err
 		}
-		return drainStream(path[0])
+		return drainStream(path[0], r.URL.Query().Get("nodes"))
 	case len(path) == 4 && path[1] == "upstreams" && path[3] == "reconnect":
 		if err := allow(w, r, http.MethodPost); err != nil {
 			return err
@@ -144,16 +145,33 @@ func notFound(what, name string, names []string) error {
 }
 
 // drainStream ends the clients of a stream over their drain windows. The
-// stream stays, and takes new ones.
-func drainStream(name string) error {
+// stream stays, and takes new ones. Clients of other nodes that share its log end
+// only if nodes is "all".
+func drainStream(name, nodes string) error {
 	if err := errNoStream(name); err != nil {
 		return err
 	}
+	if nodes != "" && nodes != allNodes {
+		return caddy.APIError{
+			HTTPStatus: http.StatusBadRequest,
+			Err:        fmt.Errorf("nodes: '%s' is not known, it is '%s' or left out for this node alone", nodes, allNodes),
+		}
+	}
+	var errs []error
 	for _, h := range liveHubs.named(name) {
 		h.drain(everybody, endDrained)
+		if d := h.log.Load().durable; d != nil && nodes == allNodes {
+			errs = append(errs, d.cluster.askAll(nodeQuestion{Do: doDrain}))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusBadGateway, Err: err}
 	}
 	return nil
 }
+
+// allNodes is the value of `nodes` for every node that shares a stream's log.
+const allNodes = "all"
 
 // reconnectUpstream has an upstream connected anew, for all streams that
 // share it. The name of a dynamic upstream stands for all its addresses.
@@ -171,7 +189,10 @@ func reconnectUpstream(streamName, upstream string) error {
 	}
 	known := names[upstream]
 	for _, h := range liveHubs.named(streamName) {
-		n, all := h.inputs.reconnect(upstream)
+		n, all, err := h.reconnect(upstream)
+		if err != nil {
+			return caddy.APIError{HTTPStatus: http.StatusBadGateway, Err: err}
+		}
 		found += n
 		for _, name := range all {
 			names[name] = true
@@ -181,6 +202,17 @@ func reconnectUpstream(streamName, upstream string) error {
 		return notFound("upstream", upstream, slices.Collect(maps.Keys(names)))
 	}
 	return nil
+}
+
+// reconnect has the sources that go by an upstream's name connected anew, by the
+// node that has them. It returns how many there are, and the names of all sources.
+func (h *hub) reconnect(upstream string) (n int, names []string, err error) {
+	if d := h.log.Load().durable; d != nil && d.shared() && !d.writing.Load() {
+		a, err := d.cluster.askWriter(nodeQuestion{Do: doReconnect, Upstream: upstream})
+		return a.Found, a.Names, err
+	}
+	n, names = h.inputs.reconnect(upstream)
+	return n, names, nil
 }
 
 // Interface guards

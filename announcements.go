@@ -10,6 +10,8 @@ const (
 
 	eventLogStalled   = "log_stalled"
 	eventLogRecovered = "log_recovered"
+	eventTookOver     = "took_over"
+	eventResigned     = "resigned"
 )
 
 // maxAnnouncements is how many events wait for the handlers of earlier ones; some
@@ -126,6 +128,19 @@ func announceLog(streamName string, stalled bool, err error) {
 	announce(&a)
 }
 
+// announceRole queues that this node writes the log of a stream that several nodes
+// share, or that it does not any more.
+func announceRole(streamName string, writes bool, why error) {
+	a := announcement{name: eventTookOver, stream: streamName}
+	if !writes {
+		a.name = eventResigned
+		if why != nil {
+			a.text = why.Error()
+		}
+	}
+	announce(&a)
+}
+
 func announceGap(streamName, why string, missed uint64) {
 	announce(&announcement{name: eventGap, stream: streamName, reason: why, count: 1, missed: missed})
 }
@@ -154,9 +169,9 @@ func (a *announcement) data() map[string]any {
 	switch a.name {
 	case eventUp:
 		return map[string]any{"stream": a.stream, "upstream": a.upstream}
-	case eventLogStalled:
+	case eventLogStalled, eventResigned:
 		return map[string]any{"stream": a.stream, "error": a.text}
-	case eventLogRecovered:
+	case eventLogRecovered, eventTookOver:
 		return map[string]any{"stream": a.stream}
 	case eventDown:
 		return map[string]any{"stream": a.stream, "upstream": a.upstream, "reason": a.reason, "error": a.text}

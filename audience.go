@@ -251,10 +251,10 @@ func (a *audience) notify() {
 				next = clockStep
 			}
 		}
-		log.Expire(now) // without appends, nothing else does
+		log.memory.Expire(now) // without appends, nothing else does
 		timer.Reset(next)
 		look.appended, look.clocks = false, false
-		appended := log.Appended()
+		appended := log.memory.Appended()
 		if look.waiting {
 			appended = nil // it would be heard again and again, and change nothing
 		}

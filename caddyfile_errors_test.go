@@ -304,7 +304,7 @@ func TestCaddyfileRefusesLogs(t *testing.T) {
 		{"ids none", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file\n\tids none\n}", "log: with 'ids none' no client can resume, so there is nothing to keep a log for; remove 'ids none' or 'log', at Caddyfile:4"},
 		{"no kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog\n}", "log: missing argument, expected log file { ... }, at Caddyfile:4"},
 		{"a block without a kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog {\n\t\tdir /x\n\t}\n}", "log: missing argument, expected log file { ... }, at Caddyfile:4"},
-		{"unknown kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog tape\n}", "log: unrecognized kind 'tape', expected file or memory_test; any other is a module to build Caddy with, at Caddyfile:4"},
+		{"unknown kind", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog tape\n}", "log: unrecognized kind 'tape', expected file or memory_test or shared_test; any other is a module to build Caddy with, at Caddyfile:4"},
 		{"a kind that is not built in", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog jetstream {\n\t\tservers nats://a\n\t}\n}", "log: this Caddy is built without the module for 'jetstream': xcaddy build --with github.com/sse-fanin/caddy-sse-fanin --with github.com/sse-fanin/caddy-sse-fanin/jetstream, at Caddyfile:4"},
 		{"unknown option", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tfsync always\n\t}\n}", "unrecognized subdirective 'fsync' of log file, expected one of dir, memory, sync, at Caddyfile:5"},
 		{"a bound of retain", "sse_fanin https://a.example.com/events {\n\tstream a\n\tlog file {\n\t\tsize 20GiB\n\t}\n}", "size belongs in the block of retain: retain { size ... }, at Caddyfile:5"},
@@ -336,7 +336,7 @@ func TestCaddyfileRefusesLogs(t *testing.T) {
 		{"defaults twice", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tsync 2s\n\t\t}\n\t\tlog file\n\t}\n}\n", "log: the defaults for 'file' are given twice, at Caddyfile:6"},
 		{"defaults in two global options", "{\n\tsse_fanin {\n\t\tlog file\n\t}\n\tsse_fanin {\n\t\tlog file\n\t}\n}\n", "log: the defaults for 'file' are given twice, at Caddyfile:6"},
 		{"defaults of no kind", "{\n\tsse_fanin {\n\t\tlog\n\t}\n}\n", "log: missing argument, expected log file { ... }, at Caddyfile:3"},
-		{"defaults of an unknown kind", "{\n\tsse_fanin {\n\t\tlog tape {\n\t\t\tsync 2s\n\t\t}\n\t}\n}\n", "log: unrecognized kind 'tape', expected file or memory_test; any other is a module to build Caddy with, at Caddyfile:3"},
+		{"defaults of an unknown kind", "{\n\tsse_fanin {\n\t\tlog tape {\n\t\t\tsync 2s\n\t\t}\n\t}\n}\n", "log: unrecognized kind 'tape', expected file or memory_test or shared_test; any other is a module to build Caddy with, at Caddyfile:3"},
 		{"defaults with an unknown option", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tfsync always\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'fsync' of log file, expected one of dir, memory, sync, at Caddyfile:4"},
 		{"defaults with too little memory", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tmemory 1KiB\n\t\t}\n\t}\n}\n", "memory: 1024 bytes is too little, it must be at least 64 KiB, at Caddyfile:4"},
 	})

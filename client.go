@@ -54,6 +54,7 @@ type client struct {
 	panics       any           // the value of a panic between us and the connection
 	primed       bool          // it may get an id without an event, see ClientSettings.Prime
 	placed       bool          // it reads the log; before, it waits for its position
+	ahead        bool          // its position is beyond the log, which is to get there
 	waited       bool          // it has waited for its position for as long as it is to
 	toldGap      bool          // it was sent a gap before its position was known
 	asking       bool          // it waits for an answer, see older
@@ -224,7 +225,7 @@ func (c *client) behind() bool {
 		return false // it is woken
 	}
 	next := c.at.log.following()
-	return c.at.reader.Position() <= c.at.log.Head() || next != nil && next.ready()
+	return c.at.reader.Position() <= c.at.log.memory.Head() || next != nil && next.ready()
 }
 
 // makeHead makes the head: the position, and the gap before it if there is one.
@@ -301,7 +302,7 @@ func (c *client) events() (p []byte, events int, err error) {
 			return c.buf, 0, nil
 		}
 		log := c.at.log.following()
-		if log == nil || c.at.reader.Position() <= c.at.log.Head() || !log.ready() {
+		if log == nil || c.at.reader.Position() <= c.at.log.memory.Head() || !log.ready() {
 			return nil, 0, nil // the rest, if there is any, in another turn
 		}
 		// Another log. The old one gets no more events.
@@ -347,7 +348,7 @@ func (c *client) beatByWaiting(now time.Time) {
 	if c.settings.heartbeat > 0 {
 		beat = monotonic(now) + int64(c.settings.heartbeat)
 	}
-	if !c.placed && !c.waited && !c.at.log.ready() {
+	if !c.placed && !c.waited && (c.ahead || !c.at.log.ready()) {
 		beat = min(beat, c.waitUntil)
 	}
 	c.sub.beat.Store(beat)

@@ -200,7 +200,7 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 	if def.log, err = b.log(name, cfg, def.retain); err != nil {
 		return nil, err
 	}
-	var sources [][3]string // name, key and shape
+	var sources []*[3]string // name, key and shape
 	for i, u := range cfg.Upstreams {
 		uds, err := b.buildUpstream(i, u, cfg, def, taken)
 		if err != nil {
@@ -208,7 +208,7 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 		}
 		def.upstreams = append(def.upstreams, uds...)
 		for _, ud := range uds {
-			sources = append(sources, [3]string{ud.name, ud.key, ud.shape.text()})
+			sources = append(sources, &[3]string{ud.name, ud.key, ud.shape.text()})
 			def.placeholders = append(def.placeholders, placeholdersIn(ud.env.templates...)...)
 			def.placeholders = append(def.placeholders, ud.headerPlaceholders...)
 		}
@@ -217,7 +217,7 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 	slices.Sort(def.placeholders)
 	def.placeholders = slices.Compact(def.placeholders)
 	// the order of upstreams means nothing
-	slices.SortFunc(sources, func(a, b [3]string) int { return strings.Compare(a[0], b[0]) })
+	slices.SortFunc(sources, func(a, b *[3]string) int { return strings.Compare(a[0], b[0]) })
 	def.digest = digest([]any{
 		sources, def.retain, def.ids, def.shape.envelope, def.shape.sourceEvents,
 		def.shape.onDemand, def.shape.onDemand && def.shape.linger > 0, def.shape.linger, def.maxStreams,
@@ -249,7 +249,7 @@ func (b *builder) buildUpstream(i int, u *Upstream, cfg *Stream, def *definition
 	if err != nil {
 		return nil, err
 	}
-	spec.Log = def.log.sourceKey()
+	spec.Log, spec.Standby = def.log.sourceKey(), def.log != nil && def.log.sharer != nil && def.log.sharer.Standby()
 	if err := spec.checkFits(def.retain); err != nil {
 		return nil, u.wrap(i, err)
 	}

@@ -19,14 +19,6 @@ const (
 	// tried again.
 	reopenAfter = time.Second
 
-	// watchEvery is how often the state of a store is looked at, to announce that
-	// it has changed.
-	watchEvery = time.Second
-
-	// keepPrints is after how many looks the events of sources that no upstream has
-	// are forgotten: a minute, in which addresses are looked up.
-	keepPrints = 60
-
 	// loadedMost is how many bytes of the newest events are read into memory before
 	// positions are known: clients wait for it, and older events are read when they
 	// are needed. With `ids upstream` all that memory may hold is read, since ids
@@ -50,10 +42,10 @@ const (
 //
 // Safe for concurrent use.
 type durable struct {
-	hub    *hub
-	log    *streamLog
-	before *streamLog             // whose readers go on here; nil if there was none
-	def    atomic.Pointer[logDef] // of the oldest configuration in use
+	hub     *hub
+	current atomic.Pointer[streamLog] // what it is appended to in memory; see renew
+	before  *streamLog                // whose readers go on here; nil if there was none
+	def     atomic.Pointer[logDef]    // of the oldest configuration in use
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,9 +55,11 @@ type durable struct {
 	writing atomic.Bool // events can be appended: this process is the writer
 	full    atomic.Bool // the store takes nothing at present
 	over    atomic.Bool // it has ended: no event is appended any more
+	held    atomic.Bool // nothing can be committed for long: the upstreams are hung up meanwhile
 
-	older olderEvents
-	delay commitDelay
+	older   olderEvents
+	delay   commitDelay
+	cluster cluster
 
 	// of apply, which is called by one goroutine at a time
 	idInForce string // of the newest event, with `ids upstream`
@@ -73,36 +67,45 @@ type durable struct {
 
 	mu      sync.Mutex // protects the fields below
 	begun   bool
-	store   logstore.Store // nil until it is open
-	err     error          // why it is not
-	since   time.Time      // since when it is as it is: open or not
-	term    logstore.Term  // nil while this process does not write
+	store   logstore.Store     // nil until it is open
+	err     error              // why it is not
+	since   time.Time          // since when it is as it is: open or not
+	term    logstore.Term      // nil while this process does not write
+	wanted  bool               // as setDemand
+	unwant  context.CancelFunc // of the last context of awaitDemand
+	demand  chan struct{}      // has a token after a change of wanted
 	backlog []logstore.Record
 	waiting chan struct{} // has a token after the backlog has got its first record
 	applied chan struct{} // has a token after records were applied
 	room    chan struct{} // closed when the store takes records again; nil unless it is full
 	starts  map[string]*startPoint
-	stalled bool // that has been announced
+	standby standby
+	seen    watched
 	closed  bool // end was called
-}
-
-// startPoint is where a source goes on that has events in the log.
-type startPoint struct {
-	id     string  // the id in force after the newest
-	prints []print // of the newest, oldest first
-	times  []int64 // their arrivals, Unix ms
 }
 
 func newDurable(h *hub, l *streamLog, def *logDef) *durable {
 	d := &durable{
-		hub: h, log: l, ended: make(chan struct{}), since: time.Now(),
+		hub: h, ended: make(chan struct{}), since: time.Now(), demand: make(chan struct{}, 1),
 		waiting: make(chan struct{}, 1), applied: make(chan struct{}, 1), starts: make(map[string]*startPoint),
 	}
+	d.current.Store(l)
 	d.def.Store(def)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.older.init(d)
+	d.cluster.init(d)
 	return d
 }
+
+// log returns the log in memory.
+func (d *durable) log() *streamLog { return d.current.Load() }
+
+// sharer returns the options of a log that several nodes share; nil if only one
+// process has it.
+func (d *durable) sharer() logstore.Sharer { return d.def.Load().sharer }
+
+// shared reports whether other nodes may write the log.
+func (d *durable) shared() bool { return d.sharer() != nil }
 
 // begin opens the store, unless that was done. It returns at once.
 func (d *durable) begin() {
@@ -170,34 +173,79 @@ func (d *durable) run() {
 		return
 	}
 	defer store.Close()
+	d.cluster.join(store)
 	size := d.def.Load().cache.MaxBytes
-	if d.log.ids != idsUpstream {
+	if d.log().ids != idsUpstream {
 		size = min(size, loadedMost)
 	}
 	from, err := store.Back(d.ctx, size)
 	if err != nil {
 		return // it ends
 	}
-	d.log.Restore(store.Epochs(), from)
+	d.log().memory.Restore(store.Epochs(), from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
 	if !d.awaitApplied(store) {
 		return
 	}
-	d.log.begins.Store(d.firstNew())
+	d.log().begins.Store(d.firstNew())
 	d.loaded.Store(true)
 	d.hub.audience.wakeAll() // they wait for their positions
 	for {
-		term, err := store.Campaign(d.ctx)
-		if err != nil {
+		ctx, done := d.awaitDemand()
+		goesOn := d.serveTerm(ctx, store)
+		done()
+		if !goesOn {
 			return
 		}
-		if !d.awaitApplied(store) {
-			release(term)
-			return
-		}
-		d.write(store, term)
 	}
+}
+
+// serveTerm waits until this node is the writer, and writes until it is not any
+// more, or ctx ends. False: the log ends.
+func (d *durable) serveTerm(ctx context.Context, store logstore.Store) bool {
+	term, err := store.Campaign(ctx)
+	if err != nil {
+		return d.ctx.Err() == nil && !errors.Is(err, logstore.ErrClosed)
+	}
+	if !d.awaitApplied(store) {
+		release(term)
+		return false
+	}
+	d.write(ctx, store, term)
+	return true
+}
+
+// awaitDemand waits until this node is to write the log, and returns a context
+// that ends when it is not any more. A log that no other node can write is always
+// to be written.
+func (d *durable) awaitDemand() (ctx context.Context, done context.CancelFunc) {
+	for {
+		d.mu.Lock()
+		if !d.shared() || d.wanted || d.ctx.Err() != nil {
+			ctx, done = context.WithCancel(d.ctx)
+			d.unwant = done
+			d.mu.Unlock()
+			return ctx, done
+		}
+		d.mu.Unlock()
+		select {
+		case <-d.demand:
+		case <-d.ctx.Done():
+		}
+	}
+}
+
+// setDemand sets whether somebody wants the stream's events on this node. If
+// nobody does, another node may write.
+func (d *durable) setDemand(wanted bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wanted = wanted
+	if !wanted && d.shared() && d.unwant != nil {
+		d.unwant()
+	}
+	nudge(d.demand)
 }
 
 // open opens the store, however long that takes. nil: it is not wanted any more.
@@ -250,30 +298,71 @@ func (d *durable) follow(store logstore.Store, from uint64) {
 
 // apply appends committed records to the log in memory. The store calls it.
 func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
-	if batch[0].Offset != d.log.Head()+1 { // what was between is gone
-		d.log.Restore(store.Epochs(), batch[0].Offset)
+	for len(batch) > 0 {
+		batch = batch[d.applySome(store, batch):]
+	}
+}
+
+// applySome applies as much of a batch as goes to one log in memory.
+func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n int) {
+	log, n := d.log(), len(batch)
+	if d.shared() {
+		epochs := store.Epochs()
+		if e := epochs[len(epochs)-1]; e.ID != log.memory.Epoch() {
+			for n = 0; n < len(batch) && batch[n].Offset < e.First; {
+				n++
+			}
+			if n == 0 {
+				log, n = d.renew(epochs, batch[0].Offset), len(batch)
+			}
+		}
+	}
+	batch = batch[:n]
+	if batch[0].Offset != log.memory.Head()+1 { // what was between is gone
+		log.memory.Restore(store.Epochs(), batch[0].Offset)
 	}
 	for i := range batch {
 		r := &batch[i]
 		t := time.UnixMilli(r.Time)
 		if r.Fence() {
-			d.log.Take(t)
+			log.memory.Take(t)
 			continue
 		}
-		if !d.writing.Load() {
+		switch {
+		case d.standsBy():
+			d.noteFound(r)
+		case d.shared() || !d.writing.Load():
 			d.noteStart(r)
 		}
 		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
-		if d.log.ids != idsUpstream {
-			d.log.Append(t, tag, r.Body)
+		if log.ids != idsUpstream {
+			log.memory.Append(t, tag, r.Body)
 			continue
 		}
 		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
 		d.idInForce = r.ID
-		d.log.appendWithID(t, tag, d.scratch, []byte(r.ID))
+		log.appendWithID(t, tag, d.scratch, []byte(r.ID))
 	}
 	d.delay.applied(batch)
 	nudge(d.applied)
+	return n
+}
+
+// renew begins another log in memory, with the event at an offset, where the
+// store has begun an epoch: what the one before has from there on, the store has
+// lost. Its readers read it to its end, and go on here. They have missed nothing
+// but the offsets.
+func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
+	old := d.log()
+	log := newStreamLog(d.def.Load().cache, old.ids)
+	log.memory.Restore(epochs, next)
+	log.durable = d
+	log.begins.Store(next)
+	d.older.forgetRuns()
+	d.current.Store(log)
+	d.hub.replaceLog(old, log)
+	d.logger().Warn("the store has begun an epoch; positions behind its end are gone", zap.Uint64("offset", next))
+	return log
 }
 
 // appendUpstreamID appends the id line of an event of a stream with `ids
@@ -285,38 +374,6 @@ func appendUpstreamID(dst []byte, id, before string) []byte {
 	return sse.AppendID(dst, id)
 }
 
-// noteStart notes where the source of an event is to go on.
-func (d *durable) noteStart(r *logstore.Record) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.starts[r.Source]
-	if p == nil {
-		p = new(startPoint)
-		d.starts[r.Source] = p
-	}
-	p.add(r)
-}
-
-func (p *startPoint) add(r *logstore.Record) {
-	p.id = r.ID
-	if len(p.prints) == 2*mirrorWindow {
-		p.prints = p.prints[:copy(p.prints, p.prints[mirrorWindow:])]
-		p.times = p.times[:copy(p.times, p.times[mirrorWindow:])]
-	}
-	p.prints = append(p.prints, print(r.Hash))
-	p.times = append(p.times, r.Time)
-}
-
-// startOf returns where a source goes on when it is connected for the first
-// time; nil if the log has nothing of it, or it was asked for before.
-func (d *durable) startOf(name string) *startPoint {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.starts[name]
-	delete(d.starts, name)
-	return p
-}
-
 // awaitApplied waits until all that the store has is in the log in memory. False:
 // the log ends before. Campaign does not wait for a Follow that has yet to begin.
 func (d *durable) awaitApplied(store logstore.Store) bool {
@@ -324,7 +381,7 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 	defer ticker.Stop()
 	for {
 		st := store.Status()
-		if st.State != logstore.Loading && (st.First > st.Last || d.log.Head() >= st.Last) {
+		if st.State != logstore.Loading && (st.First > st.Last || d.log().memory.Head() >= st.Last) {
 			return true
 		}
 		select {
@@ -337,32 +394,50 @@ func (d *durable) awaitApplied(store logstore.Store) bool {
 }
 
 // write has the sources connected while this process is the writer, and appends
-// what the store had no room for. It returns when the term is over.
-func (d *durable) write(store logstore.Store, term logstore.Term) {
+// what the store had no room for. It returns when the term is over, or ctx ends.
+func (d *durable) write(ctx context.Context, store logstore.Store, term logstore.Term) {
 	d.addLatest(store)
 	d.delay.begin(term.Number())
-	d.mu.Lock()
-	d.term = term
-	d.mu.Unlock()
-	d.writing.Store(true)
-	d.hub.inputs.followWriter()
+	if d.shared() && !d.standsBy() {
+		d.hub.inputs.startAfresh() // others may have written since
+	}
+	d.takeTerm(term)
+	if d.shared() {
+		announceRole(d.hub.label, true, nil)
+	}
+	d.setWriting(true)
 	nudge(d.waiting) // something may have come before
 	for done := false; !done; {
 		select {
 		case <-d.waiting:
-			done = !d.catchUp(term)
+			done = !d.catchUp(ctx, term)
 		case <-term.Done():
 			done = true
-		case <-d.ctx.Done():
+		case <-ctx.Done():
 			done = true
 		}
 	}
-	d.writing.Store(false)
-	d.hub.inputs.followWriter()
+	d.setWriting(false)
+	why := term.Err()
 	release(term)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.term = nil
+	if d.shared() {
+		d.backlog = nil // whoever writes next asks the upstreams for it
+		d.roomLocked()
+	}
+	d.mu.Unlock()
+	if d.shared() {
+		announceRole(d.hub.label, false, why)
+	}
+}
+
+// setWriting has the sources connected while this process is the writer.
+func (d *durable) setWriting(writing bool) {
+	d.writing.Store(writing)
+	d.held.Store(false)
+	d.hub.inputs.followWriter()
+	nudge(d.cluster.news)
 }
 
 // release ends a term once what was appended is committed, if that takes no
@@ -380,9 +455,9 @@ func (d *durable) firstNew() uint64 {
 	before := d.before
 	d.before = nil // it is needed no more
 	if before != nil && before.durable != nil && d.reopens(before.durable) {
-		return min(before.Head(), d.log.Head()) + 1
+		return min(before.memory.Head(), d.log().memory.Head()) + 1
 	}
-	return d.log.Head() + 1
+	return d.log().memory.Head() + 1
 }
 
 // reopens reports whether the log is that of another one, which has ended. It may
@@ -393,119 +468,6 @@ func (d *durable) reopens(before *durable) bool {
 	}
 	last := before.epochs()
 	return len(last) > 0 && slices.ContainsFunc(d.epochs(), func(e logstore.Epoch) bool { return e.ID == last[len(last)-1].ID })
-}
-
-// addLatest adds the sources whose newest event is no longer held in memory.
-func (d *durable) addLatest(store logstore.Store) {
-	latest, err := store.Latest(d.ctx)
-	if d.ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		d.logger().Error("where upstreams are to be resumed is not known", zap.Error(err))
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for name, l := range latest {
-		if d.starts[name] == nil {
-			d.starts[name] = &startPoint{id: l.ID}
-		}
-	}
-}
-
-// committed returns where a source goes on after what the store has of it.
-func (d *durable) committed(name string) *startPoint {
-	store := d.opened()
-	if store == nil {
-		return nil
-	}
-	latest, err := store.Latest(context.Background())
-	if l, ok := latest[name]; err == nil && ok {
-		return &startPoint{id: l.ID}
-	}
-	return nil
-}
-
-// append hands an event over to the store. It does not wait: what the store has
-// no room for is kept until it has, and nothing more is read meanwhile.
-func (d *durable) append(r *logstore.Record) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || len(d.backlog) == 0 && d.takesLocked(r) {
-		return
-	}
-	if len(d.backlog) == 0 {
-		d.room = make(chan struct{})
-		d.full.Store(true)
-		nudge(d.waiting)
-	}
-	own := *r
-	own.Body = append([]byte(nil), r.Body...)
-	d.backlog = append(d.backlog, own)
-}
-
-// takesLocked hands a record to the store. False: it has no room for it, or this
-// process does not write at present.
-func (d *durable) takesLocked(r *logstore.Record) bool {
-	if d.term == nil {
-		return false
-	}
-	err := d.term.Append(r)
-	switch {
-	case err == nil:
-		d.delay.appended()
-	case errors.Is(err, logstore.ErrTooLarge):
-		d.logger().Error("an event is too large for the log, and is left out",
-			zap.String("upstream", r.Source), zap.Int("bytes", len(r.Body)))
-	default:
-		return false
-	}
-	return true
-}
-
-// catchUp appends what the store had no room for. False: the term is over, or
-// the stream ends.
-func (d *durable) catchUp(term logstore.Term) bool {
-	for {
-		if err := term.Wait(d.ctx); err != nil {
-			return false
-		}
-		d.mu.Lock()
-		for len(d.backlog) > 0 && d.takesLocked(&d.backlog[0]) {
-			d.backlog[0] = logstore.Record{}
-			d.backlog = d.backlog[1:]
-		}
-		empty := len(d.backlog) == 0
-		if empty {
-			d.backlog = nil
-			d.roomLocked()
-		}
-		d.mu.Unlock()
-		if empty {
-			return true
-		}
-	}
-}
-
-// roomLocked lets the sources read again.
-func (d *durable) roomLocked() {
-	if d.room != nil {
-		close(d.room)
-		d.room = nil
-	}
-	d.full.Store(false)
-}
-
-// hasRoom returns a channel that is closed when the store takes events again;
-// nil if it does.
-func (d *durable) hasRoom() <-chan struct{} {
-	if !d.full.Load() {
-		return nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.room
 }
 
 // opened returns the store; nil until it is open.
@@ -523,50 +485,6 @@ func (d *durable) first() uint64 {
 		return ^uint64(0)
 	}
 	return store.Status().First
-}
-
-// watch announces that the store cannot be written, and that it can again. run
-// owns it; it ends with the log.
-func (d *durable) watch() {
-	ticker := time.NewTicker(watchEvery)
-	defer ticker.Stop()
-	loaded := 0 // looks since then
-	for {
-		select {
-		case <-ticker.C:
-			d.look()
-			if d.loaded.Load() {
-				if loaded++; loaded == keepPrints {
-					d.forgetPrints()
-				}
-			}
-		case <-d.ctx.Done():
-			return
-		}
-	}
-}
-
-// forgetPrints frees the memory of sources that nobody has asked for. Where to
-// resume them stays known.
-func (d *durable) forgetPrints() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.starts {
-		p.prints, p.times = nil, nil
-	}
-}
-
-// look compares the store's state with what was announced of it.
-func (d *durable) look() {
-	st := d.status()
-	stalled := st.State == logstore.Stalled
-	d.mu.Lock()
-	changed := stalled != d.stalled
-	d.stalled = stalled
-	d.mu.Unlock()
-	if changed {
-		announceLog(d.hub.label, stalled, st.Err)
-	}
 }
 
 // status returns what the store is doing. A log that cannot be opened is

@@ -57,9 +57,9 @@ func BenchmarkEventToReader(b *testing.B) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					reader := log.NewReader(1)
+					reader := log.memory.NewReader(1)
 					for len(took) < b.N {
-						<-log.Appended()
+						<-log.memory.Appended()
 						for {
 							first := reader.Position()
 							chunk, n, err := reader.Next(maxWrite)
@@ -112,8 +112,8 @@ func BenchmarkEventsFlatOut(b *testing.B) {
 				enc.reset()
 				in.deliver(ev, false, enc, time.Now())
 			}
-			for log.Head() < uint64(b.N) {
-				<-log.Appended()
+			for log.memory.Head() < uint64(b.N) {
+				<-log.memory.Appended()
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
@@ -158,15 +158,15 @@ func BenchmarkLogStart(b *testing.B) {
 		enc.reset()
 		in.deliver(ev, false, enc, time.Now())
 	}
-	for h.log.Load().Head() < events {
-		<-h.log.Load().Appended()
+	for h.log.Load().memory.Head() < events {
+		<-h.log.Load().memory.Appended()
 	}
 	end(h)
 	b.ResetTimer()
 	for b.Loop() {
 		h := start()
 		b.StopTimer()
-		if head := h.log.Load().Head(); head != events {
+		if head := h.log.Load().memory.Head(); head != events {
 			b.Fatalf("the log ends with %d", head)
 		}
 		end(h)
@@ -176,5 +176,5 @@ func BenchmarkLogStart(b *testing.B) {
 
 // awaitLog waits until a stream's log can be written.
 func awaitLog(h *hub) error {
-	return ssetest.Await(patience, "the log can be written", h.log.Load().writable)
+	return ssetest.Await(patience, "the log can be written", h.log.Load().takesEvents)
 }

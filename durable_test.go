@@ -60,7 +60,7 @@ func TestLogOutlivesItsStream(t *testing.T) {
 			at := c.LastEventID()
 			c.Close()
 			o.Emit("", "missed")
-			eventually(t, 10*time.Second, "it is in the log", func() bool { return durableOf(t).log.Head() == 6 })
+			eventually(t, 10*time.Second, "it is in the log", func() bool { return durableOf(t).log().memory.Head() == 6 })
 			in.stop()
 
 			o.Emit("", "while down")
@@ -125,11 +125,11 @@ func TestOlderEventsComeFromTheFiles(t *testing.T) {
 		o.Emit("even odd"[5*(i%2):4+4*(i%2)], fmt.Sprint(i, strings.Repeat("x", 100)))
 	}
 	d := durableOf(t)
-	eventually(t, 20*time.Second, "all of it is in the log", func() bool { return d.log.Head() == n })
-	if tail := d.log.Tail(); tail < n/2 {
+	eventually(t, 20*time.Second, "all of it is in the log", func() bool { return d.log().memory.Head() == n })
+	if tail := d.log().memory.Tail(); tail < n/2 {
 		t.Fatalf("memory holds all from %d on", tail)
 	}
-	if first := d.log.first(); first != 1 {
+	if first := d.log().first(); first != 1 {
 		t.Fatalf("the log begins with %d", first)
 	}
 	want := make([]string, n)
@@ -245,12 +245,12 @@ func TestNothingIsWrittenBeforeTheLogIsRead(t *testing.T) {
 	t.Cleanup(h.release)
 	log.durable.begin()
 	eventually(t, 10*time.Second, "the log is open", func() bool { return log.durable.status().Last == 3 })
-	if log.ready() || log.writable() {
+	if log.ready() || log.takesEvents() {
 		t.Error("positions are known before the log is read")
 	}
 	close(late.let)
 	eventually(t, 10*time.Second, "the log can be written", func() bool { return log.durable.writing.Load() })
-	if head := log.Head(); head != 3 {
+	if head := log.memory.Head(); head != 3 {
 		t.Errorf("the log ends with %d", head)
 	}
 	if p := log.durable.startOf("u"); p == nil || p.id != "2" || len(p.prints) != 3 {
@@ -324,8 +324,8 @@ func flowing(t *testing.T, options string) *instance {
 		o.EmitNumbered(1)
 	}
 	d := durableOf(t)
-	eventually(t, 20*time.Second, "all of it is in the log", func() bool { return d.log.Head() >= 5000 })
-	if tail := d.log.Tail(); tail < 2500 {
+	eventually(t, 20*time.Second, "all of it is in the log", func() bool { return d.log().memory.Head() >= 5000 })
+	if tail := d.log().memory.Tail(); tail < 2500 {
 		t.Fatalf("memory holds all from %d on", tail)
 	}
 	o.SetRate(1000)

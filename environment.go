@@ -233,19 +233,20 @@ func (e *environment) redirect(t target, from *url.URL, resp *http.Response, hop
 	if err != nil {
 		return nil, errors.New("a redirect to an invalid Location")
 	}
+	shown := redactURL(next)
 	if (next.Scheme != "http" && next.Scheme != "https") || next.Hostname() == "" {
-		return nil, fmt.Errorf("a redirect to %s, which is not http(s)", redactURL(next))
+		return nil, fmt.Errorf("a redirect to %s, which is not http(s)", shown)
 	}
 	if from.Scheme == "https" && next.Scheme == "http" {
-		return nil, fmt.Errorf("a redirect from https to %s", redactURL(next))
+		return nil, fmt.Errorf("a redirect from https to %s", shown)
 	}
 	next.Fragment, next.RawFragment = "", ""
 	if origin(next) != origin(t.url) {
 		if e.hasClientCertificate() {
-			return nil, fmt.Errorf("a redirect to another origin, %s, though a client certificate is configured", redactURL(next))
+			return nil, fmt.Errorf("a redirect to another origin, %s, though a client certificate is configured", shown)
 		}
 		if t.address != "" && next.Scheme == "https" {
-			return nil, fmt.Errorf("a redirect to another origin, %s, whose certificate would be checked against the upstream's name", redactURL(next))
+			return nil, fmt.Errorf("a redirect to another origin, %s, whose certificate would be checked against the upstream's name", shown)
 		}
 	}
 	next.User = nil // never a Location's

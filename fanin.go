@@ -162,7 +162,7 @@ func (h *hub) applyLog(def *definition) (stalled *durable) {
 		kept = old.durable.def.Load()
 	}
 	if old.ids == def.ids && kept.same(def.log) {
-		old.SetOptions(def.inMemory())
+		old.memory.SetOptions(def.inMemory())
 		if old.durable != nil {
 			old.durable.adjust(def.log)
 			old.durable.begin()
@@ -189,6 +189,18 @@ func (h *hub) applyLog(def *definition) (stalled *durable) {
 	return stalled
 }
 
+// replaceLog puts another log in the place of one whose store goes on in it,
+// unless a reload has done so. The readers of the one go on in the other.
+func (h *hub) replaceLog(old, next *streamLog) {
+	h.logMu.Lock()
+	defer h.logMu.Unlock()
+	old.next.Store(next)
+	old.ended.Store(true)
+	if h.log.CompareAndSwap(old, next) {
+		h.audience.wakeNotifier()
+	}
+}
+
 // publish appends an event of an input to the log, with its final type. hadID
 // reports whether the event before it came with an id in force. It never waits
 // for a client.
@@ -208,7 +220,7 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 	body := enc.encode(ev, typ, from.name, h.shaped.Load().envelope, withID, hadID, now)
 	tag := h.tags.tag(from.sourceID, typ)
 	if !withID {
-		log.Append(now, tag, body)
+		log.memory.Append(now, tag, body)
 		return
 	}
 	log.appendWithID(now, tag, body, ev.ID)
@@ -216,7 +228,17 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 
 // reasonChanged notes that a source is down for another reason, which only
 // later clients get.
-func (h *hub) reasonChanged() { h.states.reasonChanged() }
+func (h *hub) reasonChanged() {
+	h.states.reasonChanged()
+	h.tellNodes()
+}
+
+// tellNodes has the other nodes know of a change, if there are any.
+func (h *hub) tellNodes() {
+	if d := h.log.Load().durable; d != nil {
+		nudge(d.cluster.news)
+	}
+}
 
 // sourceChanged notes that a source has gone up or down, has come or has left.
 func (h *hub) sourceChanged() {
@@ -224,6 +246,7 @@ func (h *hub) sourceChanged() {
 	if h.shaped.Load().sourceEvents {
 		h.audience.wakeAll()
 	}
+	h.tellNodes()
 }
 
 // Destruct removes the stream: its clients are ended over their drain time,

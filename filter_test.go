@@ -340,20 +340,20 @@ func TestFilterRemembersSoMuch(t *testing.T) {
 func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
 	l := newStreamLog(eventlog.Options{MaxEvents: 100_000, MaxBytes: 64 << 20, IDs: true}, idsStream)
 	for i := range 50_000 {
-		l.Append(time.Now(), uint32(i%10_000), []byte("data: x\n\n"))
+		l.memory.Append(time.Now(), uint32(i%10_000), []byte("data: x\n\n"))
 	}
-	r := l.NewReader(1)
+	r := l.memory.NewReader(1)
 	got := 0
 	for {
 		chunk, n, err := r.NextMatching(maxWrite, func(tag uint32) bool { return tag == 9_999 })
 		must(t, err)
-		if chunk == nil && r.Position() > l.Head() {
+		if chunk == nil && r.Position() > l.memory.Head() {
 			break
 		}
 		got += n
 	}
-	if got != 5 || r.Position() != l.Head()+1 {
-		t.Errorf("got %d events, and stands at %d of %d", got, r.Position(), l.Head())
+	if got != 5 || r.Position() != l.memory.Head()+1 {
+		t.Errorf("got %d events, and stands at %d of %d", got, r.Position(), l.memory.Head())
 	}
 }
 
@@ -372,7 +372,7 @@ func TestFilteredClientFindsARareEvent(t *testing.T) {
 			if i == 150_000 {
 				tag = rare
 			}
-			h.log.Load().Append(time.Now(), tag, fmt.Appendf(nil, "data: %d\n\n", i))
+			h.log.Load().memory.Append(time.Now(), tag, fmt.Appendf(nil, "data: %d\n\n", i))
 		}
 		return true
 	})

@@ -1,7 +1,6 @@
 package ssefanin
 
 import (
-	"slices"
 	"sync"
 	"time"
 )
@@ -205,8 +204,7 @@ func (h *sampler) add(now time.Time, views []*streamView) {
 // bytes since the last one. Counts of an upstream from before it is seen for
 // the first time are left out, unless all of it is new.
 func (h *sampler) addUpstreams(s *oneHistory, v *streamView, fresh, minute bool) (events, bytes uint64) {
-	for i := range v.Upstreams {
-		us := &v.Upstreams[i]
+	for _, us := range v.Upstreams {
 		u := s.upstreams[us.Name]
 		if u == nil {
 			u = new(upstreamHistory)
@@ -244,7 +242,7 @@ func (h *sampler) addUpstreams(s *oneHistory, v *streamView, fresh, minute bool)
 // with a nil view.
 func (h *sampler) forget(s *oneHistory, v *streamView) {
 	for name, u := range s.upstreams {
-		if v == nil || !slices.ContainsFunc(v.Upstreams, func(us upstreamStatus) bool { return us.Name == name }) {
+		if v == nil || v.find(name) == nil {
 			if u.minutes != nil {
 				h.upstreams--
 			}

@@ -134,8 +134,14 @@ func (in *inputs) inUse() *definition {
 	return firstOf(in.uses)
 }
 
-// states returns the states of the sources, by name.
+// states returns the states of the sources, by name; where another node has them
+// connected, as that has told.
 func (in *inputs) states() map[string]sourceState {
+	if d := in.hub.log.Load().durable; d != nil {
+		if all := d.cluster.upstreams(); all != nil {
+			return toldStates(all)
+		}
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	states := make(map[string]sourceState, len(in.sources))

@@ -231,6 +231,9 @@ func (in *inputs) joinLocked(u *upstreamDef) {
 func (in *inputs) leaveLocked(one *input) {
 	releaseSource(one.source)
 	one.source.unsubscribe(one.use)
+	if d := in.hub.log.Load().durable; d != nil {
+		d.detach(one.name, &one.source.intake)
+	}
 	in.hub.counts.addLeft(one.countedName(), one.count())
 	in.hub.tags.noteUnused(one.name)
 	delete(in.sources, one.name)
@@ -249,7 +252,7 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 	next := in.sources[u.name].source
 	if stalled != nil {
 		if p := stalled.committed(one.name); p != nil {
-			next.beginAt(p)
+			next.beginAt(func() *startPoint { return p })
 			return
 		}
 	}
@@ -260,23 +263,50 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 	}
 }
 
+// startAfresh has the sources go on after the newest of their events in the log,
+// whoever has written these: what their connections brought last may not have
+// become part of it. The counts go on.
+func (in *inputs) startAfresh() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	log := in.hub.log.Load().durable
+	var left []*input
+	for _, one := range in.sources {
+		if log != nil && log.hasStart(one.name) && one.source.dialled() {
+			left = append(left, one)
+		}
+	}
+	for _, one := range left { // all, before any is joined: two may have one source
+		in.leaveLocked(one)
+	}
+	if len(left) > 0 {
+		in.reconcileLocked()
+	}
+}
+
 // wantsSourcesLocked reports whether the stream wants its sources connected.
 func (in *inputs) wantsSourcesLocked() bool {
-	return (in.demanded || !in.hub.shaped.Load().onDemand) && in.hub.log.Load().writable()
+	return in.demandedLocked() && in.hub.log.Load().takesEvents()
 }
+
+// demandedLocked reports whether somebody wants the stream's events.
+func (in *inputs) demandedLocked() bool { return in.demanded || !in.hub.shaped.Load().onDemand }
 
 // applyDemandLocked notifies the sources, and the look-ups for their addresses,
 // whether they are wanted.
 func (in *inputs) applyDemandLocked() {
 	seed := in.hub.audience.firstAsked()
-	if in.hub.log.Load().Head() > 0 {
+	if in.hub.log.Load().memory.Head() > 0 {
 		seed = "" // a source that comes later is not asked for all of it again
 	}
 	wanted := in.wantsSourcesLocked()
 	durable := in.hub.log.Load().durable
+	if durable != nil {
+		durable.setDemand(in.demandedLocked())
+	}
 	for _, one := range in.sources {
-		if durable != nil && wanted {
-			one.source.beginAt(durable.startOf(one.name))
+		if durable != nil && wanted && !one.source.dialled() {
+			one.source.beginAt(func() *startPoint { return durable.goOn(one) })
 		}
 		one.source.setDemand(one.use, wanted, seed)
 	}

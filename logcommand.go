@@ -189,25 +189,15 @@ func listLogs(w io.Writer, dirs []string) error {
 
 // listLog writes what a log holds.
 func listLog(w io.Writer, r *filestore.Report) {
-	fmt.Fprintln(w, shown(filepath.Base(r.Dir)))
-	row := func(name string, values ...string) {
-		for _, value := range values {
-			fmt.Fprintf(w, "  %-9s %s\n", name, value)
-			name = ""
-		}
-	}
-	row("folder", r.Dir)
-	row("state", logState(r))
+	fmt.Fprintf(w, "%s\n  folder    %s\n  state     %s\n", shown(filepath.Base(r.Dir)), r.Dir, logState(r))
 	if r.Records > 0 {
-		row("offsets", fmt.Sprintf("%d–%d", r.First, r.Last))
+		fmt.Fprintf(w, "  offsets   %d–%d\n", r.First, r.Last)
 	} else {
-		row("offsets", fmt.Sprintf("none; the next is %d", r.Last+1))
+		fmt.Fprintf(w, "  offsets   none; the next is %d\n", r.Last+1)
 	}
-	row("events", fmt.Sprint(r.Records))
-	row("bytes", fmt.Sprintf("%d (%s)", r.Bytes, humanize.IBytes(uint64(r.Bytes))))
+	fmt.Fprintf(w, "  events    %d\n  bytes     %d (%s)\n", r.Records, r.Bytes, humanize.IBytes(uint64(r.Bytes)))
 	if r.Records > 0 {
-		row("oldest", arrival(r.Oldest))
-		row("newest", arrival(r.Newest))
+		fmt.Fprintf(w, "  oldest    %s\n  newest    %s\n", arrival(r.Oldest), arrival(r.Newest))
 	}
 	epochs := make([]string, 0, len(r.Epochs))
 	sources := make([]string, 0, len(r.Sources))
@@ -216,7 +206,7 @@ func listLog(w io.Writer, r *filestore.Report) {
 	for _, e := range r.Epochs {
 		epochs = append(epochs, fmt.Sprintf("%s from offset %d", shown(e.ID), e.First))
 	}
-	for _, source := range slices.Sorted(maps.Keys(r.Sources)) {
+	for _, source := range namesOfSources(r) {
 		l := r.Sources[source]
 		id := "no id"
 		if l.ID != "" {
@@ -230,12 +220,25 @@ func listLog(w io.Writer, r *filestore.Report) {
 	for _, file := range r.Aside {
 		aside = append(aside, file+" was found damaged, and is not read")
 	}
-	row("epochs", epochs...)
-	row("segments", fmt.Sprint(r.Segments))
-	row("sources", sources...)
-	row("damage", damage...)
-	row("aside", aside...)
+	for _, row := range []struct {
+		name  string
+		lines []string // none: the row is left out
+	}{
+		{"epochs", epochs},
+		{"segments", []string{fmt.Sprint(r.Segments)}},
+		{"sources", sources},
+		{"damage", damage},
+		{"aside", aside},
+	} {
+		for _, line := range row.lines {
+			fmt.Fprintf(w, "  %-9s %s\n", row.name, line)
+			row.name = ""
+		}
+	}
 }
+
+// namesOfSources are those of the sources that a log has events of, in order.
+func namesOfSources(r *filestore.Report) []string { return slices.Sorted(maps.Keys(r.Sources)) }
 
 // logState is who has a log, or how it was left.
 func logState(r *filestore.Report) string {
@@ -300,7 +303,7 @@ type selection struct {
 	types    []string
 }
 
-// logPosition is an offset, or a time.
+// logPosition is what --from and --to name: an offset, or a time.
 type logPosition struct {
 	offset uint64 // 0: it is a time
 	time   int64  // Unix ms
@@ -316,20 +319,16 @@ func parseSelection(flags caddycmd.Flags) (*selection, error) {
 			return nil, fmt.Errorf("--%s goes with --print only", name)
 		}
 	}
-	for name, at := range map[string]**logPosition{"from": &s.from, "to": &s.to} {
-		if !flags.Changed(name) {
-			continue
-		}
-		p, err := parseLogPosition(flags.String(name))
-		if err != nil {
-			return nil, fmt.Errorf("--%s: %w", name, err)
-		}
-		*at = &p
+	var err error
+	if s.from, err = parseLogPosition(flags, "from"); err != nil {
+		return nil, err
+	}
+	if s.to, err = parseLogPosition(flags, "to"); err != nil {
+		return nil, err
 	}
 	if f, t := s.from, s.to; f != nil && t != nil && (t.offset > 0 && f.offset > t.offset || f.offset == 0 && t.offset == 0 && f.time > t.time) {
 		return nil, fmt.Errorf("--from %s comes after --to %s", flags.String("from"), flags.String("to"))
 	}
-	var err error
 	if s.sources, err = flags.GetStringArray("source"); err != nil {
 		return nil, err
 	}
@@ -337,22 +336,27 @@ func parseSelection(flags caddycmd.Flags) (*selection, error) {
 	return s, err
 }
 
-func parseLogPosition(text string) (logPosition, error) {
+// parseLogPosition reads a flag; nil if it is not given.
+func parseLogPosition(flags caddycmd.Flags, name string) (*logPosition, error) {
+	if !flags.Changed(name) {
+		return nil, nil
+	}
+	text := flags.String(name)
 	if text != "" && strings.Trim(text, "0123456789") == "" {
 		offset, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
-			return logPosition{}, fmt.Errorf("the offset %s is too large", text)
+			return nil, fmt.Errorf("--%s: the offset %s is too large", name, text)
 		}
 		if offset == 0 {
-			return logPosition{}, errors.New("offsets begin with 1")
+			return nil, fmt.Errorf("--%s: offsets begin with 1", name)
 		}
-		return logPosition{offset: offset}, nil
+		return &logPosition{offset: offset}, nil
 	}
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return logPosition{}, fmt.Errorf("'%s' is neither an offset such as 1200, nor a time such as 2026-01-31T12:00:00Z", text)
+		return nil, fmt.Errorf("--%s: '%s' is neither an offset such as 1200, nor a time such as 2026-01-31T12:00:00Z", name, text)
 	}
-	return logPosition{time: t.UnixMilli()}, nil
+	return &logPosition{time: t.UnixMilli()}, nil
 }
 
 // wants reports whether a record is to be printed.
@@ -400,7 +404,7 @@ func printLog(stdout, stderr io.Writer, dirs []string, s *selection) error {
 	}
 	for _, source := range s.sources {
 		if _, known := r.Sources[source]; !known && len(r.Sources) < logstore.MaxSources {
-			return fmt.Errorf("--source: the log has no events of '%s', it has some of %s", source, someOf(r.Sources))
+			return fmt.Errorf("--source: the log has no events of '%s', it has some of %s", source, someSources(r))
 		}
 	}
 	var from uint64
@@ -452,14 +456,14 @@ func printLog(stdout, stderr io.Writer, dirs []string, s *selection) error {
 	return nil
 }
 
-// someOf names sources, not more than fit in a line.
-func someOf(sources map[string]logstore.Latest) string {
-	if len(sources) == 0 {
+// someSources names the sources of a log, not more than fit in a line.
+func someSources(r *filestore.Report) string {
+	names := namesOfSources(r)
+	if len(names) == 0 {
 		return "nobody"
 	}
-	var names []string
-	for _, name := range slices.Sorted(maps.Keys(sources)) {
-		names = append(names, shown(name))
+	for i, name := range names {
+		names[i] = shown(name)
 	}
 	const most = 10
 	if len(names) > most {

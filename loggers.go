@@ -22,21 +22,21 @@ func activeLogger() *zap.Logger {
 
 // followingLogger is for what outlives configurations: each of its lines goes to
 // the logger of the configuration that is active at that moment.
-func followingLogger() *zap.Logger { return zap.New(followingCore{}) }
+func followingLogger() *zap.Logger { return zap.New(new(followingCore)) }
 
 // followingCore is the core of followingLogger. Immutable.
 type followingCore struct{ fields []zapcore.Field }
 
 // Enabled implements zapcore.Core.
-func (followingCore) Enabled(level zapcore.Level) bool { return activeLogger().Core().Enabled(level) }
+func (*followingCore) Enabled(level zapcore.Level) bool { return activeLogger().Core().Enabled(level) }
 
 // With implements zapcore.Core.
-func (c followingCore) With(fields []zapcore.Field) zapcore.Core {
-	return followingCore{slices.Concat(c.fields, fields)}
+func (c *followingCore) With(fields []zapcore.Field) zapcore.Core {
+	return &followingCore{slices.Concat(c.fields, fields)}
 }
 
 // Check implements zapcore.Core.
-func (c followingCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (c *followingCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if c.Enabled(entry.Level) {
 		return checked.AddCore(entry, c)
 	}
@@ -44,7 +44,7 @@ func (c followingCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry)
 }
 
 // Write implements zapcore.Core.
-func (c followingCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+func (c *followingCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	logger := activeLogger()
 	entry.LoggerName = logger.Name()
 	if checked := logger.Core().Check(entry, nil); checked != nil {
@@ -54,7 +54,7 @@ func (c followingCore) Write(entry zapcore.Entry, fields []zapcore.Field) error 
 }
 
 // Sync implements zapcore.Core.
-func (followingCore) Sync() error { return activeLogger().Core().Sync() }
+func (*followingCore) Sync() error { return activeLogger().Core().Sync() }
 
 // loggerName stands for the App where the name of its logger is all that is
 // needed of it.

@@ -39,6 +39,7 @@ type logDef struct {
 	kind   string
 	key    string // of the log
 	opener logstore.Opener
+	sharer logstore.Sharer // the opener, if several nodes share the log; else nil
 	bounds logstore.Bounds
 	cache  eventlog.Options // of the part in memory
 }
@@ -147,8 +148,9 @@ func (b *builder) log(name string, cfg *Stream, retain eventlog.Options) (*logDe
 			return nil, fmt.Errorf("log: %w", err)
 		}
 	}
+	sharer, _ := opener.(logstore.Sharer)
 	return &logDef{
-		kind: kind, key: opener.Key(name), opener: opener,
+		kind: kind, key: opener.Key(name), opener: opener, sharer: sharer,
 		bounds: logstore.Bounds{Events: uint64(retain.MaxEvents), Bytes: retain.MaxBytes, Age: retain.MaxAge},
 		cache: eventlog.Options{
 			MaxEvents: retain.MaxEvents, MaxBytes: min(opener.Memory(), retain.MaxBytes), MaxAge: retain.MaxAge, IDs: retain.IDs,
@@ -212,7 +214,7 @@ const (
 // Provision evaluates placeholders and validates the options. It opens nothing.
 func (f *FileLog) Provision(caddy.Context) error {
 	if f.Dir == "" {
-		f.Dir = filepath.Join(caddy.AppDataDir(), "sse_fanin", "log")
+		f.Dir = defaultLogDir()
 	}
 	// what is missing in the path would make it another one
 	dir, err := caddy.NewReplacer().ReplaceOrErr(f.Dir, true, true)

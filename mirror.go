@@ -76,6 +76,14 @@ func (m *mirror) remember(p *startPoint) {
 	m.newest = append(m.newest[:0], p.id...)
 }
 
+// sentAll notes that a replica has sent everything so far.
+func (m *mirror) sentAll(slot int) {
+	for i := range m.window {
+		m.window[i].seen |= 1 << slot
+	}
+	m.slots[slot].next = m.seq
+}
+
 // add gives a replica a slot; false when all are taken.
 func (m *mirror) add() (slot int, ok bool) {
 	for i := range m.slots {

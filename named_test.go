@@ -17,7 +17,7 @@ func logOf(t *testing.T, name string) *eventlog.Log {
 	var log *eventlog.Log
 	hubs.Range(func(key, val any) bool {
 		if key == namedKey(name) {
-			log = val.(*hub).log.Load().Log
+			log = val.(*hub).log.Load().memory
 		}
 		return log == nil
 	})

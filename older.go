@@ -230,7 +230,7 @@ func (o *olderEvents) runAt(store logstore.Store, offset uint64) (*eventlog.Run,
 	}
 	d := o.durable
 	from, before := offset, ""
-	if d.log.ids == idsUpstream && offset > 1 {
+	if d.log().ids == idsUpstream && offset > 1 {
 		from-- // whether an id was in force
 	}
 	records, err := store.Read(d.ctx, from, runSize)
@@ -257,12 +257,12 @@ func (o *olderEvents) runAt(store logstore.Store, offset uint64) (*eventlog.Run,
 			continue
 		}
 		events[i].Tag = d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
-		if d.log.ids == idsUpstream {
+		if d.log().ids == idsUpstream {
 			events[i].ID = appendUpstreamID(nil, r.ID, before)
 			before = r.ID
 		}
 	}
-	run := d.log.NewRun(records[0].Offset, events)
+	run := d.log().memory.NewRun(records[0].Offset, events)
 	o.keep(run)
 	return run, nil
 }
@@ -291,6 +291,13 @@ func (o *olderEvents) keep(run *eventlog.Run) {
 		o.runs[0] = nil
 		o.runs = o.runs[1:]
 	}
+}
+
+// forgetRuns forgets what was read: the store has lost some of it.
+func (o *olderEvents) forgetRuns() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.runs, o.memory = nil, 0
 }
 
 // note logs an error in reading, once until something can be read again.

@@ -32,13 +32,13 @@ const (
 // audience.switchLog, since any goroutine may read the lag; all else is the
 // client's.
 type clientPosition struct {
-	log    *streamLog // nil until the head is written
-	reader logReader
+	log    *streamLog      // nil until the head is written
+	reader eventlog.Reader // the zero value is to begin somewhere first
 }
 
 // seek has the client read from the event at next.
 func (p *clientPosition) seek(next uint64) {
-	p.reader.seek(p.log, next)
+	p.reader.Begin(p.log.memory, next)
 }
 
 // switchLog has the client read another log, from the event at next; see
@@ -54,11 +54,11 @@ func (p *clientPosition) lag() uint64 {
 	if p.log == nil {
 		return n
 	}
-	if head, at := p.log.Head(), p.reader.Position(); at <= head {
+	if head, at := p.log.memory.Head(), p.reader.Position(); at <= head {
 		n = head + 1 - at
 	}
 	for log := p.log.following(); log != nil && log.ready(); log = log.following() {
-		n += log.Head() + 1 - log.begins.Load()
+		n += log.memory.Head() + 1 - log.begins.Load()
 	}
 	return n
 }
@@ -78,7 +78,7 @@ func (c *client) place(now time.Time) {
 		c.switchLog(c.hub.log.Load(), 1)
 	}
 	log := c.at.log
-	if next := log.following(); next != nil && !log.ready() { // it will never be
+	if next := log.following(); next != nil && (!log.ready() || log.ended.Load()) { // it will never be
 		c.switchLog(next, 1)
 		log = next
 	}
@@ -91,20 +91,20 @@ func (c *client) place(now time.Time) {
 		}
 		return
 	}
-	log.Expire(now)
-	c.sent.head = log.Head() // later events are no replay
+	log.memory.Expire(now)
+	c.sent.head = log.memory.Head() // later events are no replay
 	for {
 		begin := c.begin
 		if begin == nil {
 			found, ok := c.beginning(c.sub.asked, now)
 			if !ok {
-				return // it is being asked for
+				return // the client is woken
 			}
 			begin = &found
 		}
 		c.begin = nil
 		c.at.seek(begin.next)
-		if begin.next < log.Tail() && log.durable != nil {
+		if begin.next < log.memory.Tail() && log.durable != nil {
 			// the time of its event is part of the position
 			wait, evicted := c.goOnOlder()
 			if wait {
@@ -137,7 +137,8 @@ type beginning struct {
 	missed *uint64 // events in the gap, if that is known
 }
 
-// beginning returns where the client begins. False: that is being asked for.
+// beginning returns where the client begins. False: that is being asked for, or
+// the log is to get there first.
 func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 	log := c.at.log
 	if asked == "" || !log.resumable() {
@@ -158,7 +159,12 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 		missed := b.next - cursor.Offset - 1
 		b.gap, b.missed = gapExpired, &missed
 		return b, true
-	case eventlog.Unknown, eventlog.Ahead:
+	case eventlog.Ahead:
+		// Another node may have given it, which is ahead of this one.
+		if c.ahead = log.shared() && monotonic(now) < c.waitUntil; c.ahead {
+			return b, false
+		}
+	case eventlog.Unknown:
 	}
 	b.next, b.gap = c.startPosition(), gapUnknown
 	if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
@@ -172,8 +178,8 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 // or later. False: it is being asked for.
 func (c *client) since(t int64) (next uint64, ok bool) {
 	log := c.at.log
-	next = log.Since(t)
-	if log.durable == nil || next > log.Tail() || log.first() >= log.Tail() {
+	next = log.memory.Since(t)
+	if log.durable == nil || next > log.memory.Tail() || log.first() >= log.memory.Tail() {
 		return next, true
 	}
 	t = max(t, 1)
@@ -238,7 +244,7 @@ func (c *client) askNoMore() {
 // has it any more.
 func (c *client) goOnOlder() (wait, evicted bool) {
 	log, next := c.at.log, c.at.reader.Position()
-	if log.durable == nil {
+	if log.durable == nil || log.ended.Load() {
 		return false, true
 	}
 	if a := c.answered(); a != nil && a.run != nil && c.at.reader.ReadRun(a.run) {
@@ -303,7 +309,7 @@ func requestedPosition(r *http.Request) string {
 func (c *client) startPosition() uint64 {
 	switch c.settings.start {
 	case startLive:
-		return c.at.log.Head() + 1
+		return c.at.log.memory.Head() + 1
 	case startOldest:
 		return c.at.log.first()
 	}

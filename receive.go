@@ -25,8 +25,9 @@ type intake struct {
 	// mu makes judging and delivering an event one step. It protects the fields
 	// below, lastID of the subscriptions, and recents, leading, release and enc
 	// of the runners. The locks of the streams' logs are taken below it.
-	mu     sync.Mutex
-	mirror *mirror // nil without `mirror`
+	mu      sync.Mutex
+	mirror  *mirror // nil without `mirror`, and unless the log is a replica
+	logSlot int     // of the log, if it is one
 }
 
 // printOf returns an event's print. It is a stable one where the log is.
@@ -41,8 +42,12 @@ func (in *intake) printOf(ev *sse.Event) print {
 func (in *intake) init(spec *sourceSpec, counts *sourceCounts) {
 	in.spec, in.counts = spec, counts
 	in.subs.Store(new([]*subscription))
-	if spec.Policy == policyMirror {
+	if spec.Policy == policyMirror || spec.Standby {
 		in.mirror = newMirror()
+	}
+	if spec.Standby {
+		in.logSlot, _ = in.mirror.add()
+		in.mirror.noteUp(in.logSlot)
 	}
 }
 
@@ -90,21 +95,43 @@ func (in *intake) lastID(use *subscription, limit int) string {
 
 // remember takes over the events before the first connection, which another
 // process has received.
-func (in *intake) remember(p *startPoint) {
+func (in *intake) remember(start func() *startPoint) *startPoint {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.mirror != nil {
-		in.mirror.remember(p)
+	p := start()
+	if in.mirror == nil || p == nil {
+		return p
 	}
+	in.mirror.remember(p)
+	if in.spec.Standby {
+		in.mirror.sentAll(in.logSlot)
+	}
+	return p
+}
+
+// logged notes that an event has become part of the log, whichever node has
+// brought it.
+func (in *intake) logged(p print, id string, now time.Time) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mirror.first(in.logSlot, p, &sse.Event{ID: []byte(id), HasID: true}, now)
 }
 
 // mirrors reports whether the replicas are connected side by side.
-func (in *intake) mirrors() bool { return in.mirror != nil }
+func (in *intake) mirrors() bool { return in.spec.Policy == policyMirror }
 
-// addReplica gives a mirror's replica a slot; false where there are too many.
+// matches reports whether events are matched with those of replicas, of which the
+// log may be one, and not only with those of the connection before.
+func (in *intake) matches() bool { return in.mirror != nil }
+
+// addReplica gives a replica a slot in the mirror, if there is one; false where
+// there are too many.
 func (in *intake) addReplica() (slot int, ok bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.mirror == nil {
+		return 0, true
+	}
 	return in.mirror.add()
 }
 

@@ -32,7 +32,7 @@ func newReceiving(t *testing.T, runners int, spec sourceSpec) *receiving {
 	r.in = &input{source: r.s, hub: h, name: "u"}
 	r.in.shape.Store(new(shape))
 	r.in.use = r.s.subscribe(r.in)
-	r.reader = h.log.Load().NewReader(1)
+	r.reader = h.log.Load().memory.NewReader(1)
 	for range runners {
 		slot := 0
 		if r.s.intake.mirror != nil {

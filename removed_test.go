@@ -31,7 +31,7 @@ func onlyLog(t *testing.T) weak.Pointer[streamLog] {
 		t.Fatalf("%d streams", len(all))
 	}
 	log := all[0].log.Load()
-	if log.Head() == 0 {
+	if log.memory.Head() == 0 {
 		t.Fatal("the log is empty")
 	}
 	return weak.Make(log)

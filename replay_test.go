@@ -140,7 +140,7 @@ func TestHeldEventsAreDelivered(t *testing.T) {
 				t.Fatalf("got %q, want b", got)
 			}
 			if name != "new event" {
-				if newest := r.in.hub.log.Load().Stats().Newest; !newest.Equal(arrived.Truncate(time.Millisecond)) {
+				if newest := r.in.hub.log.Load().memory.Stats().Newest; !newest.Equal(arrived.Truncate(time.Millisecond)) {
 					t.Errorf("it arrived at %s, want %s", newest, arrived)
 				}
 				if id := string(r.in.use.lastID); id != "7" {

@@ -79,7 +79,7 @@ type runner struct {
 	broughtNew atomic.Bool // the connection brought an event that was not sent before
 
 	// of the source's intake, whose lock protects them
-	recents recents     // without `mirror`
+	recents recents     // unless intake.matches
 	leading leading     // of the current connection
 	release *time.Timer // of held events; nil until there were some
 	enc     encoder
@@ -118,7 +118,7 @@ func (r *runner) begin(p *startPoint) {
 	if p.id != "" {
 		r.decoder.SetLastEventID(p.id)
 	}
-	if !r.source.intake.mirrors() {
+	if !r.source.intake.matches() {
 		r.recents.prints = p.prints[max(len(p.prints)-recentEvents, 0):]
 	}
 	r.connected = true
@@ -387,12 +387,12 @@ type replicaStatus struct {
 
 // replicaStatuses returns what operators see of the replicas, in the order in
 // which they are tried.
-func (r *runner) replicaStatuses() []replicaStatus {
+func (r *runner) replicaStatuses() []*replicaStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]replicaStatus, 0, len(r.replicas))
+	all := make([]*replicaStatus, 0, len(r.replicas))
 	for _, rep := range r.replicas {
-		all = append(all, replicaStatus{
+		all = append(all, &replicaStatus{
 			place:  rep.place,
 			url:    r.spec.shown(rep.url, rep.address),
 			up:     rep == r.current && r.state.phase == phaseUp,

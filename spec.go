@@ -1,7 +1,6 @@
 package ssefanin
 
 import (
-	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -11,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -38,6 +38,7 @@ type sourceSpec struct {
 	Key          string               `json:"key,omitempty"`     // of a keyed stream, hashed
 	Values       map[string]string    `json:"values,omitempty"`  // of a keyed stream's placeholders in headers
 	Log          string               `json:"log,omitempty"`     // of the one stream whose log outlives the process; see logDef
+	Standby      bool                 `json:"standby,omitempty"` // it is connected on all nodes that share the log
 	headerOps    []*headers.HeaderOps // HeaderUp is their text
 	transportRaw json.RawMessage      // Transport is its canonical form
 	dynamicRaw   json.RawMessage      // Dynamic is its canonical form
@@ -75,7 +76,7 @@ func (s *sourceSpec) order(places []place) []place {
 		sum := sha256.Sum256([]byte(nodeID() + "\x00" + s.Key + "\x00" + p.id))
 		rank[p.id] = binary.BigEndian.Uint64(sum[:8])
 	}
-	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(rank[b.id], rank[a.id]) })
+	sort.SliceStable(places, func(i, j int) bool { return rank[places[i].id] > rank[places[j].id] })
 	return places
 }
 

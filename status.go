@@ -22,11 +22,11 @@ type streamStatus struct {
 	OnDemand bool `json:"on_demand"`
 
 	// By name.
-	Upstreams []upstreamStatus `json:"upstreams"`
-	Log       logStatus        `json:"log"`
-	Clients   clientsStatus    `json:"clients"`
-	Delivered deliveredStatus  `json:"delivered"`
-	Gaps      gapsStatus       `json:"gaps"`
+	Upstreams []*upstreamStatus `json:"upstreams"`
+	Log       logStatus         `json:"log"`
+	Clients   clientsStatus     `json:"clients"`
+	Delivered deliveredStatus   `json:"delivered"`
+	Gaps      gapsStatus        `json:"gaps"`
 	// How many of the last events had which type.
 	Types map[string]int `json:"types"`
 }
@@ -61,7 +61,7 @@ type upstreamStatus struct {
 	status   int       // of the response, if that was the reason
 	hint     string    // what to look at; Error has it at its end
 	partly   bool      // URLs lack a user or query
-	replicas []replicaStatus
+	replicas []*replicaStatus
 }
 
 // logStatus is the operators' view of a log.
@@ -114,7 +114,7 @@ type gapsStatus struct {
 }
 
 // merge adds another source of the same name.
-func (u *upstreamStatus) merge(other upstreamStatus) {
+func (u *upstreamStatus) merge(other *upstreamStatus) {
 	if u.URLs == nil {
 		u.URLs, u.Policy = other.URLs, other.Policy
 	}

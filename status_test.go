@@ -25,7 +25,7 @@ func streamNamed(t *testing.T, name string) streamStatus {
 }
 
 // upstreamNamed returns the status of an upstream of a stream.
-func upstreamNamed(t *testing.T, stream, name string) upstreamStatus {
+func upstreamNamed(t *testing.T, stream, name string) *upstreamStatus {
 	t.Helper()
 	for _, us := range streamNamed(t, stream).Upstreams {
 		if us.Name == name {
@@ -33,7 +33,7 @@ func upstreamNamed(t *testing.T, stream, name string) upstreamStatus {
 		}
 	}
 	t.Fatalf("stream '%s' has no upstream '%s'", stream, name)
-	return upstreamStatus{}
+	return nil
 }
 
 // becomes waits until the status of a stream is as wanted.

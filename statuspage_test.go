@@ -258,10 +258,10 @@ func TestStatusOfAStreamThatIsNotThere(t *testing.T) {
 }
 
 func TestStatusReadiness(t *testing.T) {
-	up := func(states ...phase) []upstreamStatus {
-		var all []upstreamStatus
+	up := func(states ...phase) []*upstreamStatus {
+		var all []*upstreamStatus
 		for i, state := range states {
-			all = append(all, upstreamStatus{Name: string(rune('a' + i)), State: state})
+			all = append(all, &upstreamStatus{Name: string(rune('a' + i)), State: state})
 		}
 		return all
 	}
@@ -284,7 +284,7 @@ func TestStatusReadiness(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var names []string
-			for _, m := range tc.page.missing(tc.streams) {
+			for _, m := range tc.page.missing(tc.streams, time.Now()) {
 				names = append(names, m.Stream)
 			}
 			if got := strings.Join(names, " "); got != tc.missing {

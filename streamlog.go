@@ -22,13 +22,17 @@ const (
 // streamLog is a stream's log, and what kind of ids its events carry. With
 // `ids upstream` it also finds events by the upstream's id.
 type streamLog struct {
-	*eventlog.Log
+	memory  *eventlog.Log // what clients read from
 	ids     string
 	durable *durable // where the log is kept besides memory; nil: nowhere
 
 	// next is the log that came after this one; readers go through all of
 	// them. Nil for the hub's current one.
 	next atomic.Pointer[streamLog]
+
+	// ended: the store has lost what this log has from some offset on, and goes on
+	// in the next one.
+	ended atomic.Bool
 
 	// begins is the offset from which on readers of the log before go on in this
 	// one. What is before it was there already. Stored before ready tells so.
@@ -52,7 +56,7 @@ type notedID struct {
 }
 
 func newStreamLog(o eventlog.Options, ids string) *streamLog {
-	l := &streamLog{Log: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
+	l := &streamLog{memory: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
 	l.begins.Store(1)
 	return l
 }
@@ -61,22 +65,36 @@ func newStreamLog(o eventlog.Options, ids string) *streamLog {
 // besides memory has to be read first.
 func (l *streamLog) ready() bool { return l.durable == nil || l.durable.loaded.Load() }
 
-// writable reports whether the log takes events at present.
-func (l *streamLog) writable() bool { return l.durable == nil || l.durable.writing.Load() }
+// takesEvents reports whether the sources are to be connected: the log can be
+// written, or this node stands by.
+func (l *streamLog) takesEvents() bool {
+	d := l.durable
+	switch {
+	case d == nil:
+		return true
+	case d.writing.Load():
+		return !d.held.Load()
+	default:
+		return d.loaded.Load() && d.standsBy()
+	}
+}
+
+// shared reports whether several nodes serve the log.
+func (l *streamLog) shared() bool { return l.durable != nil && l.durable.shared() }
 
 // first returns the offset of the oldest event that can be had, from memory or
 // from where the log is kept besides.
 func (l *streamLog) first() uint64 {
-	if l.durable == nil || l.durable.older.over() {
-		return l.Tail()
+	if l.durable == nil || l.ended.Load() || l.durable.older.over() {
+		return l.memory.Tail()
 	}
-	return min(l.durable.first(), l.Tail())
+	return min(l.durable.first(), l.memory.Tail())
 }
 
 // following returns the log in which readers of this one go on; nil if there is
 // none. One that another has followed before it was ready is passed over.
 func (l *streamLog) following() *streamLog {
-	if l.durable != nil && !l.durable.over.Load() {
+	if l.durable != nil && !l.durable.over.Load() && !l.ended.Load() {
 		return nil // what was handed over to the store is still to come
 	}
 	next := l.next.Load()
@@ -88,7 +106,7 @@ func (l *streamLog) following() *streamLog {
 
 // after is After, with the events that memory no longer holds.
 func (l *streamLog) after(c eventlog.Cursor) (next uint64, state eventlog.CursorState) {
-	next, state = l.After(c)
+	next, state = l.memory.After(c)
 	if state != eventlog.Expired || l.durable == nil {
 		return next, state
 	}
@@ -101,9 +119,9 @@ func (l *streamLog) after(c eventlog.Cursor) (next uint64, state eventlog.Cursor
 // last returns the offset of the first of the newest n events that can be had.
 func (l *streamLog) last(n uint64) uint64 {
 	if l.durable == nil {
-		return l.Last(n)
+		return l.memory.Last(n)
 	}
-	next := l.Head() + 1
+	next := l.memory.Head() + 1
 	return next - min(n, next-l.first())
 }
 
@@ -124,7 +142,7 @@ func (l *streamLog) resumable() bool { return l.ids != idsNone }
 func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	offset := l.Append(now, tag, body)
+	offset := l.memory.Append(now, tag, body)
 	hash := maphash.Bytes(tagSeed, id)
 	if !l.hasLast || hash != l.lastHash {
 		n := notedID{offset: offset, hash: hash}
@@ -141,7 +159,7 @@ func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
 // forgetLocked forgets ids of evicted events. A client that has the event before
 // the oldest retained one has missed nothing, so that one is kept.
 func (l *streamLog) forgetLocked() {
-	tail := l.Tail()
+	tail := l.memory.Tail()
 	for range maxForgotten {
 		if len(l.noted) == 0 || l.noted[0].offset+1 >= tail {
 			return
@@ -161,7 +179,7 @@ func (l *streamLog) afterID(id string) (next uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	offset, ok := l.byID[maphash.String(tagSeed, id)]
-	if !ok || offset+1 < l.Tail() {
+	if !ok || offset+1 < l.memory.Tail() {
 		return 0, false
 	}
 	return offset + 1, true
@@ -179,17 +197,10 @@ func (l *streamLog) idBefore(next uint64) string {
 	return l.noted[n-1].id
 }
 
-// logReader is a client's place in a streamLog. The zero value is to begin
-// somewhere first. Not safe for concurrent use, but for Position.
-type logReader struct{ eventlog.Reader }
-
-// seek has the reader read a log from the event at next.
-func (r *logReader) seek(l *streamLog, next uint64) { r.Begin(l.Log, next) }
-
 // newest calls each with the newest n events, oldest first: as stored, with the
 // time of arrival in Unix ms. Events evicted meanwhile are left out.
 func (l *streamLog) newest(n uint64, each func(stored []byte, arrived int64)) {
-	reader := l.NewReader(l.Last(n))
+	reader := l.memory.NewReader(l.memory.Last(n))
 	for range n {
 		stored, _, err := reader.Next(1) // one event
 		if stored == nil || err != nil {

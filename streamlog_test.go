@@ -25,11 +25,11 @@ func TestIDsInForce(t *testing.T) {
 			inForce = append(inForce, fmt.Sprint(id))
 			if rnd.IntN(100) == 0 {
 				bound = 1 + rnd.IntN(200)
-				l.SetOptions(eventlog.Options{MaxEvents: bound, MaxBytes: 1 << 20})
+				l.memory.SetOptions(eventlog.Options{MaxEvents: bound, MaxBytes: 1 << 20})
 			}
-			next := l.Tail() + rnd.Uint64N(l.Head()+2-l.Tail())
+			next := l.memory.Tail() + rnd.Uint64N(l.memory.Head()+2-l.memory.Tail())
 			if got, want := l.idBefore(next), inForce[next-1]; got != want {
-				t.Fatalf("seed %d: before %d of %d to %d: id %q, want %q", seed, next, l.Tail(), l.Head(), got, want)
+				t.Fatalf("seed %d: before %d of %d to %d: id %q, want %q", seed, next, l.memory.Tail(), l.memory.Head(), got, want)
 			}
 		}
 	}
@@ -43,7 +43,7 @@ func TestIDsOfManyEvictedEvents(t *testing.T) {
 	for i := range events {
 		l.appendWithID(time.Now(), 0, []byte("data: x\n\n"), fmt.Append(nil, i))
 	}
-	l.SetOptions(eventlog.Options{MaxEvents: 10, MaxBytes: 64 << 20})
+	l.memory.SetOptions(eventlog.Options{MaxEvents: 10, MaxBytes: 64 << 20})
 	for i := range 4 {
 		before := len(l.noted)
 		l.appendWithID(time.Now(), 0, []byte("data: x\n\n"), fmt.Append(nil, events+i))
@@ -53,7 +53,7 @@ func TestIDsOfManyEvictedEvents(t *testing.T) {
 		if _, ok := l.afterID(fmt.Sprint(events - 20)); ok {
 			t.Error("the id of an evicted event was found")
 		}
-		if id, want := l.idBefore(l.Tail()), fmt.Sprint(l.Tail()-2); id != want {
+		if id, want := l.idBefore(l.memory.Tail()), fmt.Sprint(l.memory.Tail()-2); id != want {
 			t.Errorf("the id before the oldest one is %s, want %s", id, want)
 		}
 	}

@@ -79,7 +79,7 @@ func viewStreams() []*streamView {
 
 func newStreamView(name string) *streamView {
 	v := &streamView{counted: make(map[string]*countedUpstream)}
-	v.Name, v.Upstreams, v.Types = name, []upstreamStatus{}, make(map[string]int)
+	v.Name, v.Upstreams, v.Types = name, []*upstreamStatus{}, make(map[string]int)
 	return v
 }
 
@@ -146,12 +146,22 @@ func (v *streamView) count(name string) *countedUpstream {
 }
 
 func (v *streamView) upstream(name string) *upstreamStatus {
-	i := slices.IndexFunc(v.Upstreams, func(u upstreamStatus) bool { return u.Name == name })
-	if i < 0 {
-		i = len(v.Upstreams)
-		v.Upstreams = append(v.Upstreams, upstreamStatus{Name: name, State: phaseIdle})
+	if us := v.find(name); us != nil {
+		return us
 	}
-	return &v.Upstreams[i]
+	us := &upstreamStatus{Name: name, State: phaseIdle}
+	v.Upstreams = append(v.Upstreams, us)
+	return us
+}
+
+// find returns the upstream of a name; nil if there is none.
+func (v *streamView) find(name string) *upstreamStatus {
+	for _, us := range v.Upstreams {
+		if us.Name == name {
+			return us
+		}
+	}
+	return nil
 }
 
 // addHub adds a stream, or that of one key. False if no configuration with it
@@ -163,6 +173,9 @@ func (v *streamView) addHub(h *hub) bool {
 	}
 	v.addInputs(h, in)
 	log := h.log.Load()
+	if log.durable != nil {
+		v.showTold(log.durable.cluster.upstreams())
+	}
 	v.addLog(log)
 	v.addTypes(h.tags, log)
 	clients := h.audience.snapshot()
@@ -189,7 +202,7 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 		}
 	}
 	for _, src := range in.sources {
-		n, us := v.count(src.counted), src.status
+		n, us := v.count(src.counted), &src.status
 		us.add(src.counts)
 		n.combine(src.counts, plus)
 		n.up = n.up || us.State == phaseUp
@@ -205,10 +218,21 @@ func (v *streamView) addInputs(h *hub, in inputsStatus) {
 	}
 }
 
+// showTold has the upstreams show how they are on the node that has them connected.
+// Counts are this node's own.
+func (v *streamView) showTold(all []upstreamStatus) {
+	for _, told := range all {
+		us := v.upstream(told.Name)
+		us.State, us.Since, us.RetryAt = told.State, told.Since, told.RetryAt
+		us.Reason, us.Error, us.Connected = told.Reason, told.Error, told.Connected
+		us.LastEvent, us.LastEventID = told.LastEvent, told.LastEventID
+	}
+}
+
 func (v *streamView) addLog(log *streamLog) {
-	st, o := log.Stats(), log.Options()
+	st, o := log.memory.Stats(), log.memory.Options()
 	l := logStatus{
-		Epoch: log.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
+		Epoch: log.memory.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
 		Events: st.Events, Bytes: st.Bytes, Memory: st.Memory,
 		Oldest: unixMilli(st.Oldest), Newest: unixMilli(st.Newest),
 		MaxEvents: o.MaxEvents, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge.Milliseconds(),
@@ -224,7 +248,7 @@ func (v *streamView) addTypes(t *tags, log *streamLog) {
 	if v.seen >= sampledTypes {
 		return
 	}
-	last := log.LastTags(shownTypesFrom)
+	last := log.memory.LastTags(shownTypesFrom)
 	v.seen += len(last)
 	for name, n := range t.countTypes(last) {
 		v.Types[name] += n
@@ -237,8 +261,8 @@ func (v *streamView) addCounts(c *streamCounts, before map[string]upstreamCounts
 	for name, n := range v.counted {
 		n.combine(before[name], plus)
 		n.upstreamCounts = c.ratchet(name, n.upstreamCounts)
-		if i := slices.IndexFunc(v.Upstreams, func(u upstreamStatus) bool { return u.Name == name }); i >= 0 {
-			v.Upstreams[i].set(n.upstreamCounts)
+		if us := v.find(name); us != nil {
+			us.set(n.upstreamCounts)
 		}
 	}
 	v.Clients.Total = c.clients.Load()
@@ -298,13 +322,13 @@ func (v *streamView) merge(other *streamView) {
 
 // trim puts everything into its final order and bounds.
 func (v *streamView) trim() {
-	slices.SortFunc(v.Upstreams, func(a, b upstreamStatus) int { return strings.Compare(a.Name, b.Name) })
-	for i := range v.Upstreams {
-		if v.Upstreams[i].URLs == nil {
-			v.Upstreams[i].URLs = []string{}
+	slices.SortFunc(v.Upstreams, func(a, b *upstreamStatus) int { return strings.Compare(a.Name, b.Name) })
+	for _, us := range v.Upstreams {
+		if us.URLs == nil {
+			us.URLs = []string{}
 		}
-		if v.Upstreams[i].Connected == nil {
-			v.Upstreams[i].Connected = []string{}
+		if us.Connected == nil {
+			us.Connected = []string{}
 		}
 	}
 	if len(v.Types) > shownTypes {

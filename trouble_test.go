@@ -30,7 +30,7 @@ func (s *samples) send(us *upstreamStatus, n uint64) {
 func trial() (*samples, *streamView, *upstreamStatus) {
 	v := sampledView("s", "a")
 	s := newSamples(v)
-	us := &v.Upstreams[0]
+	us := v.Upstreams[0]
 	us.Since = s.now.Add(-time.Hour).UnixMilli()
 	s.pass(20*time.Minute, func() { s.send(us, 10) })
 	return s, v, us
@@ -88,7 +88,7 @@ func TestTroubleOfSilence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := sampledView("s", "a")
 			s := newSamples(v)
-			us := &v.Upstreams[0]
+			us := v.Upstreams[0]
 			us.Since = s.now.UnixMilli()
 			var since time.Duration
 			s.pass(time.Hour, func() {
@@ -198,7 +198,7 @@ func TestTroubleOfStates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSamples()
 			tc.us.Name, tc.us.Since, tc.us.URLs = "a", s.now.Add(-tc.before).UnixMilli(), []string{"http://a.example/x"}
-			st := streamStatus{Name: "s", Upstreams: []upstreamStatus{tc.us}}
+			st := streamStatus{Name: "s", Upstreams: []*upstreamStatus{&tc.us}}
 			var got string
 			for _, tr := range s.troubles([]streamStatus{st}, s.now) {
 				got += tr.What + " | " + strings.Join(tr.Commands, ", ")
@@ -221,7 +221,7 @@ func TestTroublesAreSorted(t *testing.T) {
 	s := newSamples()
 	var all []streamStatus
 	for _, name := range []string{"shard-10", "shard-2", "b"} {
-		st := streamStatus{Name: name, Upstreams: []upstreamStatus{{Name: "u", State: phaseDown}, {Name: "v", State: phaseFinished}}}
+		st := streamStatus{Name: name, Upstreams: []*upstreamStatus{{Name: "u", State: phaseDown}, {Name: "v", State: phaseFinished}}}
 		st.Gaps.Expired = 1
 		all = append(all, st)
 	}

@@ -172,8 +172,8 @@ func TestUpstreamIDsIndexIsBounded(t *testing.T) {
 	if len(l.noted) > 101 || len(l.byID) > 7 {
 		t.Errorf("%d ids are noted and %d indexed of 100 events", len(l.noted), len(l.byID))
 	}
-	if next, ok := l.afterID("3"); !ok || next != l.Head()+1-uint64((9999-3)%7) {
-		t.Errorf("resumed at %d, %v of %d: want after the last event with the id", next, ok, l.Head())
+	if next, ok := l.afterID("3"); !ok || next != l.memory.Head()+1-uint64((9999-3)%7) {
+		t.Errorf("resumed at %d, %v of %d: want after the last event with the id", next, ok, l.memory.Head())
 	}
 }
 

@@ -351,7 +351,8 @@ func (s *source) setPlacesLocked(places []place) {
 		if r := s.runners[""]; r != nil {
 			r.setReplicas(replicas)
 		} else {
-			s.startLocked("", replicas, 0)
+			slot, _ := s.intake.addReplica()
+			s.startLocked("", replicas, slot)
 		}
 		return
 	}
@@ -404,15 +405,23 @@ func (s *source) inherit(old *source) {
 }
 
 // beginAt makes a source that was not dialled yet go on where its stream's log
-// ends. nil changes nothing.
-func (s *source) beginAt(p *startPoint) {
+// ends, which start returns. nil changes nothing.
+func (s *source) beginAt(start func() *startPoint) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p == nil || len(s.runners) > 0 || s.spec.Resume == resumeOff {
+	if len(s.runners) > 0 || s.spec.Resume == resumeOff && !s.spec.Standby {
 		return
 	}
-	s.start = p
-	s.intake.remember(p)
+	if p := s.intake.remember(start); s.spec.Resume != resumeOff && p != nil {
+		s.start = p
+	}
+}
+
+// dialled reports whether the source was wanted before.
+func (s *source) dialled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.runners) > 0
 }
 
 // setSeed makes a source that was not dialled yet begin after an event of an
@@ -525,15 +534,15 @@ func (s *source) countedSince() upstreamCounts {
 
 // replicas are the states of the replicas: of a mirror by URL, else in the order
 // in which they are tried.
-func (s *source) replicas() []replicaStatus {
+func (s *source) replicas() []*replicaStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []replicaStatus
+	var all []*replicaStatus
 	for _, r := range s.runners {
 		all = append(all, r.replicaStatuses()...)
 	}
 	if s.intake.mirrors() {
-		slices.SortFunc(all, func(a, b replicaStatus) int {
+		slices.SortFunc(all, func(a, b *replicaStatus) int {
 			return cmp.Or(cmp.Compare(a.place.url, b.place.url), naturally(a.place.address, b.place.address))
 		})
 	}

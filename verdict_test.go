@@ -203,7 +203,7 @@ func adminIsOn(t *testing.T) {
 
 func TestCommandsWhileTheAdminAPIIsOff(t *testing.T) {
 	s := newSamples()
-	st := streamStatus{Name: "s", Upstreams: []upstreamStatus{{Name: "a", State: phaseFinished, URLs: []string{"http://a.example/x"}}}}
+	st := streamStatus{Name: "s", Upstreams: []*upstreamStatus{{Name: "a", State: phaseFinished, URLs: []string{"http://a.example/x"}}}}
 	if got := s.troubles([]streamStatus{st}, s.now); len(got) != 1 || got[0].Commands == nil || len(got[0].Commands) > 0 {
 		t.Errorf("got %+v", got)
 	}

@@ -1,9 +1,6 @@
 package logstore
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 const (
 	// MaxSources is how many sources a store knows the Latest of: those with the
@@ -93,16 +90,14 @@ func (s *Sources) prune() {
 	if n <= 0 {
 		return
 	}
-	type entry struct {
-		source string
-		offset uint64
+	offsets := make([]uint64, 0, len(s.latest))
+	for _, l := range s.latest {
+		offsets = append(offsets, l.Offset)
 	}
-	entries := make([]entry, 0, len(s.latest))
+	slices.Sort(offsets)
 	for source, l := range s.latest {
-		entries = append(entries, entry{source, l.Offset})
-	}
-	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.offset, b.offset) })
-	for _, e := range entries[:n] {
-		delete(s.latest, e.source)
+		if l.Offset <= offsets[n-1] {
+			delete(s.latest, source)
+		}
 	}
 }

@@ -129,9 +129,9 @@ func TestTornEndIsCutAtEveryByte(t *testing.T) {
 		for what, last := range map[string]uint64{"of acknowledged records": n, "of others": left} {
 			store(t, name, whole[:size])
 			store(t, filepath.Join(o.Dir, metaName), meta)
-			h, _ := parseHead(headBody)
+			h, _, _ := parseHead(headBody)
 			h.last = last
-			store(t, filepath.Join(o.Dir, headName), h.append(nil))
+			store(t, filepath.Join(o.Dir, headName), headBodyOf(h))
 			s := open(t, o)
 			records := honest(t, s, epoch, int(last))
 			if len(records) != int(left) {

@@ -53,7 +53,7 @@ func (s *Store) evict() {
 	if unsaved {
 		_ = s.save() // if it fails, the next record waits for it; this may make room
 	}
-	s.discard(dropped, nil)
+	s.discard(dropped)
 }
 
 // overdueLocked returns the segments that are to go.
@@ -106,25 +106,29 @@ func (s *Store) dropDamaged(bad *DamageError, first uint64) {
 	s.leaveOutLocked(i + 1)
 	s.err = bad
 	s.mu.Unlock()
-	s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
-		zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
-	s.discard(dropped, bad)
+	s.discardDamaged(dropped, bad)
 }
 
-// discard removes the files of segments that are not in the list any more. The
-// newest of them is kept for people if it is damaged.
-func (s *Store) discard(dropped []*segment, bad *DamageError) {
-	for i, seg := range dropped {
-		if bad != nil && i == len(dropped)-1 {
-			if s.o.disk.rename(seg.name, seg.name+damagedSuffix) == nil {
-				s.removeFile(seg.indexName())
-				s.tidyDamaged()
-				continue
-			}
-		}
+// discard removes the files of segments that are not in the list any more.
+func (s *Store) discard(dropped []*segment) {
+	for _, seg := range dropped {
 		s.removeFile(seg.name)
 		s.removeFile(seg.indexName())
 	}
+}
+
+// discardDamaged is discard where the newest of the segments is damaged: that
+// one is kept for people.
+func (s *Store) discardDamaged(dropped []*segment, bad *DamageError) {
+	s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
+		zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
+	older, newest := dropped[:len(dropped)-1], dropped[len(dropped)-1]
+	s.discard(older)
+	if s.o.disk.rename(newest.name, newest.name+damagedSuffix) != nil {
+		s.removeFile(newest.name)
+	}
+	s.removeFile(newest.indexName())
+	s.tidyDamaged()
 }
 
 func (s *Store) removeFile(name string) {

@@ -242,7 +242,7 @@ func TestFsync(t *testing.T) {
 			t.Errorf("%d records were handed over, 10 are on disk", got)
 		}
 		// a process that is killed now does not take them for committed, either
-		h, known := parseHead(load(t, filepath.Join(o.Dir, headName)))
+		h, known, _ := parseHead(load(t, filepath.Join(o.Dir, headName)))
 		if !known || !h.suspect || h.last != 10 {
 			t.Errorf("the head is %+v, %v", h, known)
 		}

@@ -134,7 +134,7 @@ func FuzzSegment(f *testing.F) {
 // FuzzFiles reads anything as any file of a log.
 func FuzzFiles(f *testing.F) {
 	f.Add(segmentBytes(1, 3))
-	f.Add(head{last: 7, term: 2}.append(nil))
+	f.Add(headBodyOf(head{last: 7, term: 2}))
 	m := meta{Epochs: []logstore.Epoch{{ID: "a", First: 1}}}
 	if body, err := m.encode(); err == nil {
 		f.Add(body)
@@ -145,7 +145,7 @@ func FuzzFiles(f *testing.F) {
 			t.Fatalf("%+v ends at %d of %d: %v", seg, at, len(body), err)
 		}
 		_, _ = (&segment{first: 1}).parseIndex(body, 1<<20)
-		_, _ = parseHead(body)
+		_, _, _ = parseHead(body)
 		_, _ = parseMeta(body)
 		_ = laterFrame(body, 0)
 		_, _, _ = parseFrame(body, 1)

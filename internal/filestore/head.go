@@ -5,28 +5,37 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 )
 
 const headName = "head"
 
-// The file head has one record of fixed size:
+// The file head has two slots of fixed size, of which one is written at a time,
+// so that the other is whole whenever the process dies:
 //
 //	magic    8 bytes, "SSEFHEAD"
 //	version  uint32
 //	crc      uint32, of all but itself
+//	number   uint64, of the writing, by which the newer slot is told
 //	last     uint64, offset of the newest committed record
 //	term     uint64, the newest
 //	suspect  1 byte, 1 after an fsync that failed
+//	         zeros, up to 64 bytes
 //
 // It is written with every commit, and synced only when the log is opened and
 // closed. So it outlives the process, and shows afterwards whether records have
 // gone since.
-const headSize = 8 + 4 + 4 + 8 + 8 + 1
+const (
+	headSize    = 64
+	headSlots   = 2
+	headVersion = 2 // version 1 had one slot
+)
 
 var headMagic = [8]byte{'S', 'S', 'E', 'F', 'H', 'E', 'A', 'D'}
 
 // head is what the file head holds.
 type head struct {
+	number     uint64
 	last, term uint64
 
 	// An fsync has failed, after which the system may regard pages as written
@@ -34,47 +43,143 @@ type head struct {
 	suspect bool
 }
 
-func (h head) append(dst []byte) []byte {
-	at := len(dst)
-	dst = append(dst, headMagic[:]...)
-	dst = binary.LittleEndian.AppendUint32(dst, formatVersion)
-	dst = append(dst, 0, 0, 0, 0)
-	dst = binary.LittleEndian.AppendUint64(dst, h.last)
-	dst = binary.LittleEndian.AppendUint64(dst, h.term)
+// put writes the head to a slot.
+func (h head) put(p []byte) {
+	clear(p[:headSize])
+	copy(p, headMagic[:])
+	binary.LittleEndian.PutUint32(p[8:], headVersion)
+	binary.LittleEndian.PutUint64(p[16:], h.number)
+	binary.LittleEndian.PutUint64(p[24:], h.last)
+	binary.LittleEndian.PutUint64(p[32:], h.term)
 	if h.suspect {
-		dst = append(dst, 1)
-	} else {
-		dst = append(dst, 0)
+		p[40] = 1
 	}
-	binary.LittleEndian.PutUint32(dst[at+12:], headChecksum(dst[at:]))
-	return dst
+	binary.LittleEndian.PutUint32(p[12:], headChecksum(p))
 }
 
 func headChecksum(p []byte) uint32 {
 	return crc32.Update(crc32.Checksum(p[:12], castagnoli), castagnoli, p[16:headSize])
 }
 
-// parseHead returns what the file held; false if it is not whole.
-func parseHead(p []byte) (h head, ok bool) {
-	if len(p) != headSize || [8]byte(p[:8]) != headMagic || headChecksum(p) != binary.LittleEndian.Uint32(p[12:]) ||
-		binary.LittleEndian.Uint32(p[8:]) != formatVersion {
+// parseSlot returns what a slot holds; false if it is not whole.
+func parseSlot(p []byte) (h head, ok bool) {
+	if [8]byte(p[:8]) != headMagic || headChecksum(p) != binary.LittleEndian.Uint32(p[12:]) ||
+		binary.LittleEndian.Uint32(p[8:]) != headVersion {
 		return h, false
 	}
 	return head{
-		last: binary.LittleEndian.Uint64(p[16:]), term: binary.LittleEndian.Uint64(p[24:]),
-		suspect: p[32] != 0,
+		number: binary.LittleEndian.Uint64(p[16:]), last: binary.LittleEndian.Uint64(p[24:]),
+		term: binary.LittleEndian.Uint64(p[32:]), suspect: p[40] != 0,
 	}, true
+}
+
+// parseHead returns what the file holds: its newer slot. known is false if no
+// slot is whole, whole if one is not: it is damaged, or was being written.
+func parseHead(p []byte) (h head, known, whole bool) {
+	if len(p) != headSlots*headSize {
+		return h, false, false
+	}
+	whole = true
+	for ; len(p) > 0; p = p[headSize:] {
+		slot, ok := parseSlot(p[:headSize])
+		whole = whole && ok
+		if ok && (!known || slot.number > h.number) {
+			h, known = slot, true
+		}
+	}
+	return h, known, whole
+}
+
+// headFile is the file head of a log that is open. It belongs to the committer.
+type headFile struct {
+	file   file
+	number uint64 // of the slot that was written last
+	slot   [headSize]byte
+	memory []byte // the file's content, shared with the system; nil if it is not mapped
 }
 
 // openHead opens the file, and returns what it holds; known is false if that is
 // nothing, or damaged.
-func openHead(d disk, dir string) (f file, h head, known bool, err error) {
-	name := filepath.Join(dir, headName)
-	if f, err = d.open(name, os.O_RDWR|os.O_CREATE); err != nil {
+func openHead(d disk, dir string) (f *headFile, h head, known bool, err error) {
+	opened, err := d.open(filepath.Join(dir, headName), os.O_RDWR|os.O_CREATE)
+	if err != nil {
 		return nil, h, false, err
 	}
-	body := make([]byte, headSize+1) // a file that is longer is not ours
-	n, _ := f.ReadAt(body, 0)
-	h, known = parseHead(body[:n])
-	return f, h, known, nil
+	body := make([]byte, headSlots*headSize+1) // a file that is longer is not ours
+	n, _ := opened.ReadAt(body, 0)
+	h, known, _ = parseHead(body[:n])
+	return &headFile{file: opened, number: h.number}, h, known, nil
+}
+
+// prepare writes the whole file, and has it on disk. From then on it is written
+// without a system call where the system can: commits wait for it.
+func (f *headFile) prepare(h head) error {
+	if err := f.rewrite(h); err != nil {
+		return err
+	}
+	if err := f.file.Sync(); err != nil {
+		return err
+	}
+	f.memory = mapFile(f.file, headSlots*headSize)
+	return nil
+}
+
+// rewrite writes the whole file.
+func (f *headFile) rewrite(h head) error {
+	f.unmap()
+	if err := f.file.Truncate(headSlots * headSize); err != nil { // it may be none of ours
+		return err
+	}
+	for range headSlots {
+		if err := f.write(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes the slot that is not the newest.
+func (f *headFile) write(h head) error {
+	h.number = f.number + 1
+	at := h.number % headSlots * headSize
+	h.put(f.slot[:])
+	if f.memory == nil {
+		if _, err := f.file.WriteAt(f.slot[:], int64(at)); err != nil {
+			return err
+		}
+	} else if !f.store(f.memory[at:]) {
+		return f.rewrite(h)
+	}
+	f.number = h.number
+	return nil
+}
+
+// store writes to the mapped file. False: the system has no page for it, since
+// somebody has cut the file, or the disk fails or is full.
+func (f *headFile) store(to []byte) (stored bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() { stored = recover() == nil }()
+	copy(to, f.slot[:])
+	return true
+}
+
+func (f *headFile) unmap() {
+	if f.memory != nil {
+		unmapFile(f.memory)
+		f.memory = nil
+	}
+}
+
+// sync has all on disk that was written.
+func (f *headFile) sync(h head) error {
+	f.unmap() // what is written by a system call is what every system syncs
+	if err := f.write(h); err != nil {
+		return err
+	}
+	return f.file.Sync()
+}
+
+func (f *headFile) close() {
+	f.unmap()
+	_ = f.file.Close()
 }

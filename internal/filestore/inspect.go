@@ -142,8 +142,9 @@ func listSegments(dir string) (firsts []uint64, entries []os.DirEntry, overtaken
 	if entries, err = os.ReadDir(dir); err != nil {
 		return nil, nil, false, err
 	}
-	firsts = slices.DeleteFunc(segmentsIn(entries), func(first uint64) bool { return first > newest })
-	return firsts, entries, len(firsts) == 0, nil
+	firsts = segmentsIn(entries)
+	n, _ := slices.BinarySearch(firsts, newest+1)
+	return firsts[:n], entries, n == 0, nil
 }
 
 // readHead reads the file head. It is written to while the log is open, so that
@@ -157,7 +158,8 @@ func (r *Report) readHead() error {
 		case err != nil:
 			return err
 		}
-		if r.head, r.hasHead = parseHead(body); r.hasHead {
+		var whole bool
+		if r.head, r.hasHead, whole = parseHead(body); whole {
 			return nil
 		}
 		if tries == 3 {
@@ -332,16 +334,17 @@ func (r *Report) judge(m *meta, metaErr, headErr error) {
 		r.Epochs, r.Orderly = m.Epochs, m.Orderly && r.Holder == ""
 		learnSources(&r.sources, m.known, r.Last+1)
 		if _, ok := logstore.EpochAt(m.Epochs, r.First); !ok {
-			r.found(metaFile, 0, fmt.Errorf("offset %d is of no epoch: the first begins with %d", r.First, m.Epochs[0].First))
+			metaErr = fmt.Errorf("offset %d is of no epoch: the first begins with %d", r.First, m.Epochs[0].First)
 		}
-	case metaErr != nil:
+	case metaErr == nil && !fresh:
+		metaErr = errMissing
+	}
+	if metaErr != nil {
 		r.found(metaFile, 0, metaErr)
-	case !fresh:
-		r.found(metaFile, 0, errMissing)
 	}
 	r.Sources = r.sources.All()
-	if headErr != nil && !fresh {
-		r.found(headFile, 0, headErr)
+	if fresh {
+		headErr = nil
 	}
 	// After a new epoch has begun, the head may name the record before it, which
 	// is lost.
@@ -349,9 +352,12 @@ func (r *Report) judge(m *meta, metaErr, headErr error) {
 	switch n := len(r.segments); {
 	case !r.hasHead || r.head.last == 0 || begun:
 	case n == 0:
-		r.found(headFile, 0, fmt.Errorf("offset %d was committed, but there are no segments", r.head.last))
+		headErr = fmt.Errorf("offset %d was committed, but there are no segments", r.head.last)
 	case r.head.last > r.Last:
 		r.foundBehind(r.segments[n-1], fmt.Errorf("offset %d was committed, but the files end with %d", r.head.last, r.Last))
+	}
+	if headErr != nil {
+		r.found(headFile, 0, headErr)
 	}
 }
 
@@ -390,11 +396,11 @@ func (s *segment) walk(from uint64, since int64, f func(*logstore.Record) error)
 	if e := s.beforeTime(since); e.offset > begin.offset {
 		begin = e
 	}
-	frames, closeFile, err := s.frames(realDisk{}, begin)
+	file, frames, err := s.open(realDisk{}, begin)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = closeFile() }()
+	defer file.Close()
 	for {
 		at = frames.at
 		r, _, err := frames.next()

@@ -12,7 +12,7 @@ import (
 // output is what the committer writes to, and what it knows of the newest
 // segment.
 type output struct {
-	headFile file
+	headFile *headFile
 	writing  file   // the newest segment; nil if it is not open
 	name     string // of that file
 
@@ -78,10 +78,7 @@ func (s *Store) prepare() error {
 	if err := s.save(); err != nil {
 		return err
 	}
-	if err := s.writeHead(); err != nil {
-		return err
-	}
-	return s.headFile.Sync()
+	return s.headFile.prepare(s.head())
 }
 
 // save writes meta.
@@ -103,19 +100,15 @@ func (s *Store) save() error {
 	return nil
 }
 
-// writeHead notes the newest committed record.
-func (s *Store) writeHead() error {
+// head returns what the file head is to hold.
+func (s *Store) head() head {
 	s.mu.Lock()
-	h := head{last: s.offset - 1, term: s.meta.Term, suspect: s.suspect}
-	s.mu.Unlock()
-	return s.noteHead(h)
+	defer s.mu.Unlock()
+	return head{last: s.offset - 1, term: s.meta.Term, suspect: s.suspect}
 }
 
-func (s *Store) noteHead(h head) error {
-	var body [headSize]byte
-	_, err := s.headFile.WriteAt(h.append(body[:0]), 0)
-	return err
-}
+// writeHead notes the newest committed record.
+func (s *Store) writeHead() error { return s.headFile.write(s.head()) }
 
 // openNewest has the newest segment open for writing.
 func (s *Store) openNewest(last *segment) error {
@@ -195,7 +188,7 @@ func (s *Store) write(b *batch) error {
 			return err
 		}
 	}
-	if err := s.noteHead(head{last: last.Offset, term: term, suspect: s.suspect}); err != nil {
+	if err := s.headFile.write(head{last: last.Offset, term: term, suspect: s.suspect}); err != nil {
 		return err
 	}
 	return s.record(b, to, waits)
@@ -388,7 +381,7 @@ func (s *Store) closeOutput(orderly bool) error {
 	}
 	s.abandon()
 	if err == nil && orderly {
-		err = s.headFile.Sync()
+		err = s.headFile.sync(s.head())
 	}
 	return err
 }

@@ -215,22 +215,23 @@ func (s *Store) find(offset uint64) (*segment, error) {
 	return &seg, nil
 }
 
-// frames opens a segment for reading from an entry of its index on.
-func (s *segment) frames(d disk, e indexEntry) (*frames, func() error, error) {
+// open opens a segment for reading from an entry of its index on. The file is
+// the caller's to close.
+func (s *segment) open(d disk, e indexEntry) (file, *frames, error) {
 	f, err := d.open(s.name, os.O_RDONLY)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &frames{file: f, at: e.position, end: s.size, offset: e.offset}, f.Close, nil
+	return f, &frames{file: f, at: e.position, end: s.size, offset: e.offset}, nil
 }
 
 // read returns the records from an offset on, about size bytes of bodies.
 func (s *segment) read(d disk, from uint64, size int) ([]logstore.Record, error) {
-	frames, closeFile, err := s.frames(d, s.before(from))
+	f, frames, err := s.open(d, s.before(from))
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = closeFile() }()
+	defer f.Close()
 	// enough for what is skipped, and most of what is wanted
 	frames.ahead = min(indexStep+max(size, 0), readAhead)
 	if err := frames.skip(from); err != nil {
@@ -285,11 +286,11 @@ func (s *Store) Since(ctx context.Context, t int64) (uint64, error) {
 
 // since returns the offset of the first record that arrived at t or later.
 func (s *segment) since(d disk, t int64) (uint64, error) {
-	frames, closeFile, err := s.frames(d, s.beforeTime(t))
+	f, frames, err := s.open(d, s.beforeTime(t))
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = closeFile() }()
+	defer f.Close()
 	for {
 		at := frames.at
 		r, _, err := frames.next()

@@ -136,9 +136,7 @@ func (s *Store) loadSegments() (end ending, err error) {
 			before := s.segments[n-1]
 			bad := &DamageError{before.name, before.size, missing(before.next, first)}
 			s.err = bad
-			s.o.Logger.Error("the log is damaged; what is older than the damage is gone",
-				zap.String("file", bad.File), zap.Int64("byte", bad.At), zap.Error(bad.Err))
-			s.discard(s.segments, bad)
+			s.discardDamaged(s.segments, bad)
 			s.segments = nil
 		}
 		s.segments = append(s.segments, seg)

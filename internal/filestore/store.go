@@ -162,7 +162,7 @@ func Open(o Options) (*Store, error) {
 	}
 	if err = s.recover(); err != nil {
 		if s.headFile != nil {
-			_ = s.headFile.Close()
+			s.headFile.close()
 		}
 		_ = s.lock.Close()
 		return nil, fmt.Errorf("opening the log in %s: %w", o.Dir, err)
@@ -337,7 +337,7 @@ func (s *Store) finish() {
 	if err != nil {
 		s.o.Logger.Warn("the log was not closed in order", zap.Error(err))
 	}
-	_ = s.headFile.Close()
+	s.headFile.close()
 	s.mu.Lock()
 	s.closed = true
 	if s.follower != nil {
