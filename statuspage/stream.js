@@ -242,7 +242,7 @@ class Stream {
 			mark(this.worst, "tone", worst.level === "bad" ? "bad" : "wait");
 		}
 		const nodes = shared(s).length, writer = writerOf(s);
-		const kinds = [nodes && plural(nodes, "node") + (s.log.store.writes ? ", this one writes" : writer ? ", " + writer.name + " writes" : ", nobody writes"), s.removed && "removed, clients leaving", s.keyed && "keyed", s.on_demand && !s.keyed && "on demand"].filter(Boolean);
+		const kinds = [nodes && plural(nodes, "node") + (s.log.store.writes ? ", this one writes" : writer ? ", " + writer.name + " writes" : s.log.store.state === "stalled" ? " known" : ", nobody writes"), s.removed && "removed, clients leaving", s.keyed && "keyed", s.on_demand && !s.keyed && "on demand"].filter(Boolean);
 		this.kind.hidden = !kinds.length;
 		put(this.kind, kinds.join(" · "));
 	}
