@@ -347,7 +347,7 @@ func TestStateOfALogThatNobodyWrites(t *testing.T) {
 
 // What a store's own module advises goes with what is wrong.
 func TestTroubleOfNodes(t *testing.T) {
-	adviser := logstore.Advice{Text: "Look whether the servers run.", Commands: []string{"ask servers"}}
+	adviser := logstore.Advice{Text: "Look whether the servers run.", Commands: [][]string{{"ask", "the servers"}}}
 	for name, tc := range map[string]struct {
 		store    storeStatus
 		want     string
@@ -356,8 +356,8 @@ func TestTroubleOfNodes(t *testing.T) {
 	}{
 		"all is well": {storeStatus{State: logstore.Following, Nodes: []nodeStatus{{Version: "v1"}, {Version: "v1"}, {}}}, "", "", ""},
 		"unreachable": {storeStatus{State: logstore.Stalled, Error: "no servers"}, "s log bad",
-			"Look whether the servers run. It is tried again by itself.", "ask servers"},
-		"nobody writes": {storeStatus{State: logstore.Following, Unwritten: 20_000}, "s unwritten bad", "A node takes over by itself", "ask servers"},
+			"Look whether the servers run. It is tried again by itself.", "ask 'the servers'"},
+		"nobody writes": {storeStatus{State: logstore.Following, Unwritten: 20_000}, "s unwritten bad", "A node takes over by itself", "ask 'the servers'"},
 		"a takeover":    {storeStatus{State: logstore.Following, Unwritten: 5_000}, "", "", ""},
 		"behind":        {storeStatus{State: logstore.Following, Behind: 12_000}, "s behind warn", "It, or the way from the log", ""},
 		"a bit behind":  {storeStatus{State: logstore.Following, Behind: 3_000}, "", "", ""},

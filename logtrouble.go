@@ -38,7 +38,7 @@ func logTroubles(stream string, s *storeStatus, now time.Time) []trouble {
 			Kind: "unwritten", Level: levelBad,
 			What:     "No node has written the log for " + spanText(lasts) + ": no upstream is connected, and clients get nothing new",
 			Remedy:   "A node takes over by itself, unless something keeps all of them from it: look at the lines about the log in Caddy's log, on each node. " + s.advice.Text,
-			Commands: s.advice.Commands,
+			Commands: s.advised(),
 		})
 	}
 	if late := time.Duration(s.Behind) * time.Millisecond; s.State != logstore.Loading && late >= longBehind {
@@ -105,6 +105,19 @@ func (s *storeStatus) trouble(now time.Time) (trouble, bool) {
 	}
 }
 
+// advised returns the commands that the store's module advises, for a shell.
+func (s *storeStatus) advised() []string {
+	commands := make([]string, len(s.advice.Commands))
+	for i, words := range s.advice.Commands {
+		quoted := make([]string, len(words))
+		for k, word := range words {
+			quoted[k] = shellWord(word)
+		}
+		commands[i] = strings.Join(quoted, " ")
+	}
+	return commands
+}
+
 // heldBy finds the process that has a log in the error of another one.
 var heldBy = regexp.MustCompile(`\bheld by process (\d+)`)
 
@@ -132,7 +145,7 @@ func (s *storeStatus) remedy() (text string, commands []string) {
 	case s.Dir != "":
 		return "Look at the disk, and at the system's log." + afterwards, append(show("df -h"), "caddy sse-fanin log "+shellWord(s.Dir)+" --check")
 	case s.advice.Text != "":
-		return s.advice.Text + afterwards, s.advice.Commands
+		return s.advice.Text + afterwards, s.advised()
 	default:
 		return "Look at what keeps the log, and whether it can be reached from here." + afterwards, nil
 	}

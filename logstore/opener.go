@@ -50,8 +50,8 @@ type Adviser interface {
 
 // Advice is what people can do about a log.
 type Advice struct {
-	Text     string   // whole sentences
-	Commands []string // for a shell
+	Text     string     // whole sentences
+	Commands [][]string // that show more, each with its arguments
 }
 
 // OpenOptions are what a store gets besides the opener's own options.
