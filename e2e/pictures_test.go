@@ -40,6 +40,14 @@ func TestPictures(t *testing.T) {
 		b.wait("received > 150")
 		b.picture("demo", 900)
 	})
+	t.Run("cluster", func(t *testing.T) {
+		url := startCluster(t)
+		b := newTab(t)
+		b.forgive()
+		b.open(url)
+		b.killWriter()
+		b.picture("cluster", 1000)
+	})
 	t.Run("status", func(t *testing.T) {
 		prices, builds, orders := newOrigin(t, "prices"), newOrigin(t, "builds"), newOrigin(t, "orders")
 		s := newServer(t, wires[0], fmt.Sprintf(`sse_fanin /events {

@@ -7,7 +7,6 @@ package demo
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,14 +15,6 @@ import (
 	"sync"
 	"time"
 )
-
-//go:embed page.html
-var page []byte
-
-// The page is one file: nothing is loaded from elsewhere, and nothing is sent
-// elsewhere.
-const pagePolicy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; " +
-	"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // Demo is the origins and the control server. Caddy, loaded with Config, is
 // not part of it.
@@ -193,7 +184,7 @@ func (d *Demo) Config() ([]byte, error) {
 // Both switches answer with the state.
 func (d *Demo) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", servePage)
+	mux.HandleFunc("GET /{$}", PageHandler(page))
 	mux.HandleFunc("GET /demo/state", d.serveState)
 	mux.HandleFunc("POST /demo/origins/{name}/start", d.serveSwitch((*Origin).Start))
 	mux.HandleFunc("POST /demo/origins/{name}/stop", d.serveSwitch((*Origin).Stop))
@@ -201,20 +192,12 @@ func (d *Demo) Handler() http.Handler {
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
-func servePage(w http.ResponseWriter, _ *http.Request) {
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", pagePolicy)
-	h.Set("Cache-Control", "no-cache")
-	_, _ = w.Write(page) // nobody is left to notify
-}
-
 func (d *Demo) serveState(w http.ResponseWriter, _ *http.Request) {
 	states := make([]OriginState, 0, len(d.origins))
 	for _, o := range d.origins {
 		states = append(states, o.State())
 	}
-	writeJSON(w, http.StatusOK, object{"origins": states, "now": time.Now().UnixMilli()})
+	WriteJSON(w, http.StatusOK, object{"origins": states, "now": time.Now().UnixMilli()})
 }
 
 func (d *Demo) serveSwitch(do func(*Origin) error) http.HandlerFunc {
@@ -225,19 +208,12 @@ func (d *Demo) serveSwitch(do func(*Origin) error) http.HandlerFunc {
 			}
 			// The port may have gone to somebody else meanwhile.
 			if err := do(o); err != nil {
-				writeJSON(w, http.StatusConflict, object{"error": err.Error()})
+				WriteJSON(w, http.StatusConflict, object{"error": err.Error()})
 				return
 			}
 			d.serveState(w, r)
 			return
 		}
-		writeJSON(w, http.StatusNotFound, object{"error": "no such origin"})
+		WriteJSON(w, http.StatusNotFound, object{"error": "no such origin"})
 	}
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // nobody is left to notify
 }
