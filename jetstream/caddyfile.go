@@ -184,8 +184,8 @@ func secrets(d *caddyfile.Dispenser, expected string, to ...*string) error {
 	case slices.Contains(args, ""):
 		return d.Errf("%s: the argument is empty, %s", setting, expected)
 	}
-	for i, arg := range args {
-		*to[i] = arg
+	for i := range to {
+		*to[i] = args[i]
 	}
 	return option.NoBlock(d, expected)
 }

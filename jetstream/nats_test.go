@@ -58,6 +58,9 @@ func (n *natsServer) url(scheme string) string {
 	return scheme + "://" + u.Host
 }
 
+// denied returns what the server has logged about permissions that were missing.
+func (n *natsServer) denied() []string { return n.log.with(" Violation - ") }
+
 // natsLog keeps what a server logs.
 type natsLog struct {
 	mu    sync.Mutex // protects lines

@@ -3,7 +3,7 @@ package doccheck
 import (
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,16 +19,17 @@ var logged = regexp.MustCompile(`\.(?:Debug|Info|Warn|Error|Check)\((?:\w+\.?\w*
 func CheckLogLines(t *testing.T, p *Page, root string, skipped ...string) {
 	t.Helper()
 	documented := make(map[string]bool) // by text
-	if err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+	files := os.DirFS(root)
+	if err := fs.WalkDir(files, ".", func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
 		case entry.IsDir() && (entry.Name() == ".git" || slices.Contains(skipped, entry.Name())):
 			return fs.SkipDir
-		case filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go"):
+		case path.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go"):
 			return nil
 		}
-		code, err := os.ReadFile(file)
+		code, err := fs.ReadFile(files, file)
 		for _, m := range logged.FindAllSubmatch(code, -1) {
 			documented[string(m[1])] = false
 		}

@@ -105,22 +105,22 @@ func (p *Page) Table(t *testing.T, title string) (rows [][]string) {
 	}
 	for line := range strings.Lines(after) {
 		line = strings.TrimSpace(line)
-		switch {
-		case strings.HasPrefix(line, "|"):
+		if strings.HasPrefix(line, "|") {
 			cells := strings.Split(strings.Trim(line, "|"), "|")
 			for i := range cells {
 				cells[i] = strings.TrimSpace(cells[i])
 			}
 			rows = append(rows, cells)
-		case len(rows) > 0 || strings.HasPrefix(line, "#"):
-			if len(rows) < 3 {
-				t.Fatalf("%s has no table under %q", p.File, title)
-			}
-			return rows[2:]
+			continue
+		}
+		if len(rows) > 0 || strings.HasPrefix(line, "#") {
+			break
 		}
 	}
-	t.Fatalf("%s ends in the table under %q", p.File, title)
-	return nil
+	if len(rows) < 3 {
+		t.Fatalf("%s has no table under %q", p.File, title)
+	}
+	return rows[2:]
 }
 
 // Rows returns the first cells of a table, without their backquotes.

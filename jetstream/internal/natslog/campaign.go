@@ -133,7 +133,7 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 	found := false
 	s.waitUntil(ctx, catchUpTimeout, func() bool {
 		for _, a := range *attempts {
-			if s.log.fence.nonce == a.record.Hash && s.log.fence.node == s.o.Node {
+			if s.log.fence.nonce == a.record.Hash && in.last >= a.record.Offset { // or it is lost again
 				own, found = a, true
 			}
 		}
@@ -216,7 +216,7 @@ func (s *Store) confirmFence(ctx context.Context, l *lease, a attempt) *term {
 	nudge(l.update)
 	s.settleLocked()
 	s.o.Logger.Info("this node writes the log now", zap.Uint64("term", t.number), zap.Uint64("offset", a.record.Offset))
-	go t.run()
+	s.parts.Go(t.run)
 	return t
 }
 

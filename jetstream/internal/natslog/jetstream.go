@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -95,6 +96,7 @@ func openJetStream(ctx context.Context, o *Options) (*jetStream, error) {
 		j.close()
 		return nil, err
 	}
+	j.warnOfReplicas(ctx, o.Logger)
 	conn.watch(j, j.reconnect)
 	return j, nil
 }
@@ -159,8 +161,9 @@ func (j *jetStream) apiError(subject string, e *jetstream.APIError) error {
 		return fmt.Errorf("JetStream is not enabled for this account of NATS: %s", e.Description)
 	case codeNoReplicas, codeNoPeers:
 		return fmt.Errorf("%d replicas are asked for, and there are not as many NATS servers that can keep one: %s", j.replicas, e.Description)
+	default:
+		return fmt.Errorf("%s: %w", subject, e)
 	}
-	return fmt.Errorf("%s: %w", subject, e)
 }
 
 // config returns what the stream is made with.
@@ -217,6 +220,16 @@ func (j *jetStream) create(ctx context.Context, incarnation string, first uint64
 		return nil
 	}
 	return err
+}
+
+// warnOfReplicas says so where fewer servers keep the leases than the records.
+// Logs with other options share the bucket, so it is not changed.
+func (j *jetStream) warnOfReplicas(ctx context.Context, logger *zap.Logger) {
+	var in jetstream.StreamInfo
+	if err := j.api(ctx, "STREAM.INFO."+j.kv, nil, &in); err == nil && in.Config.Replicas < j.replicas {
+		logger.Warn("fewer servers keep the bucket that says who writes than the log; change it with nats stream edit --replicas",
+			zap.String("stream", j.kv), zap.Int("replicas", in.Config.Replicas), zap.Int("log", j.replicas))
+	}
 }
 
 // makeBucket makes the bucket for the leases and checkpoints, unless there is

@@ -17,7 +17,7 @@ const (
 
 	// freeTimeout bounds how long it is tried to give a lease back. It ends by
 	// itself, too.
-	freeTimeout = 500 * time.Millisecond
+	freeTimeout = 300 * time.Millisecond
 )
 
 var errDeposed = errors.New("another node has taken over")
@@ -102,6 +102,7 @@ func (s *Store) acquire(ctx context.Context) (*lease, error) {
 		case err != nil:
 			before = time.Time{}
 		case rev != seen:
+			s.peers.noteWriter(value.Node)
 			seen, unchanged, before = rev, 0, now
 		case before.IsZero():
 			before = now
@@ -243,7 +244,7 @@ func (l *lease) release() {
 				return
 			}
 		}
-		if !r.again(ctx, retryLeast, freeTimeout/4) {
+		if s.eng.state() != nil || !r.again(ctx, retryLeast, freeTimeout/4) {
 			return
 		}
 	}

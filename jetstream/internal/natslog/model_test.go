@@ -21,7 +21,7 @@ var long = flag.Bool("long", false, "run the model with many more seeds")
 
 const (
 	// modelSeeds are as many as take some seconds; modelSeedsLong some minutes.
-	modelSeeds     = 150
+	modelSeeds     = 100
 	modelSeedsLong = 5000
 
 	modelNodes = 3
@@ -31,21 +31,30 @@ const (
 // TestModel has three nodes write and follow a log on a JetStream that is as bad
 // as can be, and compares what each was handed.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	seeds := modelSeeds
 	if *long {
 		seeds = modelSeedsLong
 	}
-	for seed := range seeds {
-		if problem := runModel(t, uint64(seed), ""); problem != nil {
-			t.Fatalf("seed %d: %v", seed, problem)
-		}
+	const parts = 2
+	for part := range parts {
+		t.Run(strconv.Itoa(part), func(t *testing.T) {
+			t.Parallel()
+			for seed := part; seed < seeds; seed += parts {
+				if problem := runModel(t, uint64(seed), ""); problem != nil {
+					t.Fatalf("seed %d: %v", seed, problem)
+				}
+			}
+		})
 	}
 }
 
 // A model that finds nothing wrong without fences or chains is worth nothing.
 func TestModelFindsWhatIsBroken(t *testing.T) {
+	t.Parallel()
 	for _, broken := range []string{"chain", "fence", "short fence"} {
 		t.Run(broken, func(t *testing.T) {
+			t.Parallel()
 			for seed := range uint64(modelSeeds) {
 				if problem := runModel(t, seed, broken); problem != nil {
 					t.Logf("seed %d: %v", seed, problem)
@@ -61,7 +70,7 @@ func TestModelFindsWhatIsBroken(t *testing.T) {
 func runModel(t *testing.T, seed uint64, broken string) (problem error) {
 	synctest.Test(t, func(*testing.T) {
 		m := &model{
-			sim: newSim(seed, broken), rng: rand.New(rand.NewPCG(seed, 2)), quit: make(chan struct{}), given: make(map[place]string), began: time.Now(),
+			sim: newSim(seed, broken), rng: rand.New(rand.NewPCG(seed, 2)), given: make(map[place]string), began: time.Now(),
 		}
 		if problem = m.run(); problem != nil {
 			problem = fmt.Errorf("%w\n%s", problem, strings.Join(m.traced, "\n"))
@@ -79,9 +88,10 @@ type place struct {
 // model is a log with its nodes.
 type model struct {
 	sim   *sim
-	rng   *rand.Rand
-	quit  chan struct{}
 	parts sync.WaitGroup
+
+	dicing sync.Mutex // protects rng
+	rng    *rand.Rand
 
 	mu      sync.Mutex // protects the fields below
 	given   map[place]string
@@ -127,7 +137,7 @@ func (m *model) failed() bool {
 func (m *model) open() *modelNode {
 	m.opened++
 	n := &modelNode{m: m, way: m.sim.node("node-" + strconv.Itoa(m.opened))}
-	o := Options{Stream: "model", Servers: []string{"sim"}, Lease: time.Second, Buffer: 4000, Node: n.way.name}
+	o := Options{Stream: "model", Servers: []string{"sim"}, Lease: 2 * time.Second, Buffer: 4000, Node: n.way.name}
 	_ = o.complete()
 	for {
 		store, err := open(context.Background(), o, n.way)
@@ -191,8 +201,8 @@ func (n *modelNode) write() {
 		next, _ := strconv.Atoi(latest["upstream"].ID)
 		n.m.mu.Lock()
 		n.m.writing = n
-		keeps := time.Duration(n.m.rng.IntN(20)) * time.Second
 		n.m.mu.Unlock()
+		keeps := time.Duration(n.m.dice(20)) * time.Second
 		ends := time.Now().Add(keeps)
 		for time.Now().Before(ends) && term.Err() == nil {
 			next++
@@ -202,10 +212,7 @@ func (n *modelNode) write() {
 					break
 				}
 			}
-			n.m.mu.Lock()
-			pause := time.Duration(n.m.rng.IntN(200)) * time.Millisecond
-			n.m.mu.Unlock()
-			time.Sleep(pause)
+			time.Sleep(time.Duration(n.m.dice(200)) * time.Millisecond)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 		_ = term.Release(ctx)
@@ -229,7 +236,7 @@ func (m *model) run() error {
 	}
 	for range modelSteps {
 		m.misfortune()
-		time.Sleep(time.Duration(m.rng.IntN(2500)) * time.Millisecond)
+		time.Sleep(time.Duration(m.dice(2500)) * time.Millisecond)
 		if m.failed() {
 			break
 		}
@@ -246,21 +253,30 @@ func (m *model) run() error {
 	return m.problem
 }
 
+// pick returns a node, the writer more often than others.
 func (m *model) pick() *modelNode {
+	writer, other := m.dice(2) == 0, m.dice(modelNodes)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.writing != nil && m.rng.IntN(2) == 0 && slices.Contains(m.nodes, m.writing) {
+	if writer && slices.Contains(m.nodes, m.writing) {
 		return m.writing
 	}
-	return m.nodes[m.rng.IntN(len(m.nodes))]
+	return m.nodes[other]
+}
+
+// dice returns a random number below n.
+func (m *model) dice(n int) int {
+	m.dicing.Lock()
+	defer m.dicing.Unlock()
+	return m.rng.IntN(n)
 }
 
 // misfortune has one thing go wrong, or right again.
 func (m *model) misfortune() {
 	n := m.pick()
 	w := n.way
-	what := m.rng.IntN(14)
-	m.trace("misfortune %d of %s, %d records", what, w.name, len(m.sim.records))
+	what := m.dice(14)
+	m.trace("misfortune %d of %s", what, w.name)
 	switch what {
 	case 0:
 		w.change(func() { w.cut = true })
@@ -269,7 +285,7 @@ func (m *model) misfortune() {
 	case 3:
 		w.drop()
 	case 4:
-		w.change(func() { w.slow, w.faulty = time.Duration(1+m.rng.IntN(3000))*time.Millisecond, 0.3 })
+		w.change(func() { w.slow, w.faulty = time.Duration(1+m.dice(3000))*time.Millisecond, 0.3 })
 	case 5:
 		w.askOldLeader()
 	case 6:
@@ -278,7 +294,7 @@ func (m *model) misfortune() {
 	case 7:
 		m.loseTail()
 	case 8:
-		if m.rng.IntN(3) == 0 {
+		if m.dice(3) == 0 {
 			m.sim.delete()
 		}
 	case 9, 10, 11:
@@ -292,7 +308,7 @@ func (m *model) misfortune() {
 func (m *model) loseTail() {
 	m.heal()
 	time.Sleep(6 * time.Second)
-	m.sim.lose(m.rng.IntN(100))
+	m.sim.lose(m.dice(100))
 	time.Sleep(6 * time.Second)
 }
 

@@ -3,6 +3,9 @@ package natslog
 import (
 	"fmt"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,10 +87,20 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
+// portOf returns the port of an address.
+func portOf(t testing.TB, address string) int {
+	t.Helper()
+	port, err := strconv.Atoi(address[strings.LastIndexByte(address, ':')+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
 // await waits until a condition holds.
 func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(60 * time.Second)
+	deadline := time.NewTimer(2 * time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -120,3 +133,11 @@ func mustOpen(t testing.TB, o Options) *Store {
 
 // Interface guards
 var _ logstore.Shared = (*Store)(nil)
+
+// copyTree copies a folder.
+func copyTree(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -3,6 +3,7 @@ package natslog
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -103,11 +104,7 @@ func (n *simNode) drop() { n.change(func() { n.gone++ }) }
 // askOldLeader has a node ask a leader that learns of nothing from now on.
 func (n *simNode) askOldLeader() {
 	n.change(func() {
-		keys := make(map[string]simValue)
-		for key, v := range n.keys {
-			keys[key] = v
-		}
-		n.stale = &simView{n.lastLocked(), keys}
+		n.stale = &simView{n.lastLocked(), maps.Clone(n.keys)}
 	})
 }
 
@@ -219,12 +216,15 @@ func (n *simNode) follow(ctx context.Context, from uint64, handle func([]message
 	n.mu.Lock()
 	gone, id := n.gone, n.id
 	n.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { n.change(func() {}) })
+	defer stop()
 	for {
-		timer := time.NewTimer(10 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		n.mu.Lock()
+		for ctx.Err() == nil && n.gone == gone && n.exists && n.id == id && !n.cut && !n.dead && n.lastLocked() < from {
+			n.cond.Wait()
+		}
+		n.mu.Unlock()
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		var batch []message
@@ -332,6 +332,7 @@ func (n *simNode) appendLocked(expected uint64, records [][]byte) error {
 		return errRefused
 	}
 	n.records = append(n.records, records...)
+	n.cond.Broadcast()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -184,19 +185,43 @@ func (s *state) save(size int) ([]byte, error) {
 	c.Fence.Offset, c.Fence.Term, c.Fence.Last = s.fence.offset, s.fence.term, s.fence.last
 	c.Fence.Nonce, c.Fence.Node = s.fence.nonce, s.fence.node
 	for {
-		var b bytes.Buffer
-		w, _ := flate.NewWriter(&b, flate.BestSpeed)
-		if err := gob.NewEncoder(w).Encode(c); err != nil {
+		p, err := c.encode()
+		if err != nil {
 			return nil, fmt.Errorf("encoding a checkpoint: %w", err)
 		}
-		if err := w.Close(); err != nil {
-			return nil, fmt.Errorf("encoding a checkpoint: %w", err)
-		}
-		if b.Len() <= size || len(c.Sources) == 0 {
-			return b.Bytes(), nil
+		if len(p) <= size || len(c.Sources) == 0 {
+			return p, nil
 		}
 		c.dropOldest()
 	}
+}
+
+// The first byte of a checkpoint.
+const (
+	plain      = 0
+	compressed = 1
+)
+
+// compressFrom is from what size on a checkpoint is compressed: that takes more
+// memory for a moment than a small one is worth.
+const compressFrom = 16 << 10
+
+// encode returns the checkpoint as bytes.
+func (c *checkpoint) encode() ([]byte, error) {
+	b := bytes.NewBuffer([]byte{plain})
+	if err := gob.NewEncoder(b).Encode(c); err != nil || b.Len() < compressFrom {
+		return b.Bytes(), err
+	}
+	small := bytes.NewBuffer([]byte{compressed})
+	w, err := flate.NewWriter(small, flate.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(b.Bytes()[1:]); err != nil {
+		return nil, err
+	}
+	err = w.Close()
+	return small.Bytes(), err
 }
 
 // dropOldest leaves out half of the sources.
@@ -221,11 +246,18 @@ const maxCheckpoint = 64 << 20
 // loadState reads what save has written.
 func loadState(p []byte) (state, error) {
 	var c checkpoint
-	if err := gob.NewDecoder(io.LimitReader(flate.NewReader(bytes.NewReader(p)), maxCheckpoint)).Decode(&c); err != nil {
+	if len(p) == 0 || p[0] > compressed {
+		return state{}, errors.New("decoding a checkpoint: its form is not known")
+	}
+	var from io.Reader = bytes.NewReader(p[1:])
+	if p[0] == compressed {
+		from = io.LimitReader(flate.NewReader(from), maxCheckpoint)
+	}
+	if err := gob.NewDecoder(from).Decode(&c); err != nil {
 		return state{}, fmt.Errorf("decoding a checkpoint: %w", err)
 	}
 	if len(c.Epochs) == 0 {
-		return state{}, fmt.Errorf("decoding a checkpoint: it has no epochs")
+		return state{}, errors.New("decoding a checkpoint: it has no epochs")
 	}
 	s := state{
 		incarnation: c.Incarnation, head: c.Head, newest: c.Newest, sum: c.Sum, unknown: c.Unknown,
