@@ -10,9 +10,11 @@
 //	engine.go      what the protocol needs of JetStream; sim_test.go has one at its worst
 //	jetstream.go   the engine of NATS; connection.go, acks.go, consumer.go, talk.go
 //	state.go       what a node knows of the log, from its records alone
-//	tracker.go     follows the stream, and finds out what has been lost
+//	tracker.go     follows the stream; watch.go asks for its state
+//	lost.go        what is done when the stream has lost records
 //	follow.go      hands records over; read.go reads older ones
-//	lease.go       who may try to write; the checkpoint
+//	lease.go       who may try to write
+//	checkpoint.go  what saves a node that comes from reading the whole log
 //	campaign.go    becoming the writer
 //	term.go        writing
 //	peers.go       what nodes say to each other
