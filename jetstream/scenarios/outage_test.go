@@ -86,7 +86,7 @@ func TestNATSIsDown(t *testing.T) {
 	for _, s := range c.nats {
 		s.Kill()
 	}
-	down := time.NewTimer(scale(10*time.Second, time.Minute))
+	down := time.NewTimer(scale(12*time.Second, time.Minute))
 	started.Kill()
 	started.start()
 	must(t, ssetest.Await(patience, "the Caddy that is started listens", func() bool { return started.readiness() != 0 }))
