@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,8 +19,14 @@ type clusterConfig struct {
 	rate    float64 // events a second, of both origins together
 	lease   time.Duration
 	options string // more of log jetstream
-	network *network
+	nearest bool   // a Caddy is given the NATS server of its number only, not all
+
+	// Where the processes run, by kind, nats or caddy, and number. Default: here.
+	host func(kind string, i int) host
 }
+
+// size is how many there are of Caddy and of NATS.
+const size = 3
 
 // cluster is three Caddys that share a log on three NATS servers, two origins, and
 // clients that check every event.
@@ -35,39 +42,26 @@ type cluster struct {
 
 func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 	t.Helper()
-	c := &cluster{t: t, nats: startNATS(t, cfg.network), v: ssetest.NewVerifier()}
+	if cfg.host == nil {
+		cfg.host = func(string, int) host { return here{} }
+	}
+	var hosts []host
+	for i := range size {
+		hosts = append(hosts, cfg.host("nats", i))
+	}
+	c := &cluster{t: t, nats: startNATS(t, hosts), v: ssetest.NewVerifier()}
 	for _, source := range []string{"a", "b"} {
-		c.origins = append(c.origins, newOrigin(t, source, cfg.network))
+		o, err := ssetest.NewOrigin(ssetest.OriginConfig{Source: source, Pad: 50, Socket: filepath.Join(t.TempDir(), "origin.sock")})
+		must(t, err)
+		t.Cleanup(o.Close)
+		c.origins = append(c.origins, o)
 	}
-	config := fmt.Sprintf(`
-	sse_fanin /events {
-		stream live
-		upstream a %s
-		upstream b %s
-		backoff 100ms 1s
-		retry 50ms
-		heartbeat 1s
-		retain {
-			events 0
-			size 256MiB
+	for i := range size {
+		servers := c.nats
+		if cfg.nearest {
+			servers = c.nats[i : i+1]
 		}
-		log jetstream {
-			servers %s
-			replicas 3
-			lease %s
-			%s
-		}
-	}
-	sse_fanin_status /status
-`, c.origins[0].URL(), c.origins[1].URL(), urls(c.nats), cfg.lease, cfg.options)
-	for i := range 3 {
-		name := fmt.Sprintf("caddy-%d", i+1)
-		var m *machine
-		if cfg.network != nil {
-			m = cfg.network.machine(name)
-		}
-		n := newNode(t, name, m)
-		n.config = config
+		n := newNode(t, fmt.Sprintf("caddy-%d", i+1), cfg.host("caddy", i), c.site(&cfg, servers))
 		c.nodes = append(c.nodes, n)
 		n.start()
 	}
@@ -94,18 +88,30 @@ func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 	return c
 }
 
-// newOrigin starts an origin; for the machines of a network, on a socket of the
-// file system.
-func newOrigin(t *testing.T, source string, n *network) *ssetest.Origin {
-	t.Helper()
-	cfg := ssetest.OriginConfig{Source: source, Pad: 50}
-	if n != nil {
-		cfg.Socket = t.TempDir() + "/origin.sock"
+// site returns the directives of a Caddy that is to use these servers. The origins
+// are sockets of the file system, which all hosts share.
+func (c *cluster) site(cfg *clusterConfig, servers []*natsServer) string {
+	return fmt.Sprintf(`
+	sse_fanin /events {
+		stream live
+		upstream a %s
+		upstream b %s
+		backoff 100ms 1s
+		retry 50ms
+		heartbeat 1s
+		retain {
+			events 0
+			size 256MiB
+		}
+		log jetstream {
+			servers %s
+			replicas 3
+			lease %s
+			%s
+		}
 	}
-	o, err := ssetest.NewOrigin(cfg)
-	must(t, err)
-	t.Cleanup(o.Close)
-	return o
+	sse_fanin_status /status
+`, c.origins[0].URL(), c.origins[1].URL(), urls(servers...), cfg.lease, cfg.options)
 }
 
 // goOn waits until every client has what the origins have sent by now.

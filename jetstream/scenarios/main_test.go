@@ -47,10 +47,3 @@ func within(t *testing.T, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	addr, err := ssetest.FreeAddr()
-	must(t, err)
-	return addr
-}

@@ -25,27 +25,23 @@ type natsServer struct {
 	*ssetest.Process // once started
 	t                *testing.T
 	name             string
-	machine          *machine // nil: it is where the test is
-	addr             string   // for clients
-	route            string   // address for the other servers
+	host             host
+	addr             string // for clients
+	route            string // address for the other servers
 	dir              string
 }
 
-// startNATS runs three servers until the test ends. Those of a network have a
-// machine each.
-func startNATS(t *testing.T, n *network) []*natsServer {
+// startNATS runs servers on hosts until the test ends.
+func startNATS(t *testing.T, hosts []host) []*natsServer {
 	t.Helper()
-	servers := make([]*natsServer, 3)
-	routes := make([]string, len(servers))
-	for i := range servers {
-		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), dir: t.TempDir()}
-		if n == nil {
-			s.addr, s.route = freeAddr(t), freeAddr(t)
-		} else {
-			s.machine = n.machine(s.name)
-			s.addr, s.route = s.machine.ip+":4222", s.machine.ip+":6222"
+	servers := make([]*natsServer, len(hosts))
+	routes := make([]string, len(hosts))
+	for i, h := range hosts {
+		servers[i] = &natsServer{
+			t: t, name: fmt.Sprintf("nats-%d", i+1), host: h,
+			addr: h.address(t, "4222"), route: h.address(t, "6222"), dir: t.TempDir(),
 		}
-		servers[i], routes[i] = s, "nats-route://"+s.route
+		routes[i] = "nats-route://" + servers[i].route
 	}
 	for _, s := range servers {
 		s.configure(routes)
@@ -72,7 +68,7 @@ func (s *natsServer) start() {
 	s.t.Helper()
 	binary, err := ssetest.BuildRequired("./jetstream", "github.com/nats-io/nats-server/v2", "nats-server")
 	must(s.t, err)
-	s.Process = s.machine.start(s.t, s.dir, binary, "-c", s.file())
+	s.Process = s.host.start(s.t, s.dir, binary, "-c", s.file())
 	process := s.Process
 	s.t.Cleanup(func() {
 		process.Kill()
@@ -83,7 +79,7 @@ func (s *natsServer) start() {
 }
 
 // urls are those of servers, for the option of that name.
-func urls(servers []*natsServer) string {
+func urls(servers ...*natsServer) string {
 	all := make([]string, len(servers))
 	for i, s := range servers {
 		all[i] = "nats://" + s.addr
@@ -97,7 +93,7 @@ func (s *natsServer) ask(what string, f func(nc *nats.Conn, js jetstream.JetStre
 	var err error
 	awaitErr := ssetest.Await(patience, what, func() bool {
 		var nc *nats.Conn
-		nc, err = nats.Connect("nats://"+s.addr, nats.SetCustomDialer(s.machine), nats.NoReconnect(), nats.IgnoreDiscoveredServers(), nats.Timeout(2*time.Second))
+		nc, err = nats.Connect("nats://"+s.addr, nats.SetCustomDialer(s.host), nats.NoReconnect(), nats.IgnoreDiscoveredServers(), nats.Timeout(2*time.Second))
 		if err != nil {
 			return false
 		}

@@ -19,23 +19,18 @@ type node struct {
 	*ssetest.Process // once started
 	t                *testing.T
 	name             string
-	machine          *machine // nil: it is where the test is
-	network, addr    string   // of the site
+	host             host
+	network, addr    string // of the site
 	dir              string
-	config           string // the Caddyfile but for its listeners
+	config           string // the site's directives
 	http             *http.Client
 }
 
-// newNode returns a node that has not been started. On a machine of a network it
-// listens on a socket of the file system, which all of them share.
-func newNode(t *testing.T, name string, m *machine) *node {
+// newNode returns a node that has not been started.
+func newNode(t *testing.T, name string, h host, config string) *node {
 	t.Helper()
-	n := &node{t: t, name: name, machine: m, dir: t.TempDir()}
-	if m == nil {
-		n.network, n.addr = "tcp", freeAddr(t)
-	} else {
-		n.network, n.addr = "unix", filepath.Join(n.dir, "site.sock")
-	}
+	n := &node{t: t, name: name, host: h, dir: t.TempDir(), config: config}
+	n.network, n.addr = h.siteAddress(t, n.dir)
 	n.http = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: n.dial}}
 	return n
 }
@@ -56,7 +51,7 @@ func (n *node) start() {
 	text := fmt.Sprintf("{\nadmin off\nauto_https off\npersist_config off\n}\n%s\n%s\n}\n", site, n.config)
 	file := filepath.Join(n.dir, "Caddyfile")
 	must(n.t, os.WriteFile(file, []byte(text), 0o600))
-	n.Process = n.machine.start(n.t, n.dir, binary, "run", "--config", file, "--adapter", "caddyfile")
+	n.Process = n.host.start(n.t, n.dir, binary, "run", "--config", file, "--adapter", "caddyfile")
 	process := n.Process
 	n.t.Cleanup(func() {
 		process.Kill()

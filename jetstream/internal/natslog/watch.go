@@ -7,6 +7,11 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
+// unsentMost is for how long a follower may be sent nothing while the stream has
+// more. Its consumer sends what the server has that it is on, and one that was cut
+// off may be behind the others for 2 minutes (nats-server, pull request 7846).
+const unsentMost = 3 * time.Second
+
 // watch asks for the state of the stream, so that Status does not have to. Open
 // starts it, Close ends it by its context.
 func (s *Store) watch() {
@@ -15,11 +20,19 @@ func (s *Store) watch() {
 		idle  = 4  // ticks between looks while nothing comes
 		audit = 10 // ticks between looks at what is behind what is known
 	)
+	head, since := uint64(0), time.Now() // since then, there is more than head
 	for n := 0; s.pause(tick); n++ {
 		s.mu.Lock()
 		moved := s.log.head > s.info.last
+		if s.log.head != head || head >= s.info.last {
+			head, since = s.log.head, time.Now()
+		}
 		s.settleLocked()
 		s.mu.Unlock()
+		if time.Since(since) >= unsentMost {
+			since = time.Now()
+			s.look() // the next consumer may be on another server
+		}
 		if moved || n%idle == 0 {
 			s.heard(s.refresh())
 		}
