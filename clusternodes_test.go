@@ -345,6 +345,28 @@ func TestStateOfALogThatNobodyWrites(t *testing.T) {
 	}
 }
 
+// On a node that follows, what came is what the log has grown by.
+func TestHistoryOfANodeThatFollows(t *testing.T) {
+	s, v, us := trial()
+	v.Log.Store = &storeStatus{State: logstore.Writing, Writes: true, Nodes: make([]nodeStatus, 2), MemoryLast: 1000}
+	send := func() { s.send(us, 50) }
+	s.pass(historyStep, send)
+	v.Log.Store.State, v.Log.Store.Writes = logstore.Following, false
+	grow := func() { v.Log.Store.MemoryLast += 20 }
+	s.pass(3*historyStep, grow)
+	points := s.streams[historyKey{"s", false}].points
+	var in []float32
+	for _, p := range points[len(points)-4:] {
+		in = append(in, p[colIn])
+	}
+	if want := []float32{5, 0, 2, 2}; !slices.Equal(in, want) {
+		t.Errorf("events in are %v a second, want %v", in, want)
+	}
+	if last := points[len(points)-1][colInBytes]; last == last {
+		t.Errorf("bytes in are %v, and nobody can know them", last)
+	}
+}
+
 // What a store's own module advises goes with what is wrong.
 func TestTroubleOfNodes(t *testing.T) {
 	adviser := logstore.Advice{Text: "Look whether the servers run.", Commands: [][]string{{"ask", "the servers"}}}

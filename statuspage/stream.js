@@ -337,7 +337,7 @@ class Stream {
 	plot() {
 		if (!this.opened) return;
 		const [i, bi, o, bo] = this.rates, c = this.s.clients;
-		const live = [[i], [o], [], [], [c.connected || 0], [c.max_lag || 0], [bi], [bo]];
+		const live = [[i], [o], [], [], [c.connected || 0], [c.max_lag || 0], [follows(this.s) ? undefined : bi], [bo]];
 		this.plots.forEach((p, k) => {
 			if (this.fresh || !p.data) p.draw(this.hour);
 			p.live(live[k]);
