@@ -40,10 +40,12 @@ type heardNode struct {
 
 // nodeTold is what a node tells the others of a stream.
 type nodeTold struct {
+	Version string `json:"version,omitempty"` // of this module, if it is known
 	Writes  bool   `json:"writes"`
 	Clients int    `json:"clients"`
 	MaxLag  uint64 `json:"max_lag"` // events
 	Head    uint64 `json:"head"`    // of its memory
+	Behind  int64  `json:"behind"`  // how long ago the log had what its memory has not, ms
 
 	// Of the writer: its sources.
 	Upstreams []upstreamStatus `json:"upstreams,omitempty"`
@@ -52,12 +54,14 @@ type nodeTold struct {
 // nodeStatus is the operators' view of a node that serves a stream.
 type nodeStatus struct {
 	Name    string `json:"name"`
-	Self    bool   `json:"self"` // it is the one that was asked
+	Self    bool   `json:"self"`    // it is the one that was asked
+	Version string `json:"version"` // of this module; empty if it is not known
 	Writes  bool   `json:"writes"`
 	Clients int    `json:"clients"`
 	MaxLag  uint64 `json:"max_lag"`
 	Head    uint64 `json:"head"`
-	Heard   int64  `json:"heard"` // Unix ms
+	Behind  int64  `json:"behind"` // ms
+	Heard   int64  `json:"heard"`  // Unix ms
 }
 
 func (c *cluster) init(d *durable) {
@@ -110,8 +114,11 @@ func (c *cluster) talk() {
 // own returns what this node tells.
 func (c *cluster) own() *nodeTold {
 	d := c.durable
-	clients := d.hub.audience.snapshot()
-	t := &nodeTold{Writes: d.writing.Load(), Clients: clients.connected, MaxLag: clients.maxLag, Head: d.log().memory.Head()}
+	clients, head, seen := d.hub.audience.snapshot(), d.log().memory.Head(), d.watched()
+	t := &nodeTold{
+		Version: ownVersion(), Writes: d.writing.Load(), Clients: clients.connected, MaxLag: clients.maxLag,
+		Head: head, Behind: seen.behind(head, time.Now()).Milliseconds(),
+	}
 	if !t.Writes {
 		return t
 	}
@@ -161,6 +168,14 @@ func (c *cluster) writerLocked() (name string, writer *nodeTold) {
 		}
 	}
 	return name, writer
+}
+
+// writer returns the name of another node that writes; empty if none is known.
+func (c *cluster) writer() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name, _ := c.writerLocked()
+	return name
 }
 
 // sameStates reports whether two writers' sources are in the same states, as far
@@ -218,7 +233,8 @@ func (c *cluster) nodes() []nodeStatus {
 
 func (t *nodeTold) status(name string, heard time.Time) nodeStatus {
 	return nodeStatus{
-		Name: name, Writes: t.Writes, Clients: t.Clients, MaxLag: t.MaxLag, Head: t.Head, Heard: unixMilli(heard),
+		Name: name, Version: t.Version, Writes: t.Writes, Clients: t.Clients, MaxLag: t.MaxLag,
+		Head: t.Head, Behind: t.Behind, Heard: unixMilli(heard),
 	}
 }
 
@@ -269,9 +285,7 @@ var errNobodyWrites = errors.New("no node writes the stream's log at present, so
 
 // askWriter asks the node that writes.
 func (c *cluster) askWriter(q nodeQuestion) (nodeAnswer, error) {
-	c.mu.Lock()
-	writer, _ := c.writerLocked()
-	c.mu.Unlock()
+	writer := c.writer()
 	if writer == "" {
 		return nodeAnswer{}, errNobodyWrites
 	}

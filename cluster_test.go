@@ -55,17 +55,23 @@ func (l *sharedLog) Hold() time.Duration { return time.Duration(l.HoldFor) }
 // serveSharedLog serves a stream s whose log other nodes have, too.
 func serveSharedLog(t *testing.T, cfg ssetest.OriginConfig, logOptions, options string) (*instance, *ssetest.Origin, *storetest.Memory) {
 	t.Helper()
+	return serveSharedLogWith(t, "", cfg, logOptions, options)
+}
+
+// serveSharedLogWith does so with global options.
+func serveSharedLogWith(t *testing.T, global string, cfg ssetest.OriginConfig, logOptions, options string) (*instance, *ssetest.Origin, *storetest.Memory) {
+	t.Helper()
 	store := storetest.NewMemory()
 	memoryStore.Store(store)
 	o := newOrigin(t, cfg)
-	in := serve(t, "", "sse_fanin /events {\nstream s\nlog shared_test {\n"+logOptions+"\n}\nupstream u "+o.URL()+" {\nbackoff 10ms 10ms\n}\n"+options+"\n}")
+	in := serve(t, global, "sse_fanin /events {\nstream s\nlog shared_test {\n"+logOptions+"\n}\nupstream u "+o.URL()+" {\nbackoff 10ms 10ms\n}\n"+options+"\n}\nsse_fanin_status /status")
 	return in, o, store
 }
 
 // otherNode is another node, which writes by hand.
 type otherNode struct {
 	t     *testing.T
-	store logstore.Store
+	store logstore.Shared
 	term  logstore.Term
 }
 

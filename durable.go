@@ -19,10 +19,6 @@ const (
 	// tried again.
 	reopenAfter = time.Second
 
-	// watchEvery is how often the state of a store is looked at, to announce that
-	// it has changed.
-	watchEvery = time.Second
-
 	// loadedMost is how many bytes of the newest events are read into memory before
 	// positions are known: clients wait for it, and older events are read when they
 	// are needed. With `ids upstream` all that memory may hold is read, since ids
@@ -84,7 +80,7 @@ type durable struct {
 	room    chan struct{} // closed when the store takes records again; nil unless it is full
 	starts  map[string]*startPoint
 	standby standby
-	stalled bool // that has been announced
+	seen    watched
 	closed  bool // end was called
 }
 
@@ -489,58 +485,6 @@ func (d *durable) first() uint64 {
 		return ^uint64(0)
 	}
 	return store.Status().First
-}
-
-// watch announces that the store cannot be written, and that it can again, and
-// keeps in touch with other nodes. run owns it; it ends with the log.
-func (d *durable) watch() {
-	ticker := time.NewTicker(watchEvery)
-	defer ticker.Stop()
-	loaded := 0 // looks since then
-	for {
-		select {
-		case <-d.cluster.news:
-			d.cluster.talk()
-		case <-ticker.C:
-			d.look()
-			d.cluster.talk()
-			if d.loaded.Load() {
-				if loaded++; loaded == keepPrints {
-					d.forgetPrints()
-				}
-			}
-		case <-d.ctx.Done():
-			return
-		}
-	}
-}
-
-// look compares the store's state with what was announced of it.
-func (d *durable) look() {
-	st := d.status()
-	d.hold(st)
-	stalled := st.State == logstore.Stalled
-	d.mu.Lock()
-	changed := stalled != d.stalled
-	d.stalled = stalled
-	d.mu.Unlock()
-	if changed {
-		announceLog(d.hub.label, stalled, st.Err)
-	}
-}
-
-// hold hangs the upstreams up where nothing can be committed for long, or nothing
-// more be taken, and other nodes may write the log: it may be another that goes on.
-// They are resumed when something can.
-func (d *durable) hold(st logstore.Status) {
-	sharer := d.sharer()
-	if sharer == nil || !d.writing.Load() {
-		return
-	}
-	held := d.full.Load() || st.State == logstore.Stalled && time.Since(st.Since) >= sharer.Hold()
-	if d.held.Swap(held) != held {
-		d.hub.inputs.followWriter()
-	}
 }
 
 // status returns what the store is doing. A log that cannot be opened is

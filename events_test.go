@@ -73,7 +73,7 @@ func recordEvents(t *testing.T) (global string, events func() []string) {
 		defer recorded.mu.Unlock()
 		return slices.Clone(recorded.events)
 	}
-	return "events {\non upstream_up test_recorder\non upstream_down test_recorder\non gap test_recorder\non log_stalled test_recorder\non log_recovered test_recorder\n}", events
+	return "events {\non upstream_up test_recorder\non upstream_down test_recorder\non gap test_recorder\non log_stalled test_recorder\non log_recovered test_recorder\non took_over test_recorder\non resigned test_recorder\n}", events
 }
 
 func wantEvents(t *testing.T, events func() []string, want ...string) {

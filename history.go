@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -296,6 +297,12 @@ func (s *oneHistory) add(v *streamView, in, inBytes uint64, elapsed time.Duratio
 		colOut: rate(grown(s.last.out, next.out)), colOutBytes: rate(grown(s.last.outBytes, next.outBytes)),
 		colLag: float32(v.Clients.MaxLag), colClients: float32(v.Clients.Connected),
 		colExpired: float32(change.expired), colUnknown: float32(change.unknown), colRefused: float32(change.refused()),
+	}
+	if next.head > 0 { // what the upstreams send is received by another node
+		p[colIn], p[colInBytes] = 0, float32(math.NaN())
+		if s.last.head > 0 {
+			p[colIn] = rate(grown(s.last.head, next.head))
+		}
 	}
 	p[colP50], p[colP99] = next.delay.since(s.last.delay).quantiles()
 	s.pending.join(p)

@@ -32,6 +32,7 @@ var historyNames = [historyColumns]string{
 // historyCounts are counters of a stream at a sample.
 type historyCounts struct {
 	out, outBytes uint64
+	head          uint64 // of the log in memory, if another node receives the events
 	recentCounts
 	delay delayCounts
 }
@@ -102,10 +103,14 @@ func (p *historyPoint) join(later historyPoint) {
 }
 
 func historyCountsOf(v *streamView) historyCounts {
-	return historyCounts{
+	c := historyCounts{
 		out: v.Delivered.Events, outBytes: v.Delivered.Bytes,
 		recentCounts: recentCountsOf(&v.streamStatus), delay: v.delay,
 	}
+	if log := v.Log.Store; log != nil && log.shared() && !log.Writes {
+		c.head = log.MemoryLast
+	}
+	return c
 }
 
 // since returns the delays observed after an earlier time.

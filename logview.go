@@ -1,6 +1,10 @@
 package ssefanin
 
-import "github.com/sse-fanin/caddy-sse-fanin/logstore"
+import (
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
+)
 
 // logStates are the states that a store can have, for metrics.
 var logStates = [...]logstore.State{
@@ -17,19 +21,27 @@ type storeStatus struct {
 	Dir   string         `json:"dir,omitempty"`
 	State logstore.State `json:"state"`
 	Since int64          `json:"since"`
-	// Why it is stalled, or what went wrong last.
-	Error string `json:"error"`
+	// Why it is stalled, or what went wrong last, and when something did.
+	Error     string `json:"error"`
+	LastError int64  `json:"last_error"`
 
 	First  uint64 `json:"first"` // 0 until it is open
 	Last   uint64 `json:"last"`
 	Events uint64 `json:"events"`
 	Bytes  int64  `json:"bytes"`
-	// The oldest offset that is held in memory.
+	// The oldest and the newest offset that memory holds, and how long ago the
+	// store had what memory has not, in ms.
 	MemoryFirst uint64 `json:"memory_first"`
+	MemoryLast  uint64 `json:"memory_last"`
+	Behind      int64  `json:"behind"`
 
+	// This process writes the log, also where nothing can be committed at present.
+	Writes    bool   `json:"writes"`
 	Term      uint64 `json:"term"`
 	Writer    string `json:"writer"`
 	Takeovers uint64 `json:"takeovers"`
+	// Since when no node has been known to write it, though one should.
+	Unwritten int64 `json:"unwritten,omitempty"`
 
 	// What was appended and is not committed yet.
 	Buffered      int   `json:"buffered"`
@@ -44,6 +56,7 @@ type storeStatus struct {
 
 	err            error
 	oldest, newest int64 // arrivals
+	advice         logstore.Advice
 }
 
 // epochStatus is the operators' view of an incarnation of a log.
@@ -55,12 +68,15 @@ type epochStatus struct {
 // view returns the status of the store.
 func (d *durable) view() *storeStatus {
 	// Epochs before the rest: a newer one begins after what is retained.
-	epochs, st, def := d.epochs(), d.status(), d.def.Load()
+	epochs, st, def, seen := d.epochs(), d.status(), d.def.Load(), d.watched()
+	memory := d.log().memory
+	head := memory.Head()
 	s := &storeStatus{
 		Kind: def.kind, State: st.State, Since: unixMilli(st.Since),
 		First: st.First, Last: st.Last, Bytes: st.Bytes,
-		MemoryFirst: d.log().memory.Tail(),
-		Term:        st.Term, Writer: st.Writer, Takeovers: st.Takeovers,
+		LastError:   unixMilli(seen.failed),
+		MemoryFirst: memory.Tail(), MemoryLast: head, Behind: seen.behind(head, time.Now()).Milliseconds(),
+		Writes: d.writing.Load(), Term: st.Term, Writer: st.Writer, Takeovers: st.Takeovers, Unwritten: unixMilli(seen.unwritten),
 		Buffered: st.Buffered, BufferedBytes: st.BufferedBytes,
 		Refused: st.Refused, Resyncs: st.Resyncs,
 		Epochs: make([]epochStatus, 0, len(epochs)),
@@ -72,6 +88,9 @@ func (d *durable) view() *storeStatus {
 	}
 	if def.kind == logKindFile {
 		s.Dir = def.key
+	}
+	if adviser, ok := def.opener.(logstore.Adviser); ok {
+		s.advice = adviser.Advise(d.hub.label)
 	}
 	if s.opened() {
 		s.Events = st.Last + 1 - st.First
@@ -85,14 +104,40 @@ func (d *durable) view() *storeStatus {
 // opened reports whether it is known what the store has.
 func (s *storeStatus) opened() bool { return s.First > 0 }
 
+// shared reports whether several nodes may serve the log.
+func (s *storeStatus) shared() bool { return len(s.Nodes) > 0 }
+
 // follows reports whether this process only reads the log: the upstreams are
 // another one's. False of a log that is kept in memory only.
 func (s *storeStatus) follows() bool { return s != nil && s.State == logstore.Following }
 
+// writerless is for how long no node may write a log that one should: by then
+// another one has taken over, unless something keeps them all from it.
+const writerless = 15 * time.Second
+
+// unwritten is for how long no node has written the log, though one should: 0
+// until that is more than what a takeover takes.
+func (s *storeStatus) unwritten(now time.Time) time.Duration {
+	if s == nil || s.Unwritten == 0 || s.State != logstore.Following {
+		return 0
+	}
+	lasts := now.Sub(time.UnixMilli(s.Unwritten))
+	if lasts < writerless {
+		return 0
+	}
+	return lasts
+}
+
 // unready is why clients get nothing new, or not all there is; empty if they do,
 // as from every log that is kept in memory only.
-func (s *storeStatus) unready() string {
-	if s == nil || s.State == logstore.Writing || s.State == logstore.Following {
+func (s *storeStatus) unready(now time.Time) string {
+	switch {
+	case s == nil || s.State == logstore.Writing:
+		return ""
+	case s.State == logstore.Following:
+		if lasts := s.unwritten(now); lasts > 0 {
+			return "no node has written the log for " + spanText(lasts)
+		}
 		return ""
 	}
 	text := "the log is " + string(s.State)

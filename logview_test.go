@@ -162,7 +162,7 @@ func TestStatusOfALogAsJSON(t *testing.T) {
 			}
 			var store map[string]any
 			must(t, json.Unmarshal(raw, &store))
-			const want = "buffered buffered_bytes bytes dir epochs error events first kind last memory_first refused resyncs since state takeovers term writer"
+			const want = "behind buffered buffered_bytes bytes dir epochs error events first kind last last_error memory_first memory_last refused resyncs since state takeovers term writer writes"
 			var names []string
 			for name := range store {
 				names = append(names, name)
@@ -213,6 +213,10 @@ func TestReadinessOfLogs(t *testing.T) {
 	in := func(state logstore.State, err string) logStatus {
 		return logStatus{Store: &storeStatus{State: state, Error: err}}
 	}
+	now := time.Now()
+	unwritten := func(state logstore.State, since time.Duration) logStatus {
+		return logStatus{Store: &storeStatus{State: state, Unwritten: now.Add(-since).UnixMilli(), Error: "no answer"}}
+	}
 	idle, fed := []*upstreamStatus{{Name: "a", State: phaseIdle}}, []*upstreamStatus{{Name: "a", State: phaseUp}}
 	for name, tc := range map[string]struct {
 		stream streamStatus
@@ -227,11 +231,15 @@ func TestReadinessOfLogs(t *testing.T) {
 		"closed":                       {streamStatus{Upstreams: fed, Log: in(logstore.Closed, "")}, "1 of 1 [] the log is closed"},
 		"on demand, writing":           {streamStatus{OnDemand: true, Upstreams: idle, Log: in(logstore.Writing, "")}, ""},
 		"on demand, stalled":           {streamStatus{OnDemand: true, Upstreams: idle, Log: in(logstore.Stalled, "no space")}, "0 of 0 [] the log is stalled: no space"},
+		"during a takeover":            {streamStatus{Upstreams: idle, Log: unwritten(logstore.Following, 5*time.Second)}, ""},
+		"nobody writes":                {streamStatus{Upstreams: idle, Log: unwritten(logstore.Following, 20*time.Second)}, "0 of 0 [] no node has written the log for 20 s"},
+		"nobody writes on demand":      {streamStatus{OnDemand: true, Log: unwritten(logstore.Following, 20*time.Second)}, "0 of 0 [] no node has written the log for 20 s"},
+		"nobody can write":             {streamStatus{Upstreams: idle, Log: unwritten(logstore.Stalled, 20*time.Second)}, "0 of 1 [a] the log is stalled: no answer"},
 		"removed":                      {streamStatus{Removed: true, Log: in(logstore.Stalled, "no space")}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ""
-			for _, m := range (&StatusPage{Quorum: 1}).missing([]streamStatus{tc.stream}) {
+			for _, m := range (&StatusPage{Quorum: 1}).missing([]streamStatus{tc.stream}, now) {
 				got = fmt.Sprint(m.Up, " of ", m.Quorum, " ", m.Down, " ", m.Error)
 			}
 			if got != tc.want {
@@ -317,6 +325,7 @@ func TestMetricsOfALog(t *testing.T) {
 	wantMetrics(t, in, map[string]float64{
 		state(logstore.Writing): 1, state(logstore.Stalled): 0, state(logstore.Loading): 0, state(logstore.Following): 0, state(logstore.Closed): 0,
 		metric("head_offset"): last, metric("first_offset"): 1, metric("buffered_events"): 0, metric("buffered_bytes"): 0,
+		metric("writes"): 1, metric("nodes"): 1, metric("memory_head_offset"): last, metric("last_error_timestamp_seconds"): 0,
 		metric("term"): 1, metric("takeovers_total"): 1, metric("refused_appends_total"): 0, metric("resyncs_total"): 0,
 		`caddy_sse_fanin_retained_events{stream="s"}`: last,
 	})
@@ -327,9 +336,10 @@ func TestMetricsOfALog(t *testing.T) {
 	defer resume()
 	o.Emit("", "waits")
 	wantMetrics(t, in, map[string]float64{
-		state(logstore.Writing): 0, state(logstore.Stalled): 1, metric("buffered_events"): 1,
+		state(logstore.Writing): 0, state(logstore.Stalled): 1, metric("writes"): 1, metric("buffered_events"): 1,
 		metric("buffered_bytes"): float64(len("data: waits\n\n")), metric("head_offset"): last,
 	})
+	eventually(t, 10*time.Second, "the error is seen", func() bool { return in.value(metric("last_error_timestamp_seconds")) > 1.7e9 })
 	resume()
 	wantMetrics(t, in, map[string]float64{state(logstore.Writing): 1, metric("buffered_events"): 0, metric("head_offset"): last + 1})
 	store.Depose()

@@ -48,10 +48,14 @@ var metrics = streamCollector{
 	maxLag:           desc("max_lag_events", "How many events the client that is furthest behind has still to get."),
 	logState:         desc("log_state", "What a log that is kept besides memory does: 1 for its state, 0 for the others.", "state"),
 	logHead:          desc("log_head_offset", "Number of the log's newest event; 0 if there is none."),
+	logMemoryHead:    desc("log_memory_head_offset", "Number of the newest event that has come from the log into memory, from where clients get it."),
 	logFirst:         desc("log_first_offset", "Number of the log's oldest event; one more than the newest if there is none, 0 until the log is open."),
 	logBytes:         desc("log_bytes", "How large the log is as it is stored, in bytes."),
 	logBuffered:      desc("log_buffered_events", "How many events were handed to the log and are not in it yet."),
 	logBufferedBytes: desc("log_buffered_bytes", "How large these events are, in bytes."),
+	logWrites:        desc("log_writes", "Whether this process writes the log, and has the upstreams connected: 1 or 0. Also while nothing can be committed."),
+	logNodes:         desc("log_nodes", "How many nodes are known that serve the stream from the log, this one included."),
+	logFailed:        desc("log_last_error_timestamp_seconds", "When something was last seen to be wrong with the log, in Unix seconds; 0 if nothing has been."),
 	logTerm:          desc("log_term", "Number of the log's newest term: it rises whenever a process begins to write."),
 	logTakeovers:     desc("log_takeovers_total", "How often this process has begun to write the log."),
 	logRefused:       desc("log_refused_appends_total", "How many appends the log refused since another process had begun to write."),
@@ -71,7 +75,8 @@ type streamCollector struct {
 	deliveryDelay                                      *prometheus.Desc
 
 	// Of streams whose log is kept besides memory.
-	logState, logHead, logFirst, logBytes         *prometheus.Desc
+	logState, logWrites, logNodes, logFailed      *prometheus.Desc
+	logHead, logMemoryHead, logFirst, logBytes    *prometheus.Desc
 	logBuffered, logBufferedBytes                 *prometheus.Desc
 	logTerm, logTakeovers, logRefused, logResyncs *prometheus.Desc
 	commitDelay                                   *prometheus.Desc
@@ -100,7 +105,8 @@ func (m *streamCollector) Describe(ch chan<- *prometheus.Desc) {
 		m.delivered, m.deliveredBytes, m.replayed, m.gaps,
 		m.retainedEvents, m.retainedBytes, m.retainedAge, m.maxLag,
 		m.deliveryDelay,
-		m.logState, m.logHead, m.logFirst, m.logBytes,
+		m.logState, m.logWrites, m.logNodes, m.logFailed,
+		m.logHead, m.logMemoryHead, m.logFirst, m.logBytes,
 		m.logBuffered, m.logBufferedBytes,
 		m.logTerm, m.logTakeovers, m.logRefused, m.logResyncs,
 		m.commitDelay,
@@ -125,11 +131,7 @@ func (m *streamCollector) Collect(ch chan<- prometheus.Metric) {
 func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, now time.Time) {
 	s := streamSamples{ch, v.Name}
 	for name, n := range v.counted {
-		up := 0.0
-		if n.up {
-			up = 1
-		}
-		s.gauge(m.upstreamUp, up, name)
+		s.gauge(m.upstreamUp, zeroOrOne(n.up), name)
 		s.gauge(m.lastEvent, float64(n.lastEvent)/1000, name)
 		s.counter(m.connects, n.connects, name)
 		for i, why := range reasons {
@@ -168,19 +170,22 @@ func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, no
 	s.gauge(m.retainedAge, age)
 	s.gauge(m.maxLag, float64(v.Clients.MaxLag))
 	ch <- v.delay.metric(m.deliveryDelay, v.Name)
+	if v.Log.Store != nil {
+		m.collectLog(&s, v)
+	}
+}
 
+// collectLog collects what there is of a log that is kept besides memory.
+func (m *streamCollector) collectLog(s *streamSamples, v *streamView) {
 	log := v.Log.Store
-	if log == nil {
-		return
-	}
 	for _, state := range logStates {
-		is := 0.0
-		if state == log.State {
-			is = 1
-		}
-		s.gauge(m.logState, is, string(state))
+		s.gauge(m.logState, zeroOrOne(state == log.State), string(state))
 	}
+	s.gauge(m.logWrites, zeroOrOne(log.Writes))
+	s.gauge(m.logNodes, float64(max(len(log.Nodes), 1)))
+	s.gauge(m.logFailed, float64(log.LastError)/1000)
 	s.gauge(m.logHead, float64(log.Last))
+	s.gauge(m.logMemoryHead, float64(log.MemoryLast))
 	s.gauge(m.logFirst, float64(log.First))
 	s.gauge(m.logBytes, float64(log.Bytes))
 	s.gauge(m.logBuffered, float64(log.Buffered))
@@ -189,7 +194,14 @@ func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, no
 	s.counter(m.logTakeovers, log.Takeovers)
 	s.counter(m.logRefused, log.Refused)
 	s.counter(m.logResyncs, log.Resyncs)
-	ch <- v.commits.metric(m.commitDelay, v.Name)
+	s.ch <- v.commits.metric(m.commitDelay, v.Name)
+}
+
+func zeroOrOne(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // streamSamples sends the metrics of one stream.

@@ -87,7 +87,7 @@ func TestMetricNames(t *testing.T) {
 		"clients_total", "client_disconnects_total", "events_delivered_total", "delivered_bytes_total",
 		"replayed_events_total", "gaps_total", "retained_events", "retained_bytes", "retained_age_seconds",
 		"max_lag_events", "delivery_delay_seconds", "refused_total", "max_clients", "max_streams", "keys",
-		"log_state", "log_head_offset", "log_first_offset", "log_bytes", "log_buffered_events", "log_buffered_bytes",
+		"log_state", "log_writes", "log_nodes", "log_last_error_timestamp_seconds", "log_memory_head_offset", "log_head_offset", "log_first_offset", "log_bytes", "log_buffered_events", "log_buffered_bytes",
 		"log_term", "log_takeovers_total", "log_refused_appends_total", "log_resyncs_total", "log_commit_delay_seconds",
 	} {
 		name = "caddy_sse_fanin_" + name

@@ -24,7 +24,9 @@ const (
 	clockSkew = time.Second
 
 	// positionWait is how long a client waits for a log that has to be read first,
-	// before it is told that its position is unknown.
+	// before it is told that its position is unknown. Of a log that several nodes
+	// share, the time does not count in which its store is not known to be reached:
+	// what another node has given is good all the same.
 	positionWait = 10 * time.Second
 )
 
@@ -81,6 +83,9 @@ func (c *client) place(now time.Time) {
 	if next := log.following(); next != nil && (!log.ready() || log.ended.Load()) { // it will never be
 		c.switchLog(next, 1)
 		log = next
+	}
+	if log.outOfReach() {
+		c.waitUntil = monotonic(now) + int64(positionWait)
 	}
 	if !log.ready() {
 		if !c.waited && monotonic(now) >= c.waitUntil {

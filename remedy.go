@@ -2,19 +2,11 @@ package ssefanin
 
 import (
 	"cmp"
-	"errors"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
-	"regexp"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // cause is how the last attempt or connection ended, in words, without what to
@@ -66,51 +58,6 @@ func statusRemedy(status int) string {
 	}
 }
 
-// heldBy finds the process that has a log in the error of another one.
-var heldBy = regexp.MustCompile(`\bheld by process (\d+)`)
-
-// remedy is what to do about a log that cannot be written, and commands that show
-// more of what is wrong.
-func (s *storeStatus) remedy() (text string, commands []string) {
-	const afterwards = " It is tried again by itself."
-	show := func(command string) []string {
-		if s.Dir == "" {
-			return nil
-		}
-		return []string{command + " " + shellWord(s.Dir)}
-	}
-	switch err := s.err; {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "Free space on the disk, or lower size in retain." + afterwards, append(show("df -h"), show("du -sh")...)
-	case errors.Is(err, syscall.EROFS):
-		return "The file system is read-only. Look why in the system's log, and mount it so that it can be written." + afterwards, show("findmnt -T")
-	case errors.Is(err, fs.ErrPermission):
-		return "Give Caddy the right to write the directory, and all that is in it." + afterwards, show("ls -la")
-	case errors.Is(err, syscall.ENOTDIR):
-		return "There is a file where the directory should be. Move it away, or set another dir." + afterwards, show("ls -ld")
-	case errors.Is(err, logstore.ErrInUse):
-		return s.inUse(afterwards)
-	case s.Dir != "":
-		return "Look at the disk, and at the system's log." + afterwards, append(show("df -h"), "caddy sse-fanin log "+shellWord(s.Dir)+" --check")
-	default:
-		return "Look at what keeps the log, and whether it can be reached from here." + afterwards, nil
-	}
-}
-
-// inUse is the remedy for a log that another process has, or another stream of
-// this one.
-func (s *storeStatus) inUse(afterwards string) (text string, commands []string) {
-	m := heldBy.FindStringSubmatch(s.Error)
-	switch {
-	case m == nil:
-		return "One process has a directory at a time. Stop the other one, or give this one another dir." + afterwards, nil
-	case m[1] == strconv.Itoa(os.Getpid()):
-		return "That is the number of this Caddy. Either a stream that a reload has removed has the directory until its last client has left, or a process in another container has the same number: one process has a directory at a time." + afterwards, nil
-	default:
-		return "One process has a directory at a time. Stop process " + m[1] + ", or give this one another dir." + afterwards, []string{"ps -fp " + m[1]}
-	}
-}
-
 // askCommand asks an upstream as the module does.
 func askCommand(us *upstreamStatus) []string {
 	if len(us.URLs) == 0 {
@@ -142,6 +89,14 @@ func reconnectCommand(stream, upstream string) []string {
 		return nil
 	}
 	return []string{adminCommand("/" + url.PathEscape(stream) + "/upstreams/" + url.PathEscape(upstream) + "/reconnect")}
+}
+
+// drainCommand has the admin API end a stream's clients, if that is on.
+func drainCommand(stream string) []string {
+	if adminOn.Load() == 0 {
+		return nil
+	}
+	return []string{adminCommand("/" + url.PathEscape(stream) + "/drain")}
 }
 
 // adminCommand posts to a path below that of the streams. It is for Caddy's

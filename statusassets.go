@@ -16,8 +16,8 @@ var statusFiles embed.FS
 
 // statusStyles and statusScripts are in the order in which they are used.
 var (
-	statusStyles  = []string{"uplot/uPlot.min.css", "page.css", "stream.css"}
-	statusScripts = []string{"uplot/uPlot.iife.min.js", "words.js", "plots.js", "picture.js", "stream.js", "verdict.js", "main.js"}
+	statusStyles  = []string{"uplot/uPlot.min.css", "page.css", "stream.css", "nodes.css"}
+	statusScripts = []string{"uplot/uPlot.iife.min.js", "words.js", "plots.js", "nodes.js", "picture.js", "stream.js", "verdict.js", "main.js"}
 )
 
 // statusHTML is the page, and statusPolicy the Content-Security-Policy that

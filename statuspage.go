@@ -302,7 +302,7 @@ type missingInput struct {
 }
 
 func (p *StatusPage) serveReady(w http.ResponseWriter, r *http.Request) error {
-	missing := p.missing(p.streams())
+	missing := p.missing(p.streams(), time.Now())
 	status := http.StatusOK
 	if len(missing) > 0 {
 		status = http.StatusServiceUnavailable
@@ -312,7 +312,7 @@ func (p *StatusPage) serveReady(w http.ResponseWriter, r *http.Request) error {
 
 // missing returns the streams that are not fed as they should be. The upstreams
 // of one that another process writes are not this one's.
-func (p *StatusPage) missing(all []streamStatus) []missingInput {
+func (p *StatusPage) missing(all []streamStatus, now time.Time) []missingInput {
 	var missing []missingInput
 	seen := make(map[string]bool)
 	for _, st := range all {
@@ -323,7 +323,7 @@ func (p *StatusPage) missing(all []streamStatus) []missingInput {
 		if st.Keyed {
 			continue
 		}
-		m := missingInput{Stream: st.Name, Down: []string{}, Error: st.Log.Store.unready()}
+		m := missingInput{Stream: st.Name, Down: []string{}, Error: st.Log.Store.unready(now)}
 		if !st.OnDemand && !st.Log.Store.follows() {
 			m.Quorum = p.Quorum
 			for _, u := range st.Upstreams {

@@ -284,7 +284,7 @@ func TestStatusReadiness(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var names []string
-			for _, m := range tc.page.missing(tc.streams) {
+			for _, m := range tc.page.missing(tc.streams, time.Now()) {
 				names = append(names, m.Stream)
 			}
 			if got := strings.Join(names, " "); got != tc.missing {

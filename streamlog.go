@@ -82,6 +82,12 @@ func (l *streamLog) takesEvents() bool {
 // shared reports whether several nodes serve the log.
 func (l *streamLog) shared() bool { return l.durable != nil && l.durable.shared() }
 
+// outOfReach reports whether other nodes may know more of the log than this one can
+// at present.
+func (l *streamLog) outOfReach() bool {
+	return l.shared() && (!l.ready() || l.durable.watched().stalled)
+}
+
 // first returns the offset of the oldest event that can be had, from memory or
 // from where the log is kept besides.
 func (l *streamLog) first() uint64 {

@@ -7,8 +7,6 @@ import (
 	"sort"
 	"strings"
 	"time"
-
-	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // The status page's verdict: what is wrong with a stream now, or was in the
@@ -29,9 +27,6 @@ const (
 
 	// One that was lost is still unstable for flapTime, rather than down.
 	flapTime = time.Minute
-
-	// A log takes long to load after longLoading.
-	longLoading = time.Minute
 
 	// A client lags when it has been lagTime behind at each of the last
 	// lagSamples points, so not while it is being replayed, or when what it has
@@ -90,7 +85,7 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 				found = append(found, t)
 			}
 		}
-		if t, ok := logTrouble(st.Log.Store, now); ok {
+		for _, t := range logTroubles(st.Name, st.Log.Store, now) {
 			t.Stream = st.Name
 			found = append(found, t)
 		}
@@ -114,7 +109,8 @@ func judge(streams map[historyKey]*oneHistory, all []streamStatus, now time.Time
 // troubleRanks has the worst first: what keeps events from coming, then what
 // loses them or clients, then what is only to be looked at.
 var troubleRanks = []string{
-	"log", "down", "finished", "gaps", "skipped", "refused", "lag", "slow", "silent", "unstable", "replica", "connecting",
+	"log", "unwritten", "down", "finished", "gaps", "skipped", "refused", "lag", "behind", "slow", "silent", "unstable", "replica",
+	"connecting", "versions",
 }
 
 func (t *trouble) rank() int {
@@ -191,39 +187,6 @@ func (s *oneHistory) unstable(us *upstreamStatus) (trouble, bool) {
 		t.What += ", the last one because: " + cause
 	}
 	return t, true
-}
-
-// logTrouble is what keeps a log from being written, or read, where it is kept
-// besides memory; s is nil where it is not.
-func logTrouble(s *storeStatus, now time.Time) (trouble, bool) {
-	if s == nil {
-		return trouble{}, false
-	}
-	lasts := now.Sub(time.UnixMilli(s.Since))
-	switch {
-	case s.State == logstore.Stalled:
-		t := trouble{Kind: "log", Level: levelBad, What: "The log has not been writable for " + spanText(lasts)}
-		if s.Error != "" {
-			t.What += ": " + s.Error
-		}
-		t.What += ". Clients get nothing new until it is"
-		t.Remedy, t.Commands = s.remedy()
-		return t, true
-	case s.State == logstore.Loading && lasts >= longLoading:
-		return trouble{
-			Kind: "log", Level: levelWarn, What: "The log has been loading for " + spanText(lasts) + ". Clients that come back wait for it",
-			Remedy: "Opening a large log takes a while, above all after a crash. If it does not end, look at Caddy's log.",
-		}, true
-	case s.Error != "" && s.State == logstore.Writing && lasts < recentMinutes*time.Minute:
-		t := trouble{Kind: "log", Level: levelWarn, What: "Events of the log are gone, or may be: " + s.Error}
-		t.Remedy = "Clients that had some of them get a gap. After a power cut that is as sync says; else look at the disk, and at the lines about the log in Caddy's log."
-		if s.Dir != "" {
-			t.Commands = []string{"caddy sse-fanin log " + shellWord(s.Dir) + " --check"}
-		}
-		return t, true
-	default:
-		return trouble{}, false
-	}
 }
 
 // replicaTrouble is the trouble with some of the servers of an upstream that is

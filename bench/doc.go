@@ -2,7 +2,7 @@
 // to many clients: Caddy's reverse_proxy, nginx with nchan, handlers written by
 // hand, a library, and a loop of bare writes as the floor.
 //
-//	go run ./bench            # from the repository's root; about 50 minutes
+//	go run ./bench            # from the repository's root; about 80 minutes
 //	go run ./bench -short     # does everything work? about a minute
 //	go run ./bench -full -out bench/RESULTS.md
 //
@@ -16,6 +16,16 @@
 // Every client checks every event it gets (see verifier.go). A run in which
 // events were lost, came twice or in the wrong order has no figures.
 //
-// The script growth beside it measures something else: by how much Caddy's
-// binary has grown since a commit.
+// A log that several Caddys share (the experiment cluster) needs two programs more:
+// Caddy with `log jetstream`, so that all other systems are measured without it, and
+// nats-server. They are built from the repository when they are first needed; see
+// programs.go. Each Caddy has its clients, in a load process of their own.
+//
+//	go run ./bench -only '^cluster$' -runs 3     # about 12 minutes
+//
+// Two scripts beside it measure what changes: compare has another version's Caddy
+// measured in turn with this one's (the flag -against), after the micro-benchmarks
+// of both, and growth shows by how much Caddy's binary has grown since a commit.
+//
+//	bench/compare <commit>    # about half an hour
 package main

@@ -108,12 +108,7 @@ func measureCatchup(ctx context.Context, s *system, cfg catchupConfig, warmup ti
 
 // more connects more clients, in a process of their own.
 func (r *rig) more(ctx context.Context, clients int, path string, anyFirst bool) (*process, error) {
-	p, err := startProcess("load")
-	if err != nil {
-		return nil, err
-	}
-	r.others = append(r.others, p)
 	load := r.loadConfig(clients)
 	load.Streams[0].Path, load.AnyFirst = path, anyFirst
-	return p, p.call(ctx, "connect", load, nil)
+	return r.connectMore(ctx, load)
 }

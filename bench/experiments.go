@@ -74,6 +74,7 @@ const (
 	expResume     = "resume"
 	expCatchup    = "catchup"
 	expFiles      = "files"
+	expCluster    = "cluster"
 )
 
 // experiments are all there are.
@@ -92,6 +93,7 @@ func experiments(s scale) []experiment {
 		s.resume(),
 		s.catchup(),
 		s.files(),
+		s.cluster(),
 	}
 }
 

@@ -19,6 +19,13 @@ const (
 	upstreamConns metric = "upstream_conns"
 	originLag     metric = "origin_lag_ms"
 
+	cpuWriterEvent   metric = "cpu_writer_event_us"   // of the server that writes a log
+	cpuFollowerEvent metric = "cpu_follower_event_us" // of each server that follows it, on average
+	cpuFollower      metric = "cpu_follower_us"       // the same for each of its deliveries
+	cpuStoreEvent    metric = "cpu_store_event_us"    // of all processes that keep the log
+	followerP50      metric = "follower_p50_us"       // of the follower where it is highest
+	followerP99      metric = "follower_p99_us"
+
 	idleKiB   metric = "idle_kib"   // for each client
 	activeKiB metric = "active_kib" // for each client
 	emptyMiB  metric = "empty_mib"  // of the server without clients

@@ -7,11 +7,7 @@ import (
 
 // measure runs a workload on a system and returns its latency, rates and CPU.
 func measure(ctx context.Context, s *system, w workload) (figures, error) {
-	retain := ""
-	if w.rate >= 1000 {
-		retain = "events 200000\nsize 1GiB" // the default is seconds only at such a rate
-	}
-	r, err := newRig(ctx, s, w, retain)
+	r, err := newRig(ctx, s, w, w.retain())
 	if err != nil {
 		return figures{}, err
 	}
@@ -49,6 +45,14 @@ func measure(ctx context.Context, s *system, w workload) (figures, error) {
 		return figures{}, err
 	}
 	return summarize(report, sent, before, after, conns), nil
+}
+
+// retain is what a fanin retains for the workload; "": its default.
+func (w workload) retain() string {
+	if w.rate < 1000 {
+		return ""
+	}
+	return "events 200000\nsize 1GiB" // the default is seconds only at such a rate
 }
 
 // summarize makes figures of a window.

@@ -36,12 +36,20 @@ type process struct {
 }
 
 // startProcess starts this program in a role. Close has to be called.
-func startProcess(role string) (*process, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("finding this program: %w", err)
+func startProcess(role string) (*process, error) { return startBuild("", role) }
+
+// startBuild does so with another build of this program, unless the name of its
+// file is empty.
+func startBuild(file, role string) (*process, error) {
+	if file == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("finding this program: %w", err)
+		}
+		file = self
 	}
-	cmd := exec.Command(self, rolePrefix+role) //nolint:gosec // itself
+	var err error
+	cmd := exec.Command(file, rolePrefix+role) //nolint:gosec // itself, or what the user names
 	// Its own group: ^C is for the coordinator, which ends the others in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p := &process{role: role, cmd: cmd, answer: make(chan answer), stderr: new(tail), ended: make(chan struct{})}

@@ -34,6 +34,14 @@ var columns = map[metric]struct {
 	writes:        {"writes", 1},
 	upstreamConns: {"upstream conns", 1},
 	originLag:     {"origin lag ms", 1},
+
+	cpuWriterEvent:   {"writer µs/event", 1},
+	cpuFollowerEvent: {"follower µs/event", 1},
+	cpuFollower:      {"follower µs", 1},
+	cpuStoreEvent:    {"NATS µs/event", 1},
+	followerP50:      {"followers' p50 ms", 1000},
+	followerP99:      {"followers' p99 ms", 1000},
+
 	idleKiB:       {"idle KiB", 1},
 	activeKiB:     {"active KiB", 1},
 	emptyMiB:      {"server alone MiB", 1},
@@ -126,7 +134,7 @@ func (res *result) print(w io.Writer) {
 			_ = table.Flush() // columns of their own
 			fmt.Fprintf(w, "%s\n", label)
 		}
-		fmt.Fprintln(table, r.system+"\t"+strings.Join(r.cells(res.experiment.metrics), "\t"))
+		fmt.Fprintln(table, r.title()+"\t"+strings.Join(r.cells(res.experiment.metrics), "\t"))
 	}
 	_ = table.Flush()
 }
@@ -166,7 +174,7 @@ func (rep *report) markdown(w io.Writer) error {
 				}
 				markdownTable(&b, res.header())
 			}
-			markdownRow(&b, append([]string{r.system}, r.cells(res.experiment.metrics)...))
+			markdownRow(&b, append([]string{r.title()}, r.cells(res.experiment.metrics)...))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
@@ -187,6 +195,7 @@ type rawRow struct {
 	Experiment  string    `json:"experiment"`
 	Label       string    `json:"label,omitempty"`
 	System      string    `json:"system"`
+	Build       string    `json:"build,omitempty"` // the other one's file
 	Unavailable string    `json:"unavailable,omitempty"`
 	Runs        []figures `json:"runs,omitempty"`
 }
@@ -196,7 +205,7 @@ func (rep *report) raw() any {
 	var rows []rawRow
 	for _, res := range rep.results {
 		for _, r := range res.rows {
-			rows = append(rows, rawRow{res.experiment.name, r.label, r.system, r.unavailable, r.runs})
+			rows = append(rows, rawRow{res.experiment.name, r.label, r.system, r.build, r.unavailable, r.runs})
 		}
 	}
 	return struct {

@@ -70,7 +70,7 @@ func newRig(ctx context.Context, s *system, w workload, retain string) (r *rig, 
 	if err = r.origin.call(ctx, "start", originConfig{Sources: w.sources, Payload: w.payload}, &r.started); err != nil {
 		return r, err
 	}
-	b := &bed{dir: r.dir, origin: r.started.URL, retain: retain}
+	b := &bed{dir: r.dir, build: s.build, origin: r.started.URL, retain: retain}
 	if !s.idle {
 		b.origins = sourceURLs(r.started.URL, w.sources)
 	}
@@ -160,6 +160,16 @@ func (r *rig) connect(ctx context.Context) error {
 		}
 	}
 	return sleep(ctx, attachTime)
+}
+
+// connectMore connects other clients, in a process of their own.
+func (r *rig) connectMore(ctx context.Context, load loadConfig) (*process, error) {
+	p, err := startProcess("load")
+	if err != nil {
+		return nil, err
+	}
+	r.others = append(r.others, p)
+	return p, p.call(ctx, "connect", load, nil)
 }
 
 // upstreams returns how many connections the origin has.

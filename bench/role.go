@@ -22,7 +22,7 @@ var roles = map[string]func(*commands) error{
 	"load":      loadRole,
 	"publisher": publisherRole,
 	"caddy":     caddyRole,
-	"nginx":     nginxRole,
+	"program":   programRole,
 	"bare":      bareRole,
 	"raw":       rawRole,
 	"gosse":     gosseRole,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -19,6 +20,7 @@ type options struct {
 	scale    scale
 	only     *regexp.Regexp
 	systems  *regexp.Regexp
+	against  string
 	out      string
 	jsonFile string
 }
@@ -42,6 +44,7 @@ func parseFlags(args []string) (options, error) {
 	flags.IntVar(&runs, "runs", 0, "runs of each case (default 5, with -short 1)")
 	flags.DurationVar(&duration, "duration", 0, "how long each run measures (default 2s, with -full 4s, with -short 400ms)")
 	flags.Uint64Var(&saturationWindow, "window", saturationWindow, "events on their way at most, in the experiment saturation")
+	flags.StringVar(&o.against, "against", "", "another build of this program, a `file`: its Caddy is measured, too, in turn with this one's")
 	flags.StringVar(&o.out, "out", "", "`file` to write the report to, as Markdown")
 	flags.StringVar(&o.jsonFile, "json", "", "`file` to write the figures of every run to")
 	if err := flags.Parse(args); err != nil {
@@ -88,14 +91,20 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	raiseFileLimit()
+	defer func() {
+		if err := removePrograms(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}()
 	rep := &report{host: describeHost(ctx), started: time.Now(), scale: o.scale}
 	for _, e := range experiments(o.scale) {
 		if !o.only.MatchString(e.name) {
 			continue
 		}
-		if res := runExperiment(ctx, &e, o.systems.MatchString, os.Stderr); len(res.rows) > 0 {
+		if res := runExperiment(ctx, &e, o.systems.MatchString, o.against, os.Stderr); len(res.rows) > 0 {
 			rep.results = append(rep.results, res)
 			res.print(os.Stdout)
+			res.printRatios(os.Stdout)
 		}
 		if ctx.Err() != nil {
 			break
@@ -155,20 +164,25 @@ type result struct {
 // row is a case and its runs.
 type row struct {
 	testCase
+	build       string // as in system
 	runs        []figures
 	unavailable string // the reason why there are none
 }
 
-// runExperiment runs the cases of the systems that are wanted. The runs are
-// interleaved: what changes on the machine meanwhile meets all of them alike.
-func runExperiment(ctx context.Context, e *experiment, wanted func(string) bool, log io.Writer) *result {
+// runExperiment runs the cases of the systems that are wanted, those of a Caddy in
+// another build, too, if there is one. The runs are interleaved: what changes on
+// the machine meanwhile meets all of them alike.
+func runExperiment(ctx context.Context, e *experiment, wanted func(string) bool, against string, log io.Writer) *result {
 	res := &result{experiment: e}
 	for _, c := range e.casesOf(wanted) {
 		res.rows = append(res.rows, &row{testCase: c})
+		if against != "" && findSystem(caddySystems(), c.system) != nil {
+			res.rows = append(res.rows, &row{testCase: c, build: against})
+		}
 	}
 	all := systems()
 	for i := range e.runs {
-		for _, r := range res.rows {
+		for _, r := range inTurn(res.rows, i) {
 			if ctx.Err() != nil {
 				return res
 			}
@@ -196,6 +210,17 @@ func runExperiment(ctx context.Context, e *experiment, wanted func(string) bool,
 	return res
 }
 
+// inTurn returns the rows in the order of a round: every other goes backwards, so
+// that of two neighbours neither always comes first.
+func inTurn(rows []*row, round int) []*row {
+	if round%2 == 0 {
+		return rows
+	}
+	rows = slices.Clone(rows)
+	slices.Reverse(rows)
+	return rows
+}
+
 // runOnce is one run of a case, which is not to hang.
 func (r *row) runOnce(ctx context.Context, s *system) (figures, error) {
 	if s == nil {
@@ -203,13 +228,23 @@ func (r *row) runOnce(ctx context.Context, s *system) (figures, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, runTimeout)
 	defer cancel()
-	return r.run(ctx, s)
+	built := *s
+	built.build = r.build
+	return r.run(ctx, &built)
 }
 
 // name names the case.
 func (r *row) name() string {
 	if r.label == "" {
+		return r.title()
+	}
+	return r.title() + " (" + r.label + ")"
+}
+
+// title names what is measured.
+func (r *row) title() string {
+	if r.build == "" {
 		return r.system
 	}
-	return r.system + " (" + r.label + ")"
+	return r.system + ", other build"
 }

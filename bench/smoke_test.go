@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	if runRole(os.Args[1:]) {
 		return
 	}
-	ssetest.Main(m, ssetest.Suite{})
+	ssetest.Main(m, ssetest.Suite{End: removePrograms})
 }
 
 // TestSystems runs each system with a few clients: there are figures, and
@@ -65,6 +65,14 @@ func TestStorm(t *testing.T) {
 func TestResume(t *testing.T) {
 	f, err := measureResume(t.Context(), findSystem(systems(), "fanin"), resumeConfig{Clients: 20, Events: 5000, Back: 4999})
 	check(t, f, err, []metric{firstByteP99, firstEventP99})
+}
+
+// TestCluster looks at the clients of all nodes, where TestSystems has those of
+// the one that writes.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	f, err := measureCluster(t.Context(), findSystem(systems(), "fanin-cluster-2"), smokeWorkload())
+	check(t, f, err, clusterMetrics)
 }
 
 // check fails unless there are figures.

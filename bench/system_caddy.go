@@ -116,7 +116,7 @@ func (s caddySite) start(ctx context.Context, b *bed) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := startProcess("caddy")
+	p, err := startBuild(b.build, "caddy")
 	if err != nil {
 		return nil, err
 	}

@@ -2,12 +2,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
+
+// nginxModule is where Debian's package puts nchan.
+const nginxModule = "/usr/lib/nginx/modules/ngx_nchan_module.so"
 
 // nchanSystem is nginx with nchan, fed by a publisher: nchan does not read
 // event streams itself. Several sources go into one channel.
@@ -54,32 +61,32 @@ http {
 `
 
 func startNchan(ctx context.Context, b *bed) (*running, error) {
-	if _, err := findNginx(); err != nil {
+	nginx, err := findNginx()
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnavailable, err)
 	}
 	addr, err := ssetest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	p, err := startProcess("nginx")
+	file := filepath.Join(b.dir, "nginx.conf")
+	if err := os.WriteFile(file, fmt.Appendf(nil, nchanConfig, nginxModule, b.dir, addr), 0o600); err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	p, pid, err := startProgram(ctx, programConfig{File: nginx, Args: []string{"-p", b.dir, "-c", file, "-e", "stderr"}})
 	if err != nil {
 		return nil, err
 	}
 	r := &running{addr: addr, main: p}
-	if err := r.startNginx(ctx, b); err != nil {
+	if err := r.feedNginx(ctx, b, pid); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// startNginx starts nginx and what feeds it.
-func (r *running) startNginx(ctx context.Context, b *bed) error {
-	var pid int
-	cfg := nginxConfig{Dir: b.dir, Config: fmt.Sprintf(nchanConfig, nginxModule, b.dir, r.addr)}
-	if err := r.main.call(ctx, "start", cfg, &pid); err != nil {
-		return err
-	}
+// feedNginx waits until nginx serves, and starts what feeds it.
+func (r *running) feedNginx(ctx context.Context, b *bed, pid int) error {
 	if err := waitForServer(ctx, r.main, r.addr); err != nil {
 		return err
 	}
@@ -108,4 +115,20 @@ func (r *running) waitForWorkers(ctx context.Context, pid int) error {
 			return err
 		}
 	}
+}
+
+var errNoNchan = errors.New("not installed: apt-get install nginx libnginx-mod-nchan")
+
+// findNginx returns the path of an nginx that has nchan.
+func findNginx() (string, error) {
+	program, err := exec.LookPath("nginx")
+	if err != nil {
+		if program, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
+			return "", errNoNchan
+		}
+	}
+	if _, err := os.Stat(nginxModule); err != nil {
+		return "", errNoNchan
+	}
+	return program, nil
 }

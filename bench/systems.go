@@ -17,6 +17,8 @@ type system struct {
 	direct bool // each client has a connection to the origin for each source
 	idle   bool // sends nothing and reads no origin
 
+	build string // file of another build of this program, which it runs in; empty for this one
+
 	start func(context.Context, *bed) (*running, error)
 }
 
@@ -26,6 +28,7 @@ const streamsPerConn = 100
 // bed is what a system is started with.
 type bed struct {
 	dir               string   // for its files
+	build             string   // as in system
 	origins           []string // URLs of the sources; none for a system that is idle
 	origin            string   // address of the origin, as URL
 	retain            string   // what a fanin retains; "": its default
@@ -38,13 +41,30 @@ type running struct {
 	main   *process
 	pids   []int    // of the server
 	feeder *process // nil if the server reads the origin itself
+
+	followers []*follower // more servers with the same stream
+	store     []*process  // where the stream's log is, if that is not the server
+	storePids []int
+}
+
+// follower is a server that has a stream from the log to which another one writes.
+type follower struct {
+	addr string
+	main *process
+	pid  int
 }
 
 func (r *running) close() {
+	for _, f := range r.followers {
+		f.main.close()
+	}
 	if r.feeder != nil {
 		r.feeder.close()
 	}
 	r.main.close()
+	for _, p := range r.store {
+		p.close()
+	}
 }
 
 // errUnavailable wraps the reason why a system cannot be measured here at all.
@@ -52,7 +72,7 @@ var errUnavailable = errors.New("not available")
 
 // systems are all there are, in the order of the tables.
 func systems() []*system {
-	return slices.Concat(caddySystems(), goSystems(), []*system{nchanSystem()})
+	return slices.Concat(caddySystems(), clusterSystems(), goSystems(), []*system{nchanSystem()})
 }
 
 // findSystem returns a system by its name.

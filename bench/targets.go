@@ -150,7 +150,7 @@ func (f figure) find(results []*result) (float64, bool) {
 			continue
 		}
 		for _, r := range res.rows {
-			if r.system == f.system && r.label == f.label && r.why() == "" {
+			if r.system == f.system && r.label == f.label && r.build == "" && r.why() == "" {
 				s := spreadOf(r.runs, f.metric)
 				return s.median, s.runs > 0
 			}

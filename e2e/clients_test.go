@@ -1,17 +1,12 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/page"
-	"github.com/chromedp/chromedp"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
@@ -23,6 +18,9 @@ var clientExamples = []string{
 	"Typed events and the envelope js",
 	"State and gaps js",
 	"Sleeping laptops and frozen tabs js",
+	"In a page html", // these three in libraryexamples_test.go
+	"With React js",
+	"With htmx html",
 	"React js",
 	"htmx html",
 	"fetch js",
@@ -163,17 +161,11 @@ func TestSleepExamples(t *testing.T) {
 	o.EmitNumbered(10)
 	b.settle(o)
 
-	lifecycle := func(state page.SetWebLifecycleStateState) {
-		b.do(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-			_, err := cdp.Call(ctx, target, page.SetWebLifecycleState, page.SetWebLifecycleStateParams{State: state})
-			return err
-		}))
-	}
 	b.forgive() // the connection breaks
-	lifecycle("frozen")
+	b.lifecycle("frozen")
 	o.EmitNumbered(9000) // 20 MB, within the retained 10,000
 	s.waitClients("s", 0)
-	lifecycle("active")
+	b.lifecycle("active")
 	b.settle(o)
 	if n := eval[int](b, "seen.loads"); n != 0 {
 		t.Errorf("%d gaps", n)

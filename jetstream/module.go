@@ -196,4 +196,5 @@ var (
 	_ caddyfile.Unmarshaler = (*Log)(nil)
 	_ logstore.Sharer       = (*Log)(nil)
 	_ logstore.Completer    = (*Log)(nil)
+	_ logstore.Adviser      = (*Log)(nil)
 )

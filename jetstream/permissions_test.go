@@ -67,11 +67,15 @@ func useLog(ctx context.Context, url string) {
 		}
 		return nil
 	}
-	first, second := open(), open()
-	if first == nil || second == nil {
+	first := open()
+	if first == nil {
 		return
 	}
 	defer first.Close()
+	second := open()
+	if second == nil {
+		return
+	}
 	defer second.Close()
 	second.Answer(func(question []byte) []byte { return question })
 	go second.Follow(ctx, 1, func([]logstore.Record) {}) //nolint:errcheck // Close ends it

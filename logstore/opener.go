@@ -39,6 +39,21 @@ type Completer interface {
 	Complete() error
 }
 
+// Adviser is an Opener that knows what helps where its logs cannot be reached, or
+// nobody writes them.
+type Adviser interface {
+	Opener
+
+	// Advise returns that for the log of a stream. Nothing in it may be secret.
+	Advise(stream string) Advice
+}
+
+// Advice is what people can do about a log.
+type Advice struct {
+	Text     string     // whole sentences
+	Commands [][]string // that show more, each with its arguments
+}
+
 // OpenOptions are what a store gets besides the opener's own options.
 type OpenOptions struct {
 	Bounds Bounds

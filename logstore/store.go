@@ -39,6 +39,12 @@ type Store interface {
 	// batch is never empty and has no holes; from one batch to the next there is
 	// a hole only if eviction has overtaken the reader.
 	//
+	// A store that has lost records begins an epoch, and may do so while it is
+	// followed. The first record of an epoch then is the first of a batch, and Epochs
+	// has the epoch by the time that apply is called with it. What was handed over
+	// from its offset on, or from a lower one, is no longer in the log: such a batch
+	// begins at an offset that has been handed over before.
+	//
 	// The records and their bytes belong to the store, and are valid until apply
 	// returns. The store waits for apply: it is not to block.
 	Follow(ctx context.Context, from uint64, apply func(batch []Record)) error

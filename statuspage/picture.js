@@ -30,6 +30,7 @@ class Picture {
 		this.nodes = new Map();
 		this.lines = new Map(); // by what they join
 		this.out = 1;
+		this.members = new Nodes(this);
 		new ResizeObserver(() => this.layout()).observe(this.root);
 	}
 
@@ -69,8 +70,9 @@ class Picture {
 			if (!newest || now > newest.t) node.history.push({ t: now, events: u.events || 0 });
 			while (node.history.length > 6) node.history.shift();
 			const a = node.history[0], rate = node.history.length > 1 && now > a.t ? Math.max(0, 1000 * ((u.events || 0) - a.events) / (now - a.t)) : undefined;
-			node.flow = u.state === "up" ? rate || 0 : 0;
-			node.rate.hidden = u.state !== "up";
+			const away = follows(s); // then only the sum is known here
+			node.flow = u.state === "up" ? (away ? (rates[0] || 0) / up : rate || 0) : 0;
+			node.rate.hidden = u.state !== "up" || away;
 			if (rate !== undefined) valued(node.rate, decimal(rate), "/s");
 			const down = u.state === "down" ? cause(u) : "";
 			put(node.cause, down);
@@ -79,7 +81,8 @@ class Picture {
 			const at = place(u);
 			put(node.at, at);
 			node.at.title = (u.urls || []).join("\n");
-			node.spark.show(minutes && minutes[u.name], Math.ceil(extent / 60), "Events of " + u.name + " a minute");
+			node.spark.root.hidden = away;
+			if (!away) node.spark.show(minutes && minutes[u.name], Math.ceil(extent / 60), "Events of " + u.name + " a minute");
 		}
 		if (shown.size < all) {
 			const more = ups.filter((u) => !shown.has(u)), t = tally(more);
@@ -121,6 +124,7 @@ class Picture {
 		if (out !== this.out) { this.out = out; this.dirty = true; }
 		this.outState = m ? "client" : "none";
 		this.outFlow = m ? (rates[2] || 0) / m : 0;
+		this.members.update(s, now, rates);
 		if (this.dirty) this.layout();
 		this.colour();
 	}
@@ -151,19 +155,21 @@ class Picture {
 		};
 		for (const l of this.lines.values()) l.used = false;
 		const hub = rect(this.hub), clients = rect(this.clients), items = [...this.sources.children];
+		const into = this.members.on ? rect(this.members.writer) : hub;
 		const keys = new Map([...this.nodes].map(([name, n]) => [n.root, "in " + name]));
 		items.forEach((item, i) => {
 			const r = rect(item), key = keys.get(item) || "rest";
 			const share = items.length > 1 ? i / (items.length - 1) - .5 : 0;
 			if (narrow.matches) {
 				const x = 16, c = 12;
-				this.line(key, `M${r.l} ${r.y}H${x + c}Q${x} ${r.y} ${x} ${r.y + c}V${hub.y - c}Q${x} ${hub.y} ${x + c} ${hub.y}H${hub.l}`);
+				this.line(key, `M${r.l} ${r.y}H${x + c}Q${x} ${r.y} ${x} ${r.y + c}V${into.y - c}Q${x} ${into.y} ${x + c} ${into.y}H${into.l}`);
 			} else {
-				const y = hub.y + share * Math.min(44, hub.h - 30), x = (r.r + hub.l) / 2;
-				this.line(key, `M${r.r} ${r.y}C${x} ${r.y} ${x} ${y} ${hub.l} ${y}`);
+				const y = into.y + share * Math.min(44, into.h - 30), x = (r.r + into.l) / 2;
+				this.line(key, `M${r.r} ${r.y}C${x} ${r.y} ${x} ${y} ${into.l} ${y}`);
 			}
 		});
-		for (let i = 0; i < this.out; i++) {
+		if (this.members.on) this.members.layout(rect, hub);
+		for (let i = 0; i < this.out && !this.members.on; i++) {
 			const share = this.out > 1 ? i / (this.out - 1) - .5 : 0;
 			if (narrow.matches) {
 				const a = hub.x + share * Math.min(70, hub.w - 40), end = hub.x + share * Math.min(2 * (hub.x - clients.l - 14), 26 * (this.out - 1)), y = (hub.b + clients.t) / 2;
@@ -194,6 +200,7 @@ class Picture {
 		for (const [name, n] of this.nodes) set("in " + name, n.root.dataset.state, n.flow || 0);
 		set("rest", this.restState || "none", this.restFlow || 0);
 		for (let i = 0; i < this.out; i++) set("out " + i, this.outState || "none", this.outFlow || 0);
+		this.members.colour(set);
 		this.run();
 	}
 

@@ -45,7 +45,8 @@ class Rates {
 	}
 	add(t, s) {
 		const seen = new Map(), p = this.points;
-		for (const u of s.upstreams) {
+		if (follows(s)) this.grow(0, "log", s.log.head || 0, seen); // another node receives it
+		else for (const u of s.upstreams) {
 			this.grow(0, "e " + u.name, u.events || 0, seen);
 			this.grow(1, "b " + u.name, u.bytes || 0, seen);
 		}
@@ -223,7 +224,7 @@ class Stream {
 		}
 		this.logState = state;
 		// 0: all is well; the order of streams
-		this.rank = s.removed ? .5 : troubles.reduce((r, t) => Math.max(r, t.kind === "down" || t.kind === "log" && t.level === "bad" ? 3 : t.level === "bad" ? 2 : 1), 0);
+		this.rank = s.removed ? .5 : troubles.reduce((r, t) => Math.max(r, t.kind === "down" || (t.kind === "log" || t.kind === "unwritten") && t.level === "bad" ? 3 : t.level === "bad" ? 2 : 1), 0);
 		this.draw();
 	}
 
@@ -240,7 +241,8 @@ class Stream {
 			put(this.worst, KINDS[worst.kind] || worst.kind);
 			mark(this.worst, "tone", worst.level === "bad" ? "bad" : "wait");
 		}
-		const kinds = [s.removed && "removed, clients leaving", s.keyed && "keyed", s.on_demand && !s.keyed && "on demand"].filter(Boolean);
+		const nodes = shared(s).length, writer = writerOf(s);
+		const kinds = [nodes && plural(nodes, "node") + (s.log.store.writes ? ", this one writes" : writer ? ", " + writer.name + " writes" : s.log.store.state === "stalled" ? " known" : ", nobody writes"), s.removed && "removed, clients leaving", s.keyed && "keyed", s.on_demand && !s.keyed && "on demand"].filter(Boolean);
 		this.kind.hidden = !kinds.length;
 		put(this.kind, kinds.join(" · "));
 	}
@@ -335,7 +337,7 @@ class Stream {
 	plot() {
 		if (!this.opened) return;
 		const [i, bi, o, bo] = this.rates, c = this.s.clients;
-		const live = [[i], [o], [], [], [c.connected || 0], [c.max_lag || 0], [bi], [bo]];
+		const live = [[i], [o], [], [], [c.connected || 0], [c.max_lag || 0], [follows(this.s) ? undefined : bi], [bo]];
 		this.plots.forEach((p, k) => {
 			if (this.fresh || !p.data) p.draw(this.hour);
 			p.live(live[k]);
@@ -347,14 +349,15 @@ class Stream {
 	commands() {
 		this.admin.hidden = !this.adminCommand; // it is off
 		if (this.admin.hidden || !this.admin.open || !this.s) return;
-		const of = this.adminCommand + "/" + encodeURIComponent(this.s.name), names = this.s.upstreams.map((u) => u.name).sort(inOrder);
-		const sign = of + names.join();
+		const of = this.adminCommand + "/" + encodeURIComponent(this.s.name), names = this.s.upstreams.map((u) => u.name).sort(inOrder), nodes = shared(this.s).length > 0;
+		const sign = of + names.join() + nodes;
 		if (sign === this.adminSign) return;
 		this.adminSign = sign;
 		const list = [el("p", "", "Connect an upstream anew, at once; also one that answered 204")];
 		for (const name of names.slice(0, 32)) list.push(el("code", "", of + "/upstreams/" + encodeURIComponent(name) + "/reconnect"));
 		if (names.length > 32) list.push(el("p", "", "and likewise " + plural(names.length - 32, "more upstream")));
 		list.push(el("p", "", "End all clients over the drain window; they come back and resume"), el("code", "", of + "/drain"));
+		if (nodes) list.push(el("p", "", "The same on every node that shares the log"), el("code", "", of + "/drain?nodes=all"));
 		list.push(el("p", "", "The address is the usual one. The configuration may have it elsewhere, or none."));
 		this.adminList.replaceChildren(...list);
 	}

@@ -4,12 +4,14 @@ const MARKS = { good: "M10.5 17.5l4.5 4.5 9-9.5", bad: "M17 9.5v9.5M17 24.3v.01"
 
 // a badge's word for each kind of trouble
 const KINDS = {
-	log: "log", down: "down", finished: "finished", connecting: "connecting", gaps: "gaps", skipped: "skipped",
+	log: "log", unwritten: "no writer", behind: "behind", versions: "versions", down: "down", finished: "finished", connecting: "connecting", gaps: "gaps", skipped: "skipped",
 	refused: "refusals", lag: "lag", slow: "slow", silent: "silent", unstable: "unstable", replica: "replica",
 };
 // a sentence for the worst one
 const HEADS = {
 	log: (t) => "The log of " + t.stream + (t.level === "bad" ? " cannot be written" : " is still loading"),
+	unwritten: (t) => "No node writes the log of " + t.stream, behind: (t) => "This server is behind the log of " + t.stream,
+	versions: (t) => "The nodes of " + t.stream + " have different versions",
 	finished: (t) => t.upstream + " has finished for good", gaps: (t) => "Clients of " + t.stream + " miss events", skipped: (t) => "Events of " + t.upstream + " are skipped",
 	refused: (t) => "Clients of " + t.stream + " are refused", lag: (t) => "A client of " + t.stream + " is far behind", slow: (t) => "Delivery to clients of " + t.stream + " is slow",
 	silent: (t) => t.upstream + " is up, but silent", unstable: (t) => t.upstream + " keeps losing its connection", connecting: (t) => t.upstream + " does not answer",

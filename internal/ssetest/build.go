@@ -24,14 +24,14 @@ type buildKey struct {
 	race    bool
 }
 
-var builds sync.Map // what Build has been asked for: a buildKey to its once
+var builds sync.Map // what was asked for, a buildKey or requiredKey, to its once
 
 func build(command string, race bool) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
-	binary, args := filepath.Join(Dir(), filepath.Base(command)), []string{"build"}
+	binary, args := filepath.Join(Dir(), filepath.Base(command)), []string(nil)
 	env := os.Environ()
 	if race {
 		binary += "-race"
@@ -44,12 +44,34 @@ func build(command string, race bool) (string, error) {
 	if _, err := os.Stat(filepath.Join(root, command, "go.mod")); err == nil {
 		dir, command = filepath.Join(root, command), "."
 	}
-	cmd := exec.Command("go", append(args, "-o", binary, command)...)
+	return binary, goBuild(dir, env, append(args, "-o", binary, command)...)
+}
+
+// BuildRequired builds a command of another module, by its import path, in the
+// version that a module of this repository requires, whose directory is named as
+// in "./jetstream". The rest is as with Build.
+func BuildRequired(module, command, name string) (binary string, err error) {
+	once, _ := builds.LoadOrStore(requiredKey{module, command, name}, sync.OnceValues(func() (string, error) {
+		root, err := moduleRoot()
+		if err != nil {
+			return "", err
+		}
+		binary := filepath.Join(Dir(), name)
+		return binary, goBuild(filepath.Join(root, module), os.Environ(), "-ldflags=-s -w", "-o", binary, command)
+	}))
+	return once.(func() (string, error))()
+}
+
+type requiredKey struct{ module, command, name string }
+
+// goBuild runs go build in a directory.
+func goBuild(dir string, env []string, args ...string) error {
+	cmd := exec.Command("go", append([]string{"build"}, args...)...)
 	cmd.Dir, cmd.Env = dir, env
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w\n%s", command, err, out)
+		return fmt.Errorf("building %s: %w\n%s", args[len(args)-1], err, out)
 	}
-	return binary, nil
+	return nil
 }
 
 // moduleRoot returns the directory of the module under test, which is this one

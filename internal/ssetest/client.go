@@ -80,6 +80,8 @@ type Client struct {
 	mon         monitor // protects everything up to the next blank line
 	events      []Event
 	count       uint64
+	newest      time.Time     // when the newest event came
+	silence     time.Duration // see TakeSilence
 	comments    uint64
 	retry       time.Duration
 	hasRetry    bool
@@ -227,6 +229,16 @@ func (c *Client) Count() uint64 {
 	c.mon.Lock()
 	defer c.mon.Unlock()
 	return c.count
+}
+
+// TakeSilence returns the longest time between an event and the next one, among
+// the events since the last call of TakeSilence, each with the one before it.
+func (c *Client) TakeSilence() time.Duration {
+	c.mon.Lock()
+	defer c.mon.Unlock()
+	silence := c.silence
+	c.silence = 0
+	return silence
 }
 
 // Comments is the number of comment lines so far, heartbeats mostly.

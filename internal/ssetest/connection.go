@@ -187,10 +187,15 @@ func (c *Client) onEvent(typ, data, id []byte) {
 		c.cfg.Track.Observe(typ, id, data)
 	}
 	var e Event
+	now := time.Now()
 	if c.cfg.Record > 0 || c.cfg.OnEvent != nil {
-		e = Event{Type: string(typ), Data: string(data), ID: string(id), Time: time.Now()}
+		e = Event{Type: string(typ), Data: string(data), ID: string(id), Time: now}
 	}
 	c.mon.Lock()
+	if c.count > 0 {
+		c.silence = max(c.silence, now.Sub(c.newest))
+	}
+	c.newest = now
 	c.count++
 	c.currentLocked().Events++
 	c.id = append(c.id[:0], id...)

@@ -101,6 +101,9 @@ func (p *Process) ExitCode() int {
 // Terminate sends SIGTERM.
 func (p *Process) Terminate() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 
+// Signal sends a signal.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
 // Abort has a Go program write the stacks of its goroutines and end.
 func (p *Process) Abort() { _ = p.cmd.Process.Signal(syscall.SIGABRT) }
 

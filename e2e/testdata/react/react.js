@@ -1,1 +1,1 @@
-export const { createElement, useEffect, useRef, useState } = globalThis.React;
+export const { createElement, useEffect, useRef, useState, useSyncExternalStore } = globalThis.React;

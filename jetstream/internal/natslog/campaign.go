@@ -216,7 +216,7 @@ func (s *Store) confirmFence(ctx context.Context, l *lease, a attempt) *term {
 	nudge(l.update)
 	s.settleLocked()
 	s.o.Logger.Info("this node writes the log now", zap.Uint64("term", t.number), zap.Uint64("offset", a.record.Offset))
-	go t.run()
+	s.parts.Go(t.run)
 	return t
 }
 

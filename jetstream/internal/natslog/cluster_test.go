@@ -336,3 +336,25 @@ func TestServerLosesTheTail(t *testing.T) {
 		t.Errorf("epochs %v and %v", epochs, b.Epochs())
 	}
 }
+
+// Every node knows who writes, those included that come later.
+func TestNodesKnowTheWriter(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t, startServer(t).ClientURL())
+	a, b := mustOpen(t, o), mustOpen(t, o)
+	term := campaign(t, a)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _, _ = b.Campaign(ctx) }()
+	await(t, "the other node knows", func() bool { return b.Status().Writer == a.Node() })
+	late := mustOpen(t, o)
+	go func() { _, _ = late.Campaign(ctx) }()
+	await(t, "a node knows that came later", func() bool { return late.Status().Writer == a.Node() })
+	cancel()
+	if err := term.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "nobody writes", func() bool {
+		return late.Status().Writer != a.Node() && b.Status().Writer != a.Node() && a.Status().Writer != a.Node()
+	})
+}

@@ -161,8 +161,9 @@ func (j *jetStream) apiError(subject string, e *jetstream.APIError) error {
 		return fmt.Errorf("JetStream is not enabled for this account of NATS: %s", e.Description)
 	case codeNoReplicas, codeNoPeers:
 		return fmt.Errorf("%d replicas are asked for, and there are not as many NATS servers that can keep one: %s", j.replicas, e.Description)
+	default:
+		return fmt.Errorf("%s: %w", subject, e)
 	}
-	return fmt.Errorf("%s: %w", subject, e)
 }
 
 // config returns what the stream is made with.

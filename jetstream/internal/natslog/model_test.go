@@ -31,6 +31,7 @@ const (
 // TestModel has three nodes write and follow a log on a JetStream that is as bad
 // as can be, and compares what each was handed.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	seeds := modelSeeds
 	if *long {
 		seeds = modelSeedsLong

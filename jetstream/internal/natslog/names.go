@@ -52,6 +52,9 @@ type names struct {
 	keys    string // what the subjects of the keys begin with
 }
 
+// StreamName returns the name of the JetStream stream that has the log of a stream.
+func StreamName(prefix, stream string) string { return namesOf(prefix, stream).stream }
+
 func namesOf(prefix, stream string) names {
 	t := token(stream)
 	return names{

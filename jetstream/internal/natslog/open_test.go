@@ -46,6 +46,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"secrets in a URL": {func(o *Options) { o.Servers = []string{"nats://caddy:hidden@127.0.0.1:1"} }, []string{"nats://127.0.0.1:1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			o := testOptions(t, plain.ClientURL())
 			test.change(&o)
 			began := time.Now()

@@ -296,6 +296,13 @@ func (p *peers) noteFence(f fence) {
 	}
 }
 
+// noteWriter notes who writes by the lease; empty: nobody does.
+func (p *peers) noteWriter(node string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wrote = node
+}
+
 // ceased notes that a node writes no more.
 func (p *peers) ceased(node string) {
 	p.mu.Lock()

@@ -3,6 +3,7 @@ package natslog
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -103,11 +104,7 @@ func (n *simNode) drop() { n.change(func() { n.gone++ }) }
 // askOldLeader has a node ask a leader that learns of nothing from now on.
 func (n *simNode) askOldLeader() {
 	n.change(func() {
-		keys := make(map[string]simValue)
-		for key, v := range n.keys {
-			keys[key] = v
-		}
-		n.stale = &simView{n.lastLocked(), keys}
+		n.stale = &simView{n.lastLocked(), maps.Clone(n.keys)}
 	})
 }
 

@@ -68,6 +68,9 @@ type term struct {
 	fault     error     // why a record in flight was not committed
 	trouble   error     // the newest fault, for people; nil once something is committed
 
+	comparedTo uint64 // what was confirmed at the last resync; of run, as the next
+	pauses     retry  // after resyncs
+
 	wake     chan struct{} // there is something to do for run; capacity 1, as one wake-up is enough
 	finished chan struct{} // closed when run has returned
 }
@@ -380,12 +383,15 @@ func (t *term) resync(fault error) {
 	t.inFlight, t.flying, t.window = 0, 0, 1
 	s.mu.Unlock()
 	s.heard(fault)
-	for r := (retry{}); ; {
+	for {
 		missing := t.compare()
 		s.mu.Lock()
 		stop := t.dropped || len(t.pending) == 0
+		if t.confirmed != t.comparedTo {
+			t.comparedTo, t.pauses = t.confirmed, retry{}
+		}
 		s.mu.Unlock()
-		if stop || !t.rest(&r) || missing {
+		if stop || !t.rest() || missing {
 			break
 		}
 	}
@@ -394,8 +400,10 @@ func (t *term) resync(fault error) {
 	t.fault = nil
 }
 
-// rest waits before it goes on. False: the term is to end.
-func (t *term) rest(r *retry) bool {
+// rest waits before it goes on, ever longer until something is committed: a leader
+// that is cut off answers at once, and refuses everything. False: the term is to
+// end.
+func (t *term) rest() bool {
 	select {
 	case <-t.lease.lost:
 		t.store.mu.Lock()
@@ -404,7 +412,7 @@ func (t *term) rest(r *retry) bool {
 		return false
 	default:
 	}
-	return r.again(t.ctx, resyncLeast, resyncMost)
+	return t.pauses.again(t.ctx, resyncLeast, resyncMost)
 }
 
 // compare reads on from the last record that is confirmed. It returns true when

@@ -1,0 +1,8 @@
+// Package scenarios has the tests in which three Caddys, built from
+// cmd/caddy-cluster, share a log on three nats-server, all of them processes that
+// are killed, stopped and cut off, while clients check every event that they get.
+//
+// By default each scenario runs once and briefly, and only what it must not do to
+// the events is judged. With -long, how long it takes is judged as well, over
+// -rounds rounds; the scenarios then have the machine for themselves.
+package scenarios

@@ -1,0 +1,120 @@
+package scenarios
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+var errNotCurrent = errors.New("a replica is behind")
+
+// leader returns the NATS server that leads what a JetStream stream is kept by.
+func (c *cluster) leader(stream string) *natsServer {
+	c.t.Helper()
+	var name string
+	c.nats[0].ask("the stream "+stream+" has a leader", func(_ *nats.Conn, js jetstream.JetStream) error {
+		s, err := js.Stream(c.t.Context(), stream)
+		if err == nil {
+			name = s.CachedInfo().Cluster.Leader
+		}
+		return err
+	})
+	i := slices.IndexFunc(c.nats, func(s *natsServer) bool { return s.name == name })
+	if i < 0 {
+		c.t.Fatalf("the stream %s has the leader %q", stream, name)
+	}
+	return c.nats[i]
+}
+
+// awaitReplicas waits until all servers have all of the log.
+func (c *cluster) awaitReplicas() {
+	c.t.Helper()
+	c.nats[0].ask("all replicas are current", func(_ *nats.Conn, js jetstream.JetStream) error {
+		for _, stream := range []string{jetStreamName, leaseBucket} {
+			s, err := js.Stream(c.t.Context(), stream)
+			if err != nil {
+				return err
+			}
+			cluster := s.CachedInfo().Cluster
+			if cluster.Leader == "" || len(cluster.Replicas) != len(c.nats)-1 || slices.ContainsFunc(cluster.Replicas, func(p *jetstream.PeerInfo) bool { return !p.Current || p.Offline }) {
+				return errNotCurrent
+			}
+		}
+		return nil
+	})
+}
+
+// The NATS server that leads the log is killed.
+func TestLeaderIsKilled(t *testing.T) {
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(500.0, 1000.0), lease: lease})
+	var pauses durations
+	for range scale(1, 3) {
+		c.awaitReplicas()
+		c.goOn()
+		l := c.leader(jetStreamName)
+		c.silences()
+		l.Kill()
+		c.goOn()
+		pauses = append(pauses, c.silences()...)
+		l.start()
+	}
+	c.finish()
+	for _, o := range c.origins {
+		if n := o.TotalConnections(); n != 1 {
+			t.Errorf("origin %s was connected %d times, want once", o.Source(), n)
+		}
+	}
+	pauses.report(t, "pause after kill -9 of the leader in NATS", 10*time.Second)
+}
+
+// All of NATS is down for longer than the writer holds its upstreams, and a Caddy
+// is started meanwhile.
+func TestNATSIsDown(t *testing.T) {
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: 500, lease: lease, options: "hold " + scale("5s", "30s")})
+	started := c.nodes[2]
+	if c.writer(nil) == started {
+		started = c.nodes[1]
+	}
+	c.goOn()
+	for _, s := range c.nats {
+		s.Kill()
+	}
+	down := time.NewTimer(scale(12*time.Second, time.Minute))
+	started.Kill()
+	started.start()
+	must(t, ssetest.Await(patience, "the Caddy that is started listens", func() bool { return started.readiness() != 0 }))
+	began := time.Now()
+	newcomer := ssetest.StartClient(ssetest.ClientConfig{URL: "http://node/events", HTTP: newRoaming([]*node{started}, 0).client(), Track: c.v.Track("newcomer")})
+	t.Cleanup(newcomer.Close)
+	must(t, newcomer.WaitOpen(within(t, patience), 1))
+	answered := durations{time.Since(began)}
+	if conn := newcomer.Connection(); conn.Status != http.StatusOK {
+		t.Errorf("a Caddy that was started without NATS answers %d", conn.Status)
+	}
+	for _, n := range c.nodes {
+		must(t, ssetest.Await(patience, n.name+" is not ready", func() bool { return n.readiness() == http.StatusServiceUnavailable }))
+	}
+	<-down.C
+	for _, s := range c.nats {
+		s.start()
+	}
+	up := time.Now()
+	c.goOn()
+	recovered := durations{time.Since(up)}
+	for _, n := range c.nodes {
+		n.awaitReady()
+	}
+	c.finish()
+	answered.report(t, "answer of a Caddy that was started without NATS", time.Second)
+	t.Logf("from the start of NATS until everybody has everything: %s", recovered)
+	for _, o := range c.origins {
+		t.Logf("origin %s was connected %d times", o.Source(), o.TotalConnections())
+	}
+}

@@ -1,0 +1,51 @@
+//go:build unix
+
+package scenarios
+
+import (
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The writer is stopped for longer than its lease, and goes on as if nothing had
+// happened. What it appends then is refused.
+func TestWriterIsStopped(t *testing.T) {
+	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	times := scale(1, *rounds)
+	var pauses, overlaps durations
+	for range times {
+		c.goOn()
+		w := c.writer(nil)
+		c.silences()
+		must(t, w.Signal(syscall.SIGSTOP))
+		stopped := time.NewTimer(lease + 3*time.Second)
+		c.writer(w)
+		<-stopped.C
+		for _, o := range c.origins {
+			if n := o.Connections(); n != 2 {
+				t.Errorf("origin %s has %d connections while a writer is stopped, want its and that of the other", o.Source(), n)
+			}
+		}
+		for i, silence := range c.silences() {
+			if c.ways[i].at() != w { // its own clients wait until it goes on
+				pauses = append(pauses, silence)
+			}
+		}
+		must(t, w.Signal(syscall.SIGCONT))
+		goesOn := time.Now()
+		for _, o := range c.origins {
+			must(t, o.WaitConnections(within(t, patience), 1))
+		}
+		overlaps = append(overlaps, time.Since(goesOn))
+		c.goOn()
+	}
+	c.finish()
+	for _, o := range c.origins {
+		if n := o.TotalConnections(); *long && n != 1+times {
+			t.Errorf("origin %s has seen %d connections, want one, and one for each of %d stops", o.Source(), n, times)
+		}
+	}
+	pauses.report(t, "pause while the writer is stopped, of clients of other nodes", lease+time.Second)
+	overlaps.report(t, "two connections to an origin after the writer goes on", time.Second)
+}

@@ -1,0 +1,44 @@
+package scenarios
+
+import (
+	"testing"
+	"time"
+)
+
+// lease is that of the scenarios, the default.
+const lease = 3 * time.Second
+
+// takeover has the writer leave again and again, in a way, and returns how long
+// clients got nothing.
+func (c *cluster) takeover(times int, leave func(w *node)) (pauses durations) {
+	c.t.Helper()
+	for range times {
+		c.goOn()
+		from := c.fleet.Clients[0].LastEventID()
+		w := c.writer(nil)
+		c.silences()
+		leave(w)
+		c.writer(w)
+		c.goOn()
+		pauses = append(pauses, c.silences()...)
+		w.start()
+		w.awaitReady()
+		c.goOn()
+		c.sameBytes(from, c.fleet.Clients[0].LastEventID())
+	}
+	return pauses
+}
+
+func TestWriterIsKilled(t *testing.T) {
+	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	pauses := c.takeover(scale(1, *rounds), func(w *node) { w.Kill() })
+	c.finish()
+	pauses.report(t, "pause after kill -9 of the writer", lease+time.Second)
+}
+
+func TestWriterExits(t *testing.T) {
+	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	pauses := c.takeover(scale(1, *rounds), func(w *node) { w.end() })
+	c.finish()
+	pauses.report(t, "pause while the writer exits", time.Second)
+}
