@@ -64,6 +64,9 @@ func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 		n := newNode(t, fmt.Sprintf("caddy-%d", i+1), cfg.host("caddy", i), c.site(&cfg, servers))
 		c.nodes = append(c.nodes, n)
 		n.start()
+		if i == 0 {
+			n.awaitReady() // it makes what all need
+		}
 	}
 	for _, n := range c.nodes {
 		n.awaitReady()

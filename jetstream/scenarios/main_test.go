@@ -30,6 +30,15 @@ func scale[T any](short, full T) T {
 	return short
 }
 
+// besideOthers lets a test run while others do. In full length it has the machine
+// for itself. It comes first in a test.
+func besideOthers(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Parallel()
+	}
+}
+
 // patience is the least that a wait gets. Only a test that fails waits for it.
 const patience = 2 * time.Minute
 

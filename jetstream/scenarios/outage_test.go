@@ -53,7 +53,8 @@ func (c *cluster) awaitReplicas() {
 
 // The NATS server that leads the log is killed.
 func TestLeaderIsKilled(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(500.0, 1000.0), lease: lease})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 1000.0), lease: lease})
 	var pauses durations
 	for range scale(1, 3) {
 		c.awaitReplicas()
@@ -67,7 +68,7 @@ func TestLeaderIsKilled(t *testing.T) {
 	}
 	c.finish()
 	for _, o := range c.origins {
-		if n := o.TotalConnections(); n != 1 {
+		if n := o.TotalConnections(); *long && n != 1 {
 			t.Errorf("origin %s was connected %d times, want once", o.Source(), n)
 		}
 	}
@@ -77,7 +78,8 @@ func TestLeaderIsKilled(t *testing.T) {
 // All of NATS is down for longer than the writer holds its upstreams, and a Caddy
 // is started meanwhile.
 func TestNATSIsDown(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: 500, lease: lease, options: "hold " + scale("5s", "30s")})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease, options: "hold " + scale("5s", "30s")})
 	started := c.nodes[2]
 	if c.writer(nil) == started {
 		started = c.nodes[1]

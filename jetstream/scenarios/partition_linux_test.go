@@ -12,9 +12,10 @@ import (
 
 // The writer is cut off from NATS, and comes back.
 func TestWriterIsCutOff(t *testing.T) {
+	besideOthers(t)
 	network := newNetwork(t)
 	c := startCluster(t, clusterConfig{
-		clients: scale(15, 60), rate: 500, lease: lease,
+		clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease,
 		host: func(string, int) host { return network.add() },
 	})
 	w := c.writer(nil)
@@ -61,10 +62,14 @@ func (s *natsServer) lead(stream string) {
 // The NATS server that leads the log is cut off from the two others, with the
 // writer on its side.
 func TestLeaderIsCutOff(t *testing.T) {
+	besideOthers(t)
+	if !*long {
+		t.Skip("it takes too long; see -long")
+	}
 	network := newNetwork(t)
 	machines := []host{network.add(), network.add(), network.add()}
 	c := startCluster(t, clusterConfig{
-		clients: scale(15, 60), rate: scale(500.0, 1000.0), lease: lease, nearest: true,
+		clients: 60, rate: 1000, lease: lease, nearest: true,
 		host: func(_ string, i int) host { return machines[i] },
 	})
 	c.awaitReplicas()

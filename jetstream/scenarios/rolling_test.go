@@ -5,7 +5,8 @@ import "testing"
 // All Caddys are restarted, one after the other, and wait for each other as a
 // rolling update has them do.
 func TestRollingRestart(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(100, 1000), rate: scale(300.0, 1000.0), lease: lease})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(60, 1000), rate: scale(200.0, 1000.0), lease: lease})
 	c.silences()
 	for _, n := range c.nodes {
 		n.end()
