@@ -18,7 +18,7 @@ var (
 	long = flag.Bool("long", false, "run the scenarios in full length and size, and judge how long pauses are")
 
 	// rounds and hopping are what takes longest with -long; .ci/run sets less.
-	rounds  = flag.Int("rounds", 20, "with -long: how often the writer is killed, stopped and exits")
+	rounds  = flag.Int("rounds", 20, "with -long: how often the writer is killed, stopped and exits; a quarter of that for the leader in NATS")
 	hopping = flag.Duration("hopping", 5*time.Minute, "with -long: how long clients go from node to node")
 )
 

@@ -56,14 +56,14 @@ func TestLeaderIsKilled(t *testing.T) {
 	besideOthers(t)
 	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 1000.0), lease: lease})
 	var pauses durations
-	for range scale(1, 3) {
+	for range scale(1, max(*rounds/4, 1)) {
 		c.awaitReplicas()
 		c.goOn()
 		l := c.leader(jetStreamName)
-		c.silences()
+		c.silences(nil)
 		l.Kill()
 		c.goOn()
-		pauses = append(pauses, c.silences()...)
+		pauses = append(pauses, c.silences(nil)...)
 		l.start()
 	}
 	c.finish()
@@ -88,7 +88,7 @@ func TestNATSIsDown(t *testing.T) {
 	for _, s := range c.nats {
 		s.Kill()
 	}
-	down := time.NewTimer(scale(12*time.Second, time.Minute))
+	down := time.Now()
 	started.Kill()
 	started.start()
 	must(t, ssetest.Await(patience, "the Caddy that is started listens", func() bool { return started.readiness() != 0 }))
@@ -103,7 +103,7 @@ func TestNATSIsDown(t *testing.T) {
 	for _, n := range c.nodes {
 		must(t, ssetest.Await(patience, n.name+" is not ready", func() bool { return n.readiness() == http.StatusServiceUnavailable }))
 	}
-	<-down.C
+	c.until(down.Add(scale(12*time.Second, time.Minute)))
 	for _, s := range c.nats {
 		s.start()
 	}

@@ -19,17 +19,12 @@ func TestWriterIsCutOff(t *testing.T) {
 		host: func(string, int) host { return network.add() },
 	})
 	w := c.writer(nil)
-	c.silences()
+	c.silences(nil)
 	network.setAside(w.host.(*machine))
-	healed := time.NewTimer(scale(8*time.Second, 30*time.Second))
+	cut := time.Now()
 	c.writer(w)
-	<-healed.C
-	var pauses durations
-	for i, silence := range c.silences() {
-		if c.ways[i].at() != w { // its own clients wait
-			pauses = append(pauses, silence)
-		}
-	}
+	c.until(cut.Add(scale(8*time.Second, 30*time.Second)))
+	pauses := c.silences(w)
 	network.heal(w.host.(*machine))
 	began := time.Now()
 	c.goOn()
@@ -77,22 +72,15 @@ func TestLeaderIsCutOff(t *testing.T) {
 	i := slices.Index(c.nodes, w)
 	c.nats[i].lead(jetStreamName)
 	c.goOn()
-	c.silences()
+	c.silences(nil)
 	before := w.status()
 	if before.State != "writing" {
 		t.Fatalf("%s does not write any more: %+v", w.name, before)
 	}
 	const length = 15 * time.Second
 	network.setAside(machines[i].(*machine))
-	healed := time.NewTimer(length)
-	<-healed.C
-	after := w.status()
-	var pauses durations
-	for i, silence := range c.silences() {
-		if c.ways[i].at() != w { // its own clients wait
-			pauses = append(pauses, silence)
-		}
-	}
+	c.until(time.Now().Add(length))
+	after, pauses := w.status(), c.silences(w)
 	network.heal(machines[i].(*machine))
 	began := time.Now()
 	c.goOn()
