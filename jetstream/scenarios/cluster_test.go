@@ -64,6 +64,9 @@ func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 		n := newNode(t, fmt.Sprintf("caddy-%d", i+1), cfg.host("caddy", i), c.site(&cfg, servers))
 		c.nodes = append(c.nodes, n)
 		n.start()
+		if i == 0 {
+			n.awaitReady() // it makes what all need
+		}
 	}
 	for _, n := range c.nodes {
 		n.awaitReady()
@@ -139,12 +142,19 @@ func (c *cluster) writer(but *node) *node {
 	return w
 }
 
-// silences returns the longest time without an event, of every client, since it
-// was called last.
-func (c *cluster) silences() durations {
-	all := make(durations, len(c.fleet.Clients))
+// until lets the scenario go on for a while.
+func (c *cluster) until(end time.Time) {
+	c.t.Helper()
+	must(c.t, ssetest.Repeat(time.Until(end), 100*time.Millisecond, c.v.ErrIfAny))
+}
+
+// silences returns the longest time without an event since it was called last, of
+// every client but those that are at a node which is cut off, or stopped.
+func (c *cluster) silences(but *node) (all durations) {
 	for i, client := range c.fleet.Clients {
-		all[i] = client.TakeSilence()
+		if silence := client.TakeSilence(); c.ways[i].at() != but {
+			all = append(all, silence)
+		}
 	}
 	return all
 }

@@ -4,5 +4,8 @@
 //
 // By default each scenario runs once and briefly, and only what it must not do to
 // the events is judged. With -long, how long it takes is judged as well, over
-// -rounds rounds; the scenarios then have the machine for themselves.
+// -rounds rounds; the scenarios then have the machine for themselves. .ci/run has
+// fewer rounds than the default, which takes about 20 minutes:
+//
+//	go test ./scenarios -v -timeout 1h -args -long
 package scenarios

@@ -9,7 +9,8 @@ import (
 
 // Every client goes to another node every second, and takes its position along.
 func TestClientsHop(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease})
 	hops, i := 0, 0
 	must(t, ssetest.Repeat(scale(5*time.Second, *hopping), time.Second/time.Duration(len(c.ways)), func() error {
 		c.ways[i].next()

@@ -18,7 +18,7 @@ var (
 	long = flag.Bool("long", false, "run the scenarios in full length and size, and judge how long pauses are")
 
 	// rounds and hopping are what takes longest with -long; .ci/run sets less.
-	rounds  = flag.Int("rounds", 20, "with -long: how often the writer is killed, stopped and exits")
+	rounds  = flag.Int("rounds", 20, "with -long: how often the writer is killed, stopped and exits; a quarter of that for the leader in NATS")
 	hopping = flag.Duration("hopping", 5*time.Minute, "with -long: how long clients go from node to node")
 )
 
@@ -28,6 +28,15 @@ func scale[T any](short, full T) T {
 		return full
 	}
 	return short
+}
+
+// besideOthers lets a test run while others do. In full length it has the machine
+// for itself. It comes first in a test.
+func besideOthers(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Parallel()
+	}
 }
 
 // patience is the least that a wait gets. Only a test that fails waits for it.

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +48,12 @@ func startNATS(t *testing.T, hosts []host) []*natsServer {
 		s.configure(routes)
 		s.start()
 	}
+	servers[0].ask("JetStream is there", func(_ *nats.Conn, js jetstream.JetStream) error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.AccountInfo(ctx)
+		return err
+	})
 	return servers
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,9 +22,13 @@ import (
 // the others is lost.
 type network struct {
 	t        *testing.T
+	name     string // what the names of its namespaces begin with
 	hub      string // the namespace of the two bridges
 	machines int
 }
+
+// networks is how many were made.
+var networks atomic.Int32
 
 // The bridges.
 const (
@@ -41,7 +46,8 @@ func newNetwork(t *testing.T) *network {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("network namespaces need the command ip")
 	}
-	n := &network{t: t, hub: fmt.Sprintf("sse%d-hub", os.Getpid())}
+	n := &network{t: t, name: fmt.Sprintf("sse%d-%d", os.Getpid(), networks.Add(1))}
+	n.hub = n.name + "-hub"
 	if out, err := exec.Command("ip", "netns", "add", n.hub).CombinedOutput(); err != nil {
 		t.Skipf("no network namespaces here: %v: %s", err, out)
 	}
@@ -77,7 +83,7 @@ func (n *network) add() *machine {
 	n.machines++
 	m := &machine{
 		network:   n,
-		namespace: fmt.Sprintf("sse%d-%d", os.Getpid(), n.machines),
+		namespace: fmt.Sprintf("%s-%d", n.name, n.machines),
 		port:      fmt.Sprintf("port%d", n.machines),
 		ip:        fmt.Sprintf("10.99.0.%d", n.machines),
 	}

@@ -12,23 +12,19 @@ import (
 
 // The writer is cut off from NATS, and comes back.
 func TestWriterIsCutOff(t *testing.T) {
+	besideOthers(t)
 	network := newNetwork(t)
 	c := startCluster(t, clusterConfig{
-		clients: scale(15, 60), rate: 500, lease: lease,
+		clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease,
 		host: func(string, int) host { return network.add() },
 	})
 	w := c.writer(nil)
-	c.silences()
+	c.silences(nil)
 	network.setAside(w.host.(*machine))
-	healed := time.NewTimer(scale(8*time.Second, 30*time.Second))
+	cut := time.Now()
 	c.writer(w)
-	<-healed.C
-	var pauses durations
-	for i, silence := range c.silences() {
-		if c.ways[i].at() != w { // its own clients wait
-			pauses = append(pauses, silence)
-		}
-	}
+	c.until(cut.Add(scale(8*time.Second, 30*time.Second)))
+	pauses := c.silences(w)
 	network.heal(w.host.(*machine))
 	began := time.Now()
 	c.goOn()
@@ -61,10 +57,14 @@ func (s *natsServer) lead(stream string) {
 // The NATS server that leads the log is cut off from the two others, with the
 // writer on its side.
 func TestLeaderIsCutOff(t *testing.T) {
+	besideOthers(t)
+	if !*long {
+		t.Skip("it takes too long; see -long")
+	}
 	network := newNetwork(t)
 	machines := []host{network.add(), network.add(), network.add()}
 	c := startCluster(t, clusterConfig{
-		clients: scale(15, 60), rate: scale(500.0, 1000.0), lease: lease, nearest: true,
+		clients: 60, rate: 1000, lease: lease, nearest: true,
 		host: func(_ string, i int) host { return machines[i] },
 	})
 	c.awaitReplicas()
@@ -72,22 +72,15 @@ func TestLeaderIsCutOff(t *testing.T) {
 	i := slices.Index(c.nodes, w)
 	c.nats[i].lead(jetStreamName)
 	c.goOn()
-	c.silences()
+	c.silences(nil)
 	before := w.status()
 	if before.State != "writing" {
 		t.Fatalf("%s does not write any more: %+v", w.name, before)
 	}
 	const length = 15 * time.Second
 	network.setAside(machines[i].(*machine))
-	healed := time.NewTimer(length)
-	<-healed.C
-	after := w.status()
-	var pauses durations
-	for i, silence := range c.silences() {
-		if c.ways[i].at() != w { // its own clients wait
-			pauses = append(pauses, silence)
-		}
-	}
+	c.until(time.Now().Add(length))
+	after, pauses := w.status(), c.silences(w)
 	network.heal(machines[i].(*machine))
 	began := time.Now()
 	c.goOn()

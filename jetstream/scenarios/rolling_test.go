@@ -5,15 +5,16 @@ import "testing"
 // All Caddys are restarted, one after the other, and wait for each other as a
 // rolling update has them do.
 func TestRollingRestart(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(100, 1000), rate: scale(300.0, 1000.0), lease: lease})
-	c.silences()
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(60, 1000), rate: scale(200.0, 1000.0), lease: lease})
+	c.silences(nil)
 	for _, n := range c.nodes {
 		n.end()
 		n.start()
 		n.awaitReady()
 		c.goOn()
 	}
-	pauses := c.silences()
+	pauses := c.silences(nil)
 	c.finish()
 	t.Logf("pauses while all are restarted: %s", pauses)
 }

@@ -11,27 +11,22 @@ import (
 // The writer is stopped for longer than its lease, and goes on as if nothing had
 // happened. What it appends then is refused.
 func TestWriterIsStopped(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease})
 	times := scale(1, *rounds)
 	var pauses, overlaps durations
 	for range times {
 		c.goOn()
 		w := c.writer(nil)
-		c.silences()
+		c.silences(nil)
 		must(t, w.Signal(syscall.SIGSTOP))
-		stopped := time.NewTimer(lease + 3*time.Second)
+		stopped := time.Now()
 		c.writer(w)
-		<-stopped.C
 		for _, o := range c.origins {
-			if n := o.Connections(); n != 2 {
-				t.Errorf("origin %s has %d connections while a writer is stopped, want its and that of the other", o.Source(), n)
-			}
+			must(t, o.WaitConnections(within(t, patience), 2))
 		}
-		for i, silence := range c.silences() {
-			if c.ways[i].at() != w { // its own clients wait until it goes on
-				pauses = append(pauses, silence)
-			}
-		}
+		c.until(stopped.Add(lease + 3*time.Second))
+		pauses = append(pauses, c.silences(w)...)
 		must(t, w.Signal(syscall.SIGCONT))
 		goesOn := time.Now()
 		for _, o := range c.origins {

@@ -16,11 +16,11 @@ func (c *cluster) takeover(times int, leave func(w *node)) (pauses durations) {
 		c.goOn()
 		from := c.fleet.Clients[0].LastEventID()
 		w := c.writer(nil)
-		c.silences()
+		c.silences(nil)
 		leave(w)
 		c.writer(w)
 		c.goOn()
-		pauses = append(pauses, c.silences()...)
+		pauses = append(pauses, c.silences(nil)...)
 		w.start()
 		w.awaitReady()
 		c.goOn()
@@ -30,14 +30,16 @@ func (c *cluster) takeover(times int, leave func(w *node)) (pauses durations) {
 }
 
 func TestWriterIsKilled(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease})
 	pauses := c.takeover(scale(1, *rounds), func(w *node) { w.Kill() })
 	c.finish()
 	pauses.report(t, "pause after kill -9 of the writer", lease+time.Second)
 }
 
 func TestWriterExits(t *testing.T) {
-	c := startCluster(t, clusterConfig{clients: scale(30, 60), rate: 500, lease: lease})
+	besideOthers(t)
+	c := startCluster(t, clusterConfig{clients: scale(15, 60), rate: scale(200.0, 500.0), lease: lease})
 	pauses := c.takeover(scale(1, *rounds), func(w *node) { w.end() })
 	c.finish()
 	pauses.report(t, "pause while the writer exits", time.Second)

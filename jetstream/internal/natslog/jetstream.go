@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,11 @@ const (
 	// requestTimeout bounds a question to JetStream. What it would have been
 	// answered with later is of no use: the question is asked again.
 	requestTimeout = 2 * time.Second
+
+	// askEvery is how often a question that changes nothing is asked until then. What
+	// is asked while there is no leader is answered by nobody, even if there is one a
+	// moment later.
+	askEvery = requestTimeout / 4
 
 	// changeTimeout bounds the making and changing of a stream, which a cluster
 	// takes some time for.
@@ -116,7 +122,11 @@ func (j *jetStream) api(ctx context.Context, subject string, question, answer an
 			return err
 		}
 	}
-	msg, err := j.nc.RequestWithContext(ctx, "$JS.API."+subject, p)
+	ask := j.nc.RequestWithContext
+	if strings.HasPrefix(subject, "STREAM.INFO.") || strings.HasPrefix(subject, "STREAM.MSG.GET.") {
+		ask = j.askAgain
+	}
+	msg, err := ask(ctx, "$JS.API."+subject, p)
 	if err != nil {
 		return j.explain("$JS.API."+subject, err)
 	}
@@ -133,6 +143,31 @@ func (j *jetStream) api(ctx context.Context, subject string, question, answer an
 		return nil
 	}
 	return json.Unmarshal(msg.Data, answer)
+}
+
+// askAgain asks a question that changes nothing, again and again until one is
+// answered.
+func (j *jetStream) askAgain(ctx context.Context, subject string, question []byte) (*nats.Msg, error) {
+	inbox := j.nc.NewInbox()
+	sub, err := j.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	for {
+		if err := j.nc.PublishRequest(subject, inbox, question); err != nil {
+			return nil, err
+		}
+		waiting, cancel := context.WithTimeout(ctx, askEvery)
+		msg, err := sub.NextMsgWithContext(waiting)
+		cancel()
+		switch {
+		case err == nil && len(msg.Data) == 0 && msg.Header.Get("Status") == "503":
+			return nil, nats.ErrNoResponders
+		case err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+			return msg, err
+		}
+	}
 }
 
 // explain says what a question that was not answered most likely means.

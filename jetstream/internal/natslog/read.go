@@ -200,8 +200,13 @@ type retry struct{ wait time.Duration }
 
 // again waits, and reports whether it is to be tried again.
 func (r *retry) again(ctx context.Context, least, most time.Duration) bool {
+	return r.againSince(ctx, time.Now(), least, most)
+}
+
+// againSince is again for what began some time ago: that is part of the wait.
+func (r *retry) againSince(ctx context.Context, began time.Time, least, most time.Duration) bool {
 	r.wait = min(max(2*r.wait, least), most)
-	timer := time.NewTimer(r.wait)
+	timer := time.NewTimer(time.Until(began.Add(r.wait)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -384,6 +384,7 @@ func (t *term) resync(fault error) {
 	s.mu.Unlock()
 	s.heard(fault)
 	for {
+		began := time.Now()
 		missing := t.compare()
 		s.mu.Lock()
 		stop := t.dropped || len(t.pending) == 0
@@ -391,7 +392,7 @@ func (t *term) resync(fault error) {
 			t.comparedTo, t.pauses = t.confirmed, retry{}
 		}
 		s.mu.Unlock()
-		if stop || !t.rest() || missing {
+		if stop || !t.rest(began) || missing {
 			break
 		}
 	}
@@ -400,10 +401,10 @@ func (t *term) resync(fault error) {
 	t.fault = nil
 }
 
-// rest waits before it goes on, ever longer until something is committed: a leader
-// that is cut off answers at once, and refuses everything. False: the term is to
-// end.
-func (t *term) rest() bool {
+// rest waits before it goes on, since it began, ever longer until something is
+// committed: a leader that is cut off answers at once, and refuses everything.
+// False: the term is to end.
+func (t *term) rest(began time.Time) bool {
 	select {
 	case <-t.lease.lost:
 		t.store.mu.Lock()
@@ -412,7 +413,7 @@ func (t *term) rest() bool {
 		return false
 	default:
 	}
-	return t.pauses.again(t.ctx, resyncLeast, resyncMost)
+	return t.pauses.againSince(t.ctx, began, resyncLeast, resyncMost)
 }
 
 // compare reads on from the last record that is confirmed. It returns true when
