@@ -376,16 +376,29 @@ func TestTroubleOfNodes(t *testing.T) {
 		remedy   string
 		commands string
 	}{
-		"all is well": {storeStatus{State: logstore.Following, Nodes: []nodeStatus{{Version: "v1"}, {Version: "v1"}, {}}}, "", "", ""},
-		"unreachable": {storeStatus{State: logstore.Stalled, Error: "no servers"}, "s log bad",
-			"Look whether the servers run. It is tried again by itself.", "ask 'the servers'"},
-		"nobody writes": {storeStatus{State: logstore.Following, Unwritten: 20_000}, "s unwritten bad", "A node takes over by itself", "ask 'the servers'"},
-		"a takeover":    {storeStatus{State: logstore.Following, Unwritten: 5_000}, "", "", ""},
-		"behind":        {storeStatus{State: logstore.Following, Behind: 12_000}, "s behind warn", "It, or the way from the log", ""},
-		"a bit behind":  {storeStatus{State: logstore.Following, Behind: 3_000}, "", "", ""},
-		"loading":       {storeStatus{State: logstore.Loading, Behind: 12_000}, "", "", ""},
-		"an update": {storeStatus{State: logstore.Writing, Nodes: []nodeStatus{{Name: "a", Version: "v1"}, {Name: "b", Version: "v2"}}}, "s versions warn",
-			"During an update", ""},
+		"all is well": {
+			storeStatus{State: logstore.Following, Nodes: []nodeStatus{{Version: "v1"}, {Version: "v1"}, {}}},
+			"", "", "",
+		},
+		"unreachable": {
+			storeStatus{State: logstore.Stalled, Error: "no servers"},
+			"s log bad", "Look whether the servers run. It is tried again by itself.", "ask 'the servers'",
+		},
+		"nobody writes": {
+			storeStatus{State: logstore.Following, Unwritten: 20_000},
+			"s unwritten bad", "A node takes over by itself", "ask 'the servers'",
+		},
+		"a takeover": {storeStatus{State: logstore.Following, Unwritten: 5_000}, "", "", ""},
+		"behind": {
+			storeStatus{State: logstore.Following, Behind: 12_000},
+			"s behind warn", "It, or the way from the log", "",
+		},
+		"a bit behind": {storeStatus{State: logstore.Following, Behind: 3_000}, "", "", ""},
+		"loading":      {storeStatus{State: logstore.Loading, Behind: 12_000}, "", "", ""},
+		"an update": {
+			storeStatus{State: logstore.Writing, Nodes: []nodeStatus{{Name: "a", Version: "v1"}, {Name: "b", Version: "v2"}}},
+			"s versions warn", "During an update", "",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, v, _ := trial()
