@@ -22,6 +22,7 @@ type host struct {
 	Nginx  string `json:"nginx"`
 	Nchan  string `json:"nchan"`
 	Commit string `json:"commit"`
+	Load   string `json:"load"` // load averages of 1, 5 and 15 minutes when the measurement began
 }
 
 // describeHost asks around. What it cannot find out is "unknown".
@@ -35,6 +36,7 @@ func describeHost(ctx context.Context) host {
 		GoSSE:  moduleVersion("github.com/tmaxmax/go-sse"),
 		Nginx:  "not installed",
 		Nchan:  "not installed",
+		Load:   orUnknown(loadAverages()),
 		Commit: orUnknown(output(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12")),
 	}
 	if program, err := findNginx(); err == nil {
@@ -73,6 +75,16 @@ func procLine(file, name string) string {
 	return ""
 }
 
+// loadAverages are those of the system, which say what else it does.
+func loadAverages() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	words := strings.Fields(string(text))
+	if err != nil || len(words) < 3 {
+		return ""
+	}
+	return strings.Join(words[:3], ", ")
+}
+
 func moduleVersion(path string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range info.Deps {
@@ -104,6 +116,7 @@ func (h host) markdown(b *strings.Builder) {
 		{"nchan", h.Nchan},
 		{"go-sse", h.GoSSE},
 		{"commit", h.Commit},
+		{"load average before", h.Load},
 	} {
 		markdownRow(b, line[:])
 	}
