@@ -1,8 +1,8 @@
 // Package e2e tests what people look at in a real browser: headless Chromium
-// against Caddy as it is built from cmd/caddy, over HTTP/1.1 and HTTP/2. It is
-// a module of its own, so that nobody else depends on a browser's remote
-// control. axe-core looks at the pages, in both colours and on a small screen,
-// and they may not keep a processor busy.
+// against Caddy as it is built from cmd/caddy, over HTTP/1.1 and HTTP/2, and
+// against examples/cluster. It is a module of its own, so that nobody else
+// depends on a browser's remote control. axe-core looks at the pages, in both
+// colours and on a small screen, and they may not keep a processor busy.
 //
 // The client library is tested in Firefox as well.
 //
