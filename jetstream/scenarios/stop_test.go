@@ -36,6 +36,11 @@ func TestWriterIsStopped(t *testing.T) {
 		c.goOn()
 	}
 	c.finish()
+	refused := uint64(0)
+	for _, n := range c.nodes {
+		refused += n.status().Refused
+	}
+	t.Logf("%d appends of writers that went on were refused", refused)
 	for _, o := range c.origins {
 		if n := o.TotalConnections(); *long && n != 1+times {
 			t.Errorf("origin %s has seen %d connections, want one, and one for each of %d stops", o.Source(), n, times)
