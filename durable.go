@@ -122,6 +122,11 @@ func (d *durable) adjust(def *logDef) {
 	if d.def.Swap(def) == def {
 		return
 	}
+	if !d.standsBy() {
+		d.mu.Lock()
+		d.standby.forget() // whoever writes has the log get it
+		d.mu.Unlock()
+	}
 	store := d.opened()
 	if store != nil {
 		store.SetBounds(def.bounds)

@@ -1,0 +1,41 @@
+package ssefanin
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+)
+
+// A reload ends standby. What the node has read until then and not found in the log
+// is for whoever writes; this node does not append it when it takes over much later.
+func TestReloadEndsStandby(t *testing.T) {
+	in, o, log := serveSharedLog(t, ssetest.OriginConfig{}, "standby", "")
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "one")
+	gets(t, c, "one")
+	node := takeOver(t, log)
+	d := durableOf(t)
+	eventually(t, 10*time.Second, "another node writes", func() bool { return !d.writing.Load() })
+	o.Emit("", "two")
+	waiting := func() int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.standby.waiting)
+	}
+	eventually(t, 10*time.Second, "the node has read an event that is not in the log", func() bool { return waiting() == 1 })
+	in.reload("", "sse_fanin /events {\nstream s\nlog shared_test\nupstream u "+o.URL()+" {\nbackoff 10ms 10ms\n}\n}\nsse_fanin_status /status")
+	in.awaitTakeover()
+	eventually(t, 10*time.Second, "the node has hung up", func() bool { return o.Connections() == 0 })
+	if n := waiting(); n != 0 {
+		t.Errorf("%d events wait to be appended", n)
+	}
+	node.append(sse.Event{ID: []byte("2"), Data: []byte("two")})
+	gets(t, c, "one", "two")
+	node.leave()
+	eventually(t, 10*time.Second, "the node writes", func() bool { return o.Connections() == 1 })
+	o.Emit("", "three")
+	gets(t, c, "one", "two", "three")
+}
