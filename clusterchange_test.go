@@ -6,6 +6,7 @@ import (
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // A reload ends standby. What the node has read until then and not found in the log
@@ -38,4 +39,19 @@ func TestReloadEndsStandby(t *testing.T) {
 	eventually(t, 10*time.Second, "the node writes", func() bool { return o.Connections() == 1 })
 	o.Emit("", "three")
 	gets(t, c, "one", "two", "three")
+}
+
+// A store that takes events slowly keeps its writer connected, however full its
+// buffer is: an upstream that cannot resume would lose what it sends meanwhile.
+func TestSlowStoreDoesNotHangUp(t *testing.T) {
+	in, o, _ := serveSharedLog(t, ssetest.OriginConfig{}, "hold 1h", "")
+	in.connect("/events")
+	up(t, o)
+	d := durableOf(t)
+	d.full.Store(true)
+	defer d.full.Store(false)
+	d.hold(logstore.Status{State: logstore.Writing})
+	if d.held.Load() {
+		t.Error("the upstreams are hung up")
+	}
 }
