@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
@@ -53,5 +54,21 @@ func TestSlowStoreDoesNotHangUp(t *testing.T) {
 	d.hold(logstore.Status{State: logstore.Writing})
 	if d.held.Load() {
 		t.Error("the upstreams are hung up")
+	}
+}
+
+// An epoch begins in a store that a reload has just taken from the stream: the
+// readers go on all the same.
+func TestReplacedLogBeginsAnEpoch(t *testing.T) {
+	serveSharedLog(t, ssetest.OriginConfig{}, "", "")
+	h := durableOf(t).hub
+	old, after := h.log.Load(), newStreamLog(eventlog.Options{}, idsStream)
+	renewed := newStreamLog(eventlog.Options{}, idsStream)
+	old.next.Store(after)
+	h.log.Store(after)
+	h.replaceLog(old, renewed)
+	defer h.log.Store(old) // it is to be closed
+	if h.log.Load() != after || old.following() != renewed || renewed.following() != after {
+		t.Error("the readers of the log before do not come to the one after it")
 	}
 }
