@@ -72,3 +72,20 @@ func TestReplacedLogBeginsAnEpoch(t *testing.T) {
 		t.Error("the readers of the log before do not come to the one after it")
 	}
 }
+
+// Where the store has lost events, sources do not go on after them.
+func TestEpochForgetsWhereSourcesWere(t *testing.T) {
+	in, o, _ := serveSharedLog(t, ssetest.OriginConfig{}, "", "")
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "one")
+	gets(t, c, "one")
+	d := durableOf(t)
+	if d.startOf("u") == nil {
+		t.Fatal("where the source goes on is not known")
+	}
+	d.renew(append(d.epochs(), logstore.Epoch{ID: logstore.NewEpochID(), First: 1}), 1)
+	if p := d.startOf("u"); p != nil {
+		t.Errorf("the source goes on after the event %s, which the store has not", p.id)
+	}
+}
