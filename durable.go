@@ -122,6 +122,11 @@ func (d *durable) adjust(def *logDef) {
 	if d.def.Swap(def) == def {
 		return
 	}
+	if !d.standsBy() {
+		d.mu.Lock()
+		d.standby.forget() // whoever writes has the log get it
+		d.mu.Unlock()
+	}
 	store := d.opened()
 	if store != nil {
 		store.SetBounds(def.bounds)
@@ -359,6 +364,9 @@ func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
 	log.durable = d
 	log.begins.Store(next)
 	d.older.forgetRuns()
+	d.mu.Lock()
+	clear(d.starts) // sources go on after what the store still has of them
+	d.mu.Unlock()
 	d.current.Store(log)
 	d.hub.replaceLog(old, log)
 	d.logger().Warn("the store has begun an epoch; positions behind its end are gone", zap.Uint64("offset", next))

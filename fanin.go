@@ -194,6 +194,7 @@ func (h *hub) applyLog(def *definition) (stalled *durable) {
 func (h *hub) replaceLog(old, next *streamLog) {
 	h.logMu.Lock()
 	defer h.logMu.Unlock()
+	next.next.Store(old.next.Load()) // of a reload
 	old.next.Store(next)
 	old.ended.Store(true)
 	if h.log.CompareAndSwap(old, next) {

@@ -269,10 +269,9 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 func (in *inputs) startAfresh() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	log := in.hub.log.Load().durable
 	var left []*input
 	for _, one := range in.sources {
-		if log != nil && log.hasStart(one.name) && one.source.dialled() {
+		if one.source.dialled() {
 			left = append(left, one)
 		}
 	}

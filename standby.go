@@ -42,7 +42,16 @@ func (s *standby) keep(r *logstore.Record) {
 		s.bytes -= len(s.waiting[n].Body)
 		n++
 	}
-	s.waiting = slices.Delete(s.waiting, 0, n)
+	s.dropFirst(n)
+}
+
+// dropFirst takes the oldest n away, whose bytes are counted no more. The others
+// stay where they are: there may be very many.
+func (s *standby) dropFirst(n int) {
+	clear(s.waiting[:n])
+	if s.waiting = s.waiting[n:]; len(s.waiting) == 0 {
+		s.waiting = nil
+	}
 }
 
 // found takes note of an event that the log has.
@@ -53,17 +62,22 @@ func (s *standby) found(r *logstore.Record) {
 		return
 	}
 	at := s.waiting[i].Time
-	n := 0
-	s.waiting = slices.DeleteFunc(s.waiting, func(own logstore.Record) bool {
-		n++
-		passed := n <= i && own.Source == r.Source && at-own.Time > standbyStale.Milliseconds()
-		if n-1 == i || passed {
+	s.bytes -= len(s.waiting[i].Body)
+	n := i // what is before it and stays moves up to its place
+	for j := i - 1; j >= 0; j-- {
+		own := &s.waiting[j]
+		if own.Source == r.Source && at-own.Time > standbyStale.Milliseconds() { // passed
 			s.bytes -= len(own.Body)
-			return true
+			continue
 		}
-		return false
-	})
+		s.waiting[n] = *own
+		n--
+	}
+	s.dropFirst(n + 1)
 }
+
+// forget forgets what waits: the nodes do not stand by any more.
+func (s *standby) forget() { s.waiting, s.bytes = nil, 0 }
 
 // standsBy reports whether all nodes have the upstreams connected.
 func (d *durable) standsBy() bool {

@@ -64,13 +64,6 @@ func (d *durable) startOfLocked(name string) *startPoint {
 	return &startPoint{id: p.id, prints: slices.Clone(p.prints), times: slices.Clone(p.times)}
 }
 
-// hasStart reports whether the log has events of a source.
-func (d *durable) hasStart(name string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.starts[name] != nil
-}
-
 // addLatest adds the sources whose newest event is no longer held in memory.
 func (d *durable) addLatest(store logstore.Store) {
 	latest, err := store.Latest(d.ctx)

@@ -97,15 +97,16 @@ func (s *watched) behind(head uint64, now time.Time) time.Duration {
 	return now.Sub(s.goalAt)
 }
 
-// hold hangs the upstreams up where nothing can be committed for long, or nothing
-// more be taken, and other nodes may write the log: it may be another that goes on.
-// They are resumed when something can.
+// hold hangs the upstreams up where nothing can be committed for long, or nothing is
+// and no more can be taken, and other nodes may write the log: it may be another that
+// goes on. They are resumed when something can. A store that is only slower than they
+// are has them wait.
 func (d *durable) hold(st logstore.Status) {
 	sharer := d.sharer()
 	if sharer == nil || !d.writing.Load() {
 		return
 	}
-	held := d.full.Load() || st.State == logstore.Stalled && time.Since(st.Since) >= sharer.Hold()
+	held := st.State == logstore.Stalled && (d.full.Load() || time.Since(st.Since) >= sharer.Hold())
 	if d.held.Swap(held) != held {
 		d.hub.inputs.followWriter()
 	}

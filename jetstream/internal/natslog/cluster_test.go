@@ -285,6 +285,45 @@ func TestStreamIsDeleted(t *testing.T) {
 	}
 }
 
+// The bucket is deleted under nodes that have the log open: whoever writes goes on,
+// and another node can take over.
+func TestBucketIsDeleted(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	o := testOptions(t, s.ClientURL())
+	a, b := mustOpen(t, o), mustOpen(t, o)
+	ra, rb := read(t, a), read(t, b)
+	number(t, campaign(t, a), 1, 100)
+	rb.await(t, 1, 100)
+	if err := a.eng.(*jetStream).api(t.Context(), "STREAM.DELETE."+namesOf(DefaultPrefix, o.Stream).kv, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the lease is there again", func() bool {
+		lease, err := b.readLease(t.Context())
+		return err == nil && lease.Node == a.Node()
+	})
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	number(t, campaign(t, b), 101, 200)
+	ra.await(t, 1, 100)
+	rb.await(t, 1, 200)
+}
+
+// A candidate finds the bucket gone.
+func TestBucketIsGone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	o := testOptions(t, s.ClientURL())
+	a := mustOpen(t, o)
+	ra := read(t, a)
+	if err := a.eng.(*jetStream).api(t.Context(), "STREAM.DELETE."+namesOf(DefaultPrefix, o.Stream).kv, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	number(t, campaign(t, a), 1, 100)
+	ra.await(t, 1, 100)
+}
+
 // The server is restarted from a backup, under nodes that know more.
 func TestServerLosesTheTail(t *testing.T) {
 	t.Parallel()

@@ -54,6 +54,10 @@ type engine interface {
 	// order, late or not at all. It does not wait; done must not either.
 	publish(expected uint64, records [][]byte, done func(error))
 
+	// makeBucket makes what has the keys of all streams, unless it is there. Without
+	// it, load and save return errNoStream.
+	makeBucket(ctx context.Context) (made bool, err error)
+
 	// load returns the value of a key and its revision, as its leader has it; 0 if
 	// there is none.
 	load(ctx context.Context, key string) ([]byte, uint64, error)

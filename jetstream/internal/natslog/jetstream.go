@@ -96,7 +96,7 @@ func openJetStream(ctx context.Context, o *Options) (*jetStream, error) {
 		followers: make(map[*consumer]struct{}),
 	}
 	if j.acks, err = newAcks(j.nc); err == nil {
-		err = j.makeBucket(ctx)
+		_, err = j.makeBucket(ctx)
 	}
 	if err != nil {
 		j.close()
@@ -247,7 +247,7 @@ func (j *jetStream) info(ctx context.Context) (streamInfo, error) {
 
 // create implements engine. It is for the bucket as well, which may be gone, too.
 func (j *jetStream) create(ctx context.Context, incarnation string, first uint64) error {
-	if err := j.makeBucket(ctx); err != nil {
+	if _, err := j.makeBucket(ctx); err != nil {
 		return err
 	}
 	err := j.api(ctx, "STREAM.CREATE."+j.stream, j.config(incarnation, first), nil)
@@ -267,12 +267,12 @@ func (j *jetStream) warnOfReplicas(ctx context.Context, logger *zap.Logger) {
 	}
 }
 
-// makeBucket makes the bucket for the leases and checkpoints, unless there is
-// one. Its values are to be read from the leader, so it has no direct access.
-func (j *jetStream) makeBucket(ctx context.Context) error {
-	err := j.api(ctx, "STREAM.INFO."+j.kv, nil, nil)
+// makeBucket implements engine. The bucket's values are to be read from the leader,
+// so it has no direct access.
+func (j *jetStream) makeBucket(ctx context.Context) (made bool, err error) {
+	err = j.api(ctx, "STREAM.INFO."+j.kv, nil, nil)
 	if !errors.Is(err, errNoStream) {
-		return err
+		return false, err
 	}
 	err = j.api(ctx, "STREAM.CREATE."+j.kv, &jetstream.StreamConfig{
 		Name: j.kv, Subjects: []string{"$KV." + j.bucket + ".>"}, Description: "who writes streams of Server-Sent Events",
@@ -281,9 +281,9 @@ func (j *jetStream) makeBucket(ctx context.Context) error {
 		AllowRollup: true, DenyDelete: true, Duplicates: leastAge,
 	}, nil)
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == codeNameInUse {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 // setBounds implements engine.

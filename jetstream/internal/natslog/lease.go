@@ -97,7 +97,7 @@ func (s *Store) acquire(ctx context.Context) (*lease, error) {
 		every := lasts / looks
 		switch {
 		case errors.Is(err, errNoStream):
-			s.look() // the tracker makes it
+			s.remakeBucket(ctx)
 			before = time.Time{}
 		case err != nil:
 			before = time.Time{}
@@ -165,12 +165,16 @@ func (l *lease) keep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err := l.renew(ctx); errors.Is(err, errRefused) {
+		err := l.renew(ctx)
+		switch {
+		case errors.Is(err, errRefused):
 			if l.why = l.reclaim(ctx); l.why != nil {
 				close(l.lost)
 				return
 			}
-		} else {
+		case errors.Is(err, errNoStream):
+			l.store.remakeBucket(ctx)
+		default:
 			// No answer says nothing of who writes; so it goes on.
 			l.store.heard(err)
 		}
@@ -208,6 +212,7 @@ func (l *lease) reclaim(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return nil // the next renewal is refused, too
+	case rev == 0: // the bucket was made anew, and nobody has taken it
 	case value.Instance != l.store.instance:
 		return fmt.Errorf("%w: %s", errDeposed, value.Node)
 	case value.Lost && !l.value.Lost:
@@ -247,6 +252,16 @@ func (l *lease) release() {
 		if s.eng.state() != nil || !r.again(ctx, retryLeast, freeTimeout/4) {
 			return
 		}
+	}
+}
+
+// remakeBucket makes the bucket of the lease anew if it is gone: without it, nobody
+// could take over.
+func (s *Store) remakeBucket(ctx context.Context) {
+	made, err := s.eng.makeBucket(ctx)
+	s.heard(err)
+	if made {
+		s.o.Logger.Warn("the bucket that says who writes is gone, and is made anew")
 	}
 }
 

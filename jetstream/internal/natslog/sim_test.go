@@ -336,6 +336,9 @@ func (n *simNode) appendLocked(expected uint64, records [][]byte) error {
 	return nil
 }
 
+// makeBucket implements engine. The keys are always there.
+func (n *simNode) makeBucket(context.Context) (made bool, err error) { return false, nil }
+
 func (n *simNode) load(ctx context.Context, key string) (value []byte, rev uint64, err error) {
 	err = n.call(ctx, func() error {
 		v := n.keys[key]

@@ -357,8 +357,12 @@ func (t *term) confirmLocked(offset uint64) {
 	nudge(t.wake)
 }
 
+// errForeign ends a term.
+var errForeign = errors.New("something else was published to the log's subject")
+
 // appliedLocked takes records into account that the tracker has applied. One of
-// another term behind the fence ends this one.
+// another term behind the fence ends this one. So does what is no record, where
+// records are pending: it may have the place of one of them.
 func (t *term) appliedLocked(records []logstore.Record) {
 	for i := range records {
 		r := &records[i]
@@ -366,6 +370,8 @@ func (t *term) appliedLocked(records []logstore.Record) {
 		case r.Offset <= t.fence || t.dropped:
 		case r.Term != t.number:
 			t.deposeLocked(errDeposed)
+		case r.Offset > t.confirmed && r.Fence() && len(t.pending) > 0:
+			t.deposeLocked(errForeign)
 		case r.Offset > t.confirmed:
 			t.confirmLocked(r.Offset)
 		}
