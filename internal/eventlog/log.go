@@ -141,6 +141,9 @@ func (l *Log) Epoch() string {
 
 // epochLocked returns the id of the epoch that an offset is of.
 func (l *Log) epochLocked(offset uint64) string {
+	if newest := &l.epochs[len(l.epochs)-1]; offset >= newest.First {
+		return newest.ID // as for every event that is appended
+	}
 	if e, ok := logstore.EpochAt(l.epochs, offset); ok {
 		return e.ID
 	}
