@@ -1,0 +1,123 @@
+package ssefanin
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
+)
+
+// This file takes what the store has committed over into the log in memory.
+
+// follow has what the store has committed appended to the log in memory. run
+// owns it; it ends when the store is closed.
+func (d *durable) follow(store logstore.Store, from uint64) {
+	err := store.Follow(context.Background(), from, func(batch []logstore.Record) { d.apply(store, batch) })
+	if !errors.Is(err, logstore.ErrClosed) {
+		d.logger().Error("reading the log has ended", zap.Error(err))
+	}
+}
+
+// apply appends committed records to the log in memory. The store calls it.
+func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
+	for len(batch) > 0 {
+		batch = batch[d.applySome(store, batch):]
+	}
+}
+
+// applySome applies as much of a batch as goes to one log in memory.
+func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n int) {
+	log, n := d.log(), len(batch)
+	if d.shared() {
+		epochs := store.Epochs()
+		if e := epochs[len(epochs)-1]; e.ID != log.memory.Epoch() {
+			for n = 0; n < len(batch) && batch[n].Offset < e.First; {
+				n++
+			}
+			if n == 0 {
+				log, n = d.renew(epochs, batch[0].Offset), len(batch)
+			}
+		}
+	}
+	batch = batch[:n]
+	if batch[0].Offset != log.memory.Head()+1 { // what was between is gone
+		log.memory.Restore(store.Epochs(), batch[0].Offset)
+	}
+	for i := range batch {
+		r := &batch[i]
+		t := time.UnixMilli(r.Time)
+		if r.Fence() {
+			log.memory.Take(t)
+			continue
+		}
+		switch {
+		case d.standsBy():
+			d.noteFound(r)
+		case d.shared() || !d.writing.Load():
+			d.noteStart(r)
+		}
+		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
+		if log.ids != idsUpstream {
+			log.memory.Append(t, tag, r.Body)
+			continue
+		}
+		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
+		d.idInForce = r.ID
+		log.appendWithID(t, tag, d.scratch, []byte(r.ID))
+	}
+	d.delay.applied(batch)
+	nudge(d.applied)
+	return n
+}
+
+// renew begins another log in memory, with the event at an offset, where the
+// store has begun an epoch: what the one before has from there on, the store has
+// lost. Its readers read it to its end, and go on here. They have missed nothing
+// but the offsets.
+func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
+	old := d.log()
+	log := newStreamLog(d.def.Load().cache, old.ids)
+	log.memory.Restore(epochs, next)
+	log.durable = d
+	log.begins.Store(next)
+	d.older.forgetRuns()
+	d.mu.Lock()
+	clear(d.starts) // sources go on after what the store still has of them
+	d.mu.Unlock()
+	d.current.Store(log)
+	d.hub.replaceLog(old, log)
+	d.logger().Warn("the store has begun an epoch; positions behind its end are gone", zap.Uint64("offset", next))
+	return log
+}
+
+// appendUpstreamID appends the id line of an event of a stream with `ids
+// upstream`: none where no id is in force, and none was.
+func appendUpstreamID(dst []byte, id, before string) []byte {
+	if id == "" && before == "" {
+		return dst
+	}
+	return sse.AppendID(dst, id)
+}
+
+// awaitApplied waits until all that the store has is in the log in memory. False:
+// the log ends before. Campaign does not wait for a Follow that has yet to begin.
+func (d *durable) awaitApplied(store logstore.Store) bool {
+	ticker := time.NewTicker(reopenAfter) // what is missing may be dropped for damage
+	defer ticker.Stop()
+	for {
+		st := store.Status()
+		if st.State != logstore.Loading && (st.First > st.Last || d.log().memory.Head() >= st.Last) {
+			return true
+		}
+		select {
+		case <-d.applied:
+		case <-ticker.C:
+		case <-d.ctx.Done():
+			return false
+		}
+	}
+}
