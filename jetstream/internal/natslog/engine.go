@@ -54,6 +54,10 @@ type engine interface {
 	// order, late or not at all. It does not wait; done must not either.
 	publish(expected uint64, records [][]byte, done func(error))
 
+	// denied returns why nothing that is published is acknowledged, if it is for want
+	// of a permission; else nil.
+	denied() error
+
 	// load returns the value of a key and its revision, as its leader has it; 0 if
 	// there is none.
 	load(ctx context.Context, key string) ([]byte, uint64, error)
