@@ -397,6 +397,10 @@ func (j *jetStream) publish(expected uint64, records [][]byte, done func(error))
 	}
 }
 
+// denied implements engine. The server answers what is published without a
+// permission with an error that belongs to the connection.
+func (j *jetStream) denied() error { return j.conn.violation(j.records) }
+
 // maxRecord implements engine.
 func (j *jetStream) maxRecord() int {
 	most := int(j.nc.MaxPayload()) - recordHeaders

@@ -269,7 +269,7 @@ func (t *term) step() bool {
 	s.mu.Lock()
 	late := t.inFlight > 0 && time.Since(t.moved) >= ackTimeout
 	if late && t.fault == nil {
-		t.fault = errors.New("NATS has not acknowledged it in time")
+		t.fault = s.unacknowledged("NATS has not acknowledged it in time")
 	}
 	fault, due := t.fault, s.checkpointDueLocked()
 	ends := t.over != nil && len(t.pending) == 0
