@@ -2,12 +2,15 @@ package scenarios
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // The writer is cut off from NATS, and comes back.
@@ -23,6 +26,8 @@ func TestWriterIsCutOff(t *testing.T) {
 	network.setAside(w.host.(*machine))
 	cut := time.Now()
 	c.writer(w)
+	must(t, ssetest.Await(30*time.Second, "the node that is cut off is not ready", func() bool { return w.readiness() == http.StatusServiceUnavailable }))
+	noticed := time.Since(cut)
 	c.until(cut.Add(scale(8*time.Second, 30*time.Second)))
 	pauses := c.silences(w)
 	network.heal(w.host.(*machine))
@@ -32,6 +37,7 @@ func TestWriterIsCutOff(t *testing.T) {
 	w.awaitReady()
 	c.finish()
 	pauses.report(t, "pause when the writer is cut off, of clients of other nodes", lease+time.Second)
+	t.Logf("the node that was cut off was not ready %s later", noticed.Round(time.Millisecond))
 	t.Logf("the clients of the node that was cut off had everything %s after it was healed", caughtUp.Round(time.Millisecond))
 }
 

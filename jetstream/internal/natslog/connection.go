@@ -17,6 +17,11 @@ const (
 	// connectTimeout bounds one attempt to connect to one server.
 	connectTimeout = 2 * time.Second
 
+	// writeTimeout bounds a write to a server, which is then left. Whoever uses the
+	// connection waits for it: without it, the whole log would stand still for a
+	// minute where what is sent is lost, whatever is asked of it.
+	writeTimeout = 2 * time.Second
+
 	// pingEvery is how often a silent server is asked whether it is still there. Two
 	// answers missed, and another server is tried: a server that is stopped or cut
 	// off is left after some 6 s.
@@ -110,6 +115,7 @@ func (c *connection) dial(o *Options) {
 	options := []nats.Option{
 		nats.Name("caddy-sse-fanin"),
 		nats.Timeout(connectTimeout),
+		nats.FlusherTimeout(writeTimeout), nats.ReconnectOnFlusherError(),
 		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(2),
 		nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // what is not sent at once is an error
