@@ -1,6 +1,7 @@
 package natslog
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -61,9 +62,9 @@ type connection struct {
 	key   connectionKey
 	users int
 
-	once sync.Once // connects
-	nc   *nats.Conn
-	err  error // of connecting
+	dialled chan struct{} // closed when that was tried; the fields below are as they are then
+	nc      *nats.Conn
+	err     error // of connecting
 
 	mu      sync.Mutex       // protects the fields below
 	denied  map[string]error // violations of permissions since it was connected, by their text
@@ -72,22 +73,31 @@ type connection struct {
 
 // connect returns a connection for a log, an open one if there is one. release
 // gives it back. A server that cannot be reached is an error.
-func connect(o *Options) (*connection, error) {
+func connect(ctx context.Context, o *Options) (*connection, error) {
 	key := connectionKey{
 		strings.Join(o.Servers, ","), o.Prefix, o.Credentials, o.NKey, o.User, o.Password, o.Token, o.TLS,
 	}
 	connections.Lock()
 	c := connections.open[key]
 	if c == nil {
-		c = &connection{key: key, denied: make(map[string]error), changed: make(map[any]func())}
+		c = &connection{key: key, dialled: make(chan struct{}), denied: make(map[string]error), changed: make(map[any]func())}
 		if connections.open == nil {
 			connections.open = make(map[connectionKey]*connection)
 		}
 		connections.open[key] = c
+		go c.dial(o)
 	}
 	c.users++
 	connections.Unlock()
-	c.once.Do(func() { c.dial(o) })
+	select {
+	case <-c.dialled:
+	case <-ctx.Done():
+		go func() { // dialling cannot be broken off, and nobody waits for it
+			<-c.dialled
+			c.release()
+		}()
+		return nil, fmt.Errorf("connecting to NATS at %s: %w", hideSecrets(key.servers), ctx.Err())
+	}
 	if c.err != nil {
 		c.release()
 		return nil, c.err
@@ -111,7 +121,9 @@ func (c *connection) release() {
 	}
 }
 
+// dial connects. connect starts it; it ends after some seconds for each server.
 func (c *connection) dial(o *Options) {
+	defer close(c.dialled)
 	options := []nats.Option{
 		nats.Name("caddy-sse-fanin"),
 		nats.Timeout(connectTimeout),

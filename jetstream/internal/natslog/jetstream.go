@@ -87,7 +87,7 @@ type jetStream struct {
 
 // openJetStream connects, and makes what is missing.
 func openJetStream(ctx context.Context, o *Options) (*jetStream, error) {
-	conn, err := connect(o)
+	conn, err := connect(ctx, o)
 	if err != nil {
 		return nil, err
 	}
