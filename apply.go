@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,12 +35,14 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 	log, n := d.log(), len(batch)
 	if d.shared() {
 		epochs := store.Epochs()
-		if e := epochs[len(epochs)-1]; e.ID != log.memory.Epoch() {
-			for n = 0; n < len(batch) && batch[n].Offset < e.First; {
+		next := 1 + slices.IndexFunc(epochs, func(e logstore.Epoch) bool { return e.ID == log.memory.Epoch() })
+		if next < len(epochs) {
+			for n = 0; n < len(batch) && batch[n].Offset < epochs[next].First; {
 				n++
 			}
 			if n == 0 {
-				log, n = d.renew(epochs, batch[0].Offset), len(batch)
+				d.renew(epochs[:next+1], batch[0].Offset)
+				return 0 // there may be another one
 			}
 		}
 	}
@@ -78,7 +81,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 // store has begun an epoch: what the one before has from there on, the store has
 // lost. Its readers read it to its end, and go on here. They have missed nothing
 // but the offsets.
-func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
+func (d *durable) renew(epochs []logstore.Epoch, next uint64) {
 	old := d.log()
 	log := newStreamLog(d.def.Load().cache, old.ids)
 	log.memory.Restore(epochs, next)
@@ -91,7 +94,6 @@ func (d *durable) renew(epochs []logstore.Epoch, next uint64) *streamLog {
 	d.current.Store(log)
 	d.hub.replaceLog(old, log)
 	d.logger().Warn("the store has begun an epoch; positions behind its end are gone", zap.Uint64("offset", next))
-	return log
 }
 
 // appendUpstreamID appends the id line of an event of a stream with `ids

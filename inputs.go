@@ -151,6 +151,17 @@ func (in *inputs) states() map[string]sourceState {
 	return states
 }
 
+// names returns the names of the sources.
+func (in *inputs) names() map[string]bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	names := make(map[string]bool, len(in.sources))
+	for name := range in.sources {
+		names[name] = true
+	}
+	return names
+}
+
 // defines reports whether a configuration in use has an upstream of that name,
 // whose addresses may not have been found yet.
 func (in *inputs) defines(name string) bool {

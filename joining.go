@@ -265,21 +265,28 @@ func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
 
 // startAfresh has the sources go on after the newest of their events in the log,
 // whoever has written these: what their connections brought last may not have
-// become part of it. The counts go on.
+// become part of it. The counts go on, and event handlers notice nothing.
 func (in *inputs) startAfresh() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	var left []*input
+	announced := make(map[string]phase)
 	for _, one := range in.sources {
 		if one.source.dialled() {
 			left = append(left, one)
 		}
 	}
 	for _, one := range left { // all, before any is joined: two may have one source
+		announced[one.name] = one.source.announcedTo(one.use)
 		in.leaveLocked(one)
 	}
 	if len(left) > 0 {
 		in.reconcileLocked()
+	}
+	for name, was := range announced {
+		if one := in.sources[name]; one != nil {
+			one.source.setAnnounced(one.use, was)
+		}
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // keepPrints is after how many looks the events of sources that no upstream has
-// are forgotten: a minute, in which addresses are looked up.
+// are forgotten, again and again: a minute, in which addresses are looked up.
 const keepPrints = 60
 
 // startPoint is where a source goes on that has events in the log.
@@ -97,15 +97,18 @@ func (d *durable) committed(name string) *startPoint {
 }
 
 // forgetPrints frees the memory of sources that nobody has asked for. Where to
-// resume them stays known. A log that another node may write at first is asked
-// at any time.
+// resume them stays known. Where another node may write, the sources that are
+// configured may be asked for at any time.
 func (d *durable) forgetPrints() {
+	var kept map[string]bool
 	if d.shared() {
-		return
+		kept = d.hub.inputs.names()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, p := range d.starts {
-		p.prints, p.times = nil, nil
+	for name, p := range d.starts {
+		if !kept[name] {
+			p.prints, p.times = nil, nil
+		}
 	}
 }

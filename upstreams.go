@@ -214,6 +214,21 @@ func (s *source) exchange(old *subscription, to listener) *subscription {
 	return renamed
 }
 
+// announcedTo returns what a subscription's event handlers were notified of last.
+func (s *source) announcedTo(use *subscription) phase {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return use.announced
+}
+
+// setAnnounced has the event handlers of a subscription to a source that was not
+// dialled yet know what they were notified of by the one before.
+func (s *source) setAnnounced(use *subscription, was phase) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	use.announced = was
+}
+
 // setEnvironments sets the environments that a subscription can dial with,
 // oldest first.
 func (s *source) setEnvironments(use *subscription, envs []*environment) {

@@ -35,7 +35,7 @@ func (d *durable) watch() {
 			d.look()
 			d.cluster.talk()
 			if d.loaded.Load() {
-				if loaded++; loaded == keepPrints {
+				if loaded++; loaded%keepPrints == 0 {
 					d.forgetPrints()
 				}
 			}

@@ -47,7 +47,7 @@ func (s *Store) Campaign(ctx context.Context) (logstore.Term, error) {
 		if err == nil {
 			return t, nil
 		}
-		l.release()
+		l.release(false)
 		if over := s.over(ctx); over != nil {
 			return nil, over
 		}
@@ -149,7 +149,7 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 		return attempt{}, errors.New("the newest records have not come yet")
 	}
 	expected := min(s.log.head, in.last)
-	a := s.newFenceLocked(l, expected)
+	a := s.newFenceLocked(l, expected, len(*attempts) == 0)
 	s.mu.Unlock()
 	*attempts = append(*attempts, a)
 	s.eng.publish(expected, a.data, func(err error) { a.result <- err })
@@ -172,18 +172,21 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 }
 
 // newFenceLocked returns a fence to be appended behind an offset. If it is, and a
-// higher offset was known before, that has been lost: an epoch begins.
-func (s *Store) newFenceLocked(l *lease, behind uint64) attempt {
+// higher offset was known before, that has been lost: an epoch begins. first says
+// that this node has published no other one under the lease.
+func (s *Store) newFenceLocked(l *lease, behind uint64, first bool) attempt {
 	known := max(s.known, s.log.head, l.value.Head, s.peers.head())
-	epoch := s.log.epoch()
-	if known > behind || l.value.Lost || s.log.unsure {
+	epoch, length := s.log.epoch(), uint64(s.fenceLength)
+	switch {
+	case known > behind || l.value.Lost || s.log.unsure:
 		epoch = logstore.NewEpochID()
+	case first && l.drained && l.value.Head == behind:
+		length = 1 // nothing is to be kept off
 	}
 	r := logstore.Record{
 		Term: max(l.rev, s.log.term()+1, l.value.Term+1), Time: s.log.newest,
 		Source: s.o.Node, ID: epoch, Hash: rand.Uint64() | 1,
 	}
-	length := uint64(s.fenceLength)
 	r.Offset = behind + length
 	data := slices.Repeat([][]byte{r.AppendTo(nil)}, int(length))
 	begin := r

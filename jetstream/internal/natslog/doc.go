@@ -31,7 +31,9 @@
 // whatever an earlier writer still sends is refused. For this, a fence has to be
 // longer than what may be in flight (fenceLength), and is appended as one: records
 // are published without waiting for the answer to the one before, and when the
-// first is refused, a later one must not find the log as long as it expects.
+// first is refused, a later one must not find the log as long as it expects. Behind
+// a writer that gave the lease back when all it had published was committed, one
+// record will do.
 //
 // No answer but "committed" says what is committed. After any other, or none, the
 // leader is asked for what comes behind the last record that is known to be there

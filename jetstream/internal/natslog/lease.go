@@ -31,6 +31,10 @@ type leaseValue struct {
 	Head     uint64 // an offset that was given
 	Lost     bool   // of which the log may know nothing: the next term begins an epoch
 	Millis   int64  // how long it lasts
+
+	// Drained: it was given back when all that its writer had published was known
+	// to be committed, up to Head. Nothing of it can come any more.
+	Drained bool
 }
 
 // readLease returns the value of the lease.
@@ -61,11 +65,12 @@ func (s *Store) saveLease(ctx context.Context, v leaseValue, rev uint64) (uint64
 
 // lease is held by this node until lost is closed.
 type lease struct {
-	store *Store
-	rev   uint64 // of the goroutine that holds it
-	value leaseValue
-	lost  chan struct{}
-	why   error // before lost is closed
+	store   *Store
+	rev     uint64 // of the goroutine that holds it
+	value   leaseValue
+	drained bool // the lease was, when this node took it
+	lost    chan struct{}
+	why     error // before lost is closed
 
 	stop   context.CancelFunc
 	ended  chan struct{} // closed when it is not renewed any more
@@ -130,15 +135,16 @@ func (s *Store) acquire(ctx context.Context) (*lease, error) {
 
 // takeLease takes the lease if it still has a revision.
 func (s *Store) takeLease(ctx context.Context, value leaseValue, rev uint64) (*lease, error) {
+	drained := value.Drained
 	s.mu.Lock()
-	value.Node, value.Instance, value.Millis = s.o.Node, s.instance, s.lease.Milliseconds()
+	value.Node, value.Instance, value.Millis, value.Drained = s.o.Node, s.instance, s.lease.Milliseconds(), false
 	s.mu.Unlock()
 	rev, err := s.saveLease(ctx, value, rev)
 	if err != nil {
 		return nil, err
 	}
 	l := &lease{
-		store: s, rev: rev, value: value, lost: make(chan struct{}),
+		store: s, rev: rev, value: value, drained: drained, lost: make(chan struct{}),
 		ended: make(chan struct{}), update: make(chan struct{}, 1),
 	}
 	var renewing context.Context
@@ -222,8 +228,9 @@ func (l *lease) reclaim(ctx context.Context) error {
 	return nil
 }
 
-// release gives the lease back, so that another node takes it at once.
-func (l *lease) release() {
+// release gives the lease back, so that another node takes it at once. drained says
+// that nothing is on its way that was published under it.
+func (l *lease) release(drained bool) {
 	l.stop()
 	<-l.ended
 	select {
@@ -233,7 +240,7 @@ func (l *lease) release() {
 	}
 	s := l.store
 	v := l.next()
-	v.Node, v.Instance = "", ""
+	v.Node, v.Instance, v.Drained = "", "", drained
 	ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
 	defer cancel()
 	rev := l.rev

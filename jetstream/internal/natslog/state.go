@@ -147,12 +147,13 @@ func (s *state) rewind(to uint64) map[string]struct{} {
 }
 
 // adopt goes over to a stream that was made anew. Its offsets begin beyond all
-// that were known to whoever made it.
+// that were known to whoever made it, and nothing is left of earlier epochs: how
+// many records were lost after a position of theirs, no offset tells.
 func (s *state) adopt(in streamInfo) {
 	s.incarnation = in.incarnation
 	s.head, s.unknown = in.origin-1, true
 	s.spans, s.fence = nil, fence{}
-	s.beginEpoch(in.incarnation, in.origin)
+	s.epochs = []logstore.Epoch{{ID: in.incarnation, First: in.origin}}
 	s.unsure = false
 	s.sources.Cut(in.origin) // nothing, unless more was known to this node
 }

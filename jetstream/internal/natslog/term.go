@@ -240,7 +240,10 @@ func (t *term) run() {
 		timer.Stop()
 	}
 	s := t.store
-	t.lease.release()
+	s.mu.Lock()
+	drained := !t.dropped
+	s.mu.Unlock()
+	t.lease.release(drained)
 	ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
 	s.writeCheckpoint(ctx)
 	cancel()
