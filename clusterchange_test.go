@@ -89,3 +89,19 @@ func TestEpochForgetsWhereSourcesWere(t *testing.T) {
 		t.Errorf("the source goes on after the event %s, which the store has not", p.id)
 	}
 }
+
+// A client that begins with the newest events gets as many after a takeover.
+func TestNewestEventsAfterATakeover(t *testing.T) {
+	in, o, log := serveSharedLog(t, ssetest.OriginConfig{}, "", "start 2")
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "one")
+	o.Emit("", "two")
+	gets(t, c, "one", "two")
+	node := takeOver(t, log)
+	for range 5 {
+		must(t, node.term.Append(&logstore.Record{Time: time.Now().UnixMilli(), Source: "other"})) // a fence
+	}
+	becomes(t, "s", "the node has the fence", func(st streamStatus) bool { return st.Log.Head == 7 })
+	gets(t, in.connect("/events"), "one", "two")
+}

@@ -124,11 +124,11 @@ func (l *streamLog) after(c eventlog.Cursor) (next uint64, state eventlog.Cursor
 
 // last returns the offset of the first of the newest n events that can be had.
 func (l *streamLog) last(n uint64) uint64 {
-	if l.durable == nil {
-		return l.memory.Last(n)
+	next, missing := l.memory.Last(n)
+	if l.durable == nil || missing == 0 {
+		return next
 	}
-	next := l.memory.Head() + 1
-	return next - min(n, next-l.first())
+	return next - min(missing, next-l.first())
 }
 
 // close ends what the log has besides memory, and waits for it. It is called
@@ -206,12 +206,17 @@ func (l *streamLog) idBefore(next uint64) string {
 // newest calls each with the newest n events, oldest first: as stored, with the
 // time of arrival in Unix ms. Events evicted meanwhile are left out.
 func (l *streamLog) newest(n uint64, each func(stored []byte, arrived int64)) {
-	reader := l.memory.NewReader(l.memory.Last(n))
-	for range n {
+	next, _ := l.memory.Last(n)
+	reader := l.memory.NewReader(next)
+	for n > 0 {
 		stored, _, err := reader.Next(1) // one event
 		if stored == nil || err != nil {
 			return
 		}
+		if len(stored) == 0 {
+			continue // offsets that no event has
+		}
 		each(stored, reader.Arrived())
+		n--
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/jetstream/internal/natslog"
@@ -50,6 +51,34 @@ func TestNoPermissionIsToSpare(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A node that may not append says so, with the subject, in Caddy's log and in its
+// status.
+func TestWhoMayNotAppendIsTold(t *testing.T) {
+	permissions := documented(t).Users[0].Permissions
+	permissions.Publish.Allow = slices.DeleteFunc(permissions.Publish.Allow, func(subject string) bool { return subject == "sse_fanin.live.>" })
+	nats := startNATS(t, &server.Options{Users: []*server.User{{Username: "caddy", Password: password, Permissions: permissions}}})
+	core, lines := observer.New(zap.ErrorLevel)
+	store, err := natslog.Open(t.Context(), natslog.Options{
+		Stream: "live", Servers: []string{nats.url("nats")}, User: "caddy", Password: password,
+		Lease: time.Second, Logger: zap.New(core),
+	})
+	must(t, err)
+	defer store.Close()
+	go store.Campaign(t.Context()) //nolint:errcheck // Close ends it
+	const denied = `permissions violation for publish to "sse_fanin.live.log"`
+	must(t, ssetest.Await(patience, "the status says what is denied", func() bool {
+		err := store.Status().Err
+		return err != nil && strings.Contains(strings.ToLower(err.Error()), denied)
+	}))
+	logged := slices.ContainsFunc(lines.All(), func(line observer.LoggedEntry) bool {
+		err, _ := line.ContextMap()["error"].(string)
+		return line.Message == "NATS does not permit what the log takes" && strings.Contains(strings.ToLower(err), denied)
+	})
+	if !logged {
+		t.Errorf("got %v, want a line about what is denied", lines.All())
 	}
 }
 

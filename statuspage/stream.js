@@ -265,7 +265,7 @@ class Stream {
 		this.picture.update(s, now, this.rates, this.hour.upstreams);
 
 		const f = this.facts;
-		put(f["Replay log"].b, log.oldest && log.events ? "reaches back " + span(now - log.oldest) : "empty");
+		put(f["Replay log"].b, !log.events ? "empty" : log.oldest ? "reaches back " + span(now - log.oldest) : plural(log.events, "event"));
 		const store = log.store;
 		put(f["Replay log"].small, kept(log));
 		f["Replay log"].small.hidden = !store;

@@ -54,6 +54,11 @@ func run(ctx context.Context, listen string, out io.Writer) (err error) {
 	if err != nil {
 		return unlessEnded(ctx, err)
 	}
+	// The building takes a while, and Caddy would share the address with another
+	// Caddy that has begun to listen there meanwhile.
+	if listen, err = loopbackAddress(listen); err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "starting three NATS servers and four Caddys")
 	c, err := start(ctx, listen, dir, programs)
 	if err != nil {

@@ -104,7 +104,11 @@ type Log struct {
 	payload   int64      // committed bytes in segments
 	memory    int64      // cost of segments
 	newest    int64      // arrival of the newest event, Unix ms; outlives it
+	taken     []stretch  // offsets that no event has, oldest first; some may be evicted
 }
+
+// stretch is a row of offsets.
+type stretch struct{ first, last uint64 }
 
 // New returns an empty log with a new random epoch.
 func New(o Options) *Log {
@@ -127,7 +131,7 @@ func (l *Log) Restore(epochs []logstore.Epoch, next uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.epochs = slices.Clone(epochs)
-	l.segments, l.payload, l.memory = nil, 0, 0
+	l.segments, l.payload, l.memory, l.taken = nil, 0, 0, nil
 	l.head.Store(next - 1)
 	l.tail.Store(next)
 }
@@ -199,13 +203,24 @@ func (l *Log) Options() Options {
 // previous event's counts as simultaneous with it. Append panics if body has
 // 4 GiB or more; the caller's bound is far below.
 func (l *Log) Append(now time.Time, tag uint32, body []byte) (offset uint64) {
-	return l.append(now, tag, body, l.ids)
+	return l.append(now, tag, body, l.ids, false)
 }
 
 // Take takes an offset without an event: readers get nothing for it.
-func (l *Log) Take(now time.Time) (offset uint64) { return l.append(now, 0, nil, false) }
+func (l *Log) Take(now time.Time) (offset uint64) { return l.append(now, 0, nil, false, true) }
 
-func (l *Log) append(now time.Time, tag uint32, body []byte, withID bool) (offset uint64) {
+// noteTakenLocked notes that no event has an offset, the newest.
+func (l *Log) noteTakenLocked(offset uint64) {
+	tail := l.tail.Load()
+	l.taken = slices.DeleteFunc(l.taken, func(s stretch) bool { return s.last < tail })
+	if n := len(l.taken); n > 0 && l.taken[n-1].last+1 == offset {
+		l.taken[n-1].last = offset
+	} else {
+		l.taken = append(l.taken, stretch{offset, offset})
+	}
+}
+
+func (l *Log) append(now time.Time, tag uint32, body []byte, withID, taken bool) (offset uint64) {
 	if uint64(len(body)) > maxBody {
 		panic("eventlog: appending an event of 4 GiB or more")
 	}
@@ -222,6 +237,9 @@ func (l *Log) append(now time.Time, tag uint32, body []byte, withID bool) (offse
 	l.reserveLocked(offset, size).append(id, body, tag, l.newest)
 	l.payload += int64(size)
 	l.head.Store(offset)
+	if taken {
+		l.noteTakenLocked(offset)
+	}
 	l.evictLocked(l.newest)
 	l.mu.Unlock()
 
@@ -330,12 +348,21 @@ func (l *Log) Since(t int64) (next uint64) {
 }
 
 // Last returns the offset of the first of the last n retained events, Head()+1
-// for n = 0.
-func (l *Log) Last(n uint64) (next uint64) {
+// for n = 0, and how many of the n there are not.
+func (l *Log) Last(n uint64) (next, missing uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next = l.head.Load() + 1
-	return next - min(n, next-l.tail.Load())
+	tail := l.tail.Load()
+	for _, s := range slices.Backward(l.taken) {
+		if s.last < tail || next-(s.last+1) >= n {
+			break
+		}
+		n -= next - (s.last + 1)
+		next = max(s.first, tail)
+	}
+	found := min(n, next-tail)
+	return next - found, n - found
 }
 
 // CursorBefore returns the cursor that After answers with next. It carries the

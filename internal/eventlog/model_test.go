@@ -259,7 +259,7 @@ func (m *model) seek() {
 		}
 	case 2:
 		n := m.rng.Uint64N(20)
-		next = m.log.Last(n)
+		next, _ = m.log.Last(n)
 		want = head + 1
 		for ; n > 0 && want > tail; n-- {
 			want--

@@ -158,7 +158,7 @@ func (s *Store) tryFence(ctx context.Context, l *lease, attempts *[]attempt) (at
 	select {
 	case err = <-a.result:
 	case <-timer.C:
-		err = errors.New("the fence was not acknowledged in time")
+		err = s.unacknowledged("the fence was not acknowledged in time")
 	case <-ctx.Done():
 		err = s.over(ctx)
 	}

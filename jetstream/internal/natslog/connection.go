@@ -1,6 +1,7 @@
 package natslog
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ const (
 
 	// reconnectWait is how long to wait before the same server is tried again.
 	reconnectWait = 250 * time.Millisecond
+
+	// mostDenied bounds the violations of permissions that are remembered: some are
+	// of subjects that are never the same.
+	mostDenied = 32
 )
 
 // The oldest server that will do: before it, a counter advanced on proposals that
@@ -57,33 +62,42 @@ type connection struct {
 	key   connectionKey
 	users int
 
-	once sync.Once // connects
-	nc   *nats.Conn
-	err  error // of connecting
+	dialled chan struct{} // closed when that was tried; the fields below are as they are then
+	nc      *nats.Conn
+	err     error // of connecting
 
-	mu      sync.Mutex // protects the fields below
-	denied  error      // the newest violation of a permission
+	mu      sync.Mutex       // protects the fields below
+	denied  map[string]error // violations of permissions since it was connected, by their text
 	changed map[any]func()
 }
 
 // connect returns a connection for a log, an open one if there is one. release
 // gives it back. A server that cannot be reached is an error.
-func connect(o *Options) (*connection, error) {
+func connect(ctx context.Context, o *Options) (*connection, error) {
 	key := connectionKey{
 		strings.Join(o.Servers, ","), o.Prefix, o.Credentials, o.NKey, o.User, o.Password, o.Token, o.TLS,
 	}
 	connections.Lock()
 	c := connections.open[key]
 	if c == nil {
-		c = &connection{key: key, changed: make(map[any]func())}
+		c = &connection{key: key, dialled: make(chan struct{}), denied: make(map[string]error), changed: make(map[any]func())}
 		if connections.open == nil {
 			connections.open = make(map[connectionKey]*connection)
 		}
 		connections.open[key] = c
+		go c.dial(o)
 	}
 	c.users++
 	connections.Unlock()
-	c.once.Do(func() { c.dial(o) })
+	select {
+	case <-c.dialled:
+	case <-ctx.Done():
+		go func() { // dialling cannot be broken off, and nobody waits for it
+			<-c.dialled
+			c.release()
+		}()
+		return nil, fmt.Errorf("connecting to NATS at %s: %w", hideSecrets(key.servers), ctx.Err())
+	}
 	if c.err != nil {
 		c.release()
 		return nil, c.err
@@ -107,7 +121,9 @@ func (c *connection) release() {
 	}
 }
 
+// dial connects. connect starts it; it ends after some seconds for each server.
 func (c *connection) dial(o *Options) {
+	defer close(c.dialled)
 	options := []nats.Option{
 		nats.Name("caddy-sse-fanin"),
 		nats.Timeout(connectTimeout),
@@ -116,8 +132,15 @@ func (c *connection) dial(o *Options) {
 		nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // what is not sent at once is an error
 		nats.CustomInboxPrefix(inboxes(o.Prefix)),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.note(err) }),
-		nats.ReconnectHandler(func(*nats.Conn) { c.announce() }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if c.note(err) {
+				o.Logger.Error("NATS does not permit what the log takes", zap.Error(err))
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			c.permit()
+			c.announce()
+		}),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { c.announce() }),
 	}
 	if o.Credentials != "" {
@@ -193,23 +216,42 @@ func newEnough(version string) bool {
 	return major > leastMajor || major == leastMajor && minor >= leastMinor
 }
 
-// note takes an error into account that NATS reports without being asked.
-func (c *connection) note(err error) {
+// note takes an error into account that NATS reports without being asked. It
+// returns true for the violation of a permission that is not known yet.
+func (c *connection) note(err error) bool {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
-		return
+		return false
 	}
+	text := strings.ToLower(err.Error())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.denied = err
+	if c.denied[text] != nil {
+		return false
+	}
+	if len(c.denied) >= mostDenied {
+		clear(c.denied)
+	}
+	c.denied[text] = err
+	return true
 }
 
-// violation returns the newest violation of a permission on a subject; nil if
-// there was none.
-func (c *connection) violation(subject string) error {
+// permit forgets the violations: the login may permit more now.
+func (c *connection) permit() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.denied != nil && strings.Contains(strings.ToLower(c.denied.Error()), `"`+strings.ToLower(subject)+`"`) {
-		return fmt.Errorf("NATS does not permit it: %w; the user needs this permission", c.denied)
+	clear(c.denied)
+}
+
+// violation returns a violation of a permission on a subject; nil if there was
+// none.
+func (c *connection) violation(subject string) error {
+	quoted := `"` + strings.ToLower(subject) + `"`
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for text, err := range c.denied {
+		if strings.Contains(text, quoted) {
+			return fmt.Errorf("NATS does not permit it: %w; the user needs this permission", err)
+		}
 	}
 	return nil
 }

@@ -58,6 +58,10 @@ type engine interface {
 	// it, load and save return errNoStream.
 	makeBucket(ctx context.Context) (made bool, err error)
 
+	// denied returns why nothing that is published is acknowledged, if it is for want
+	// of a permission; else nil.
+	denied() error
+
 	// load returns the value of a key and its revision, as its leader has it; 0 if
 	// there is none.
 	load(ctx context.Context, key string) ([]byte, uint64, error)

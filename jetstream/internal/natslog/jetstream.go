@@ -87,7 +87,7 @@ type jetStream struct {
 
 // openJetStream connects, and makes what is missing.
 func openJetStream(ctx context.Context, o *Options) (*jetStream, error) {
-	conn, err := connect(o)
+	conn, err := connect(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -396,6 +396,10 @@ func (j *jetStream) publish(expected uint64, records [][]byte, done func(error))
 		}
 	}
 }
+
+// denied implements engine. The server answers what is published without a
+// permission with an error that belongs to the connection.
+func (j *jetStream) denied() error { return j.conn.violation(j.records) }
 
 // maxRecord implements engine.
 func (j *jetStream) maxRecord() int {

@@ -2,6 +2,8 @@ package natslog
 
 import (
 	"context"
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -204,4 +206,26 @@ func TestServerIsGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_ = term.Release(ctx)
+}
+
+// A server that accepts connections and says nothing does not keep a stream that
+// goes, or a process that exits.
+func TestOpenIsGivenUp(t *testing.T) {
+	t.Parallel()
+	var lc net.ListenConfig
+	silent, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		if conn, err := silent.Accept(); err == nil {
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}()
+	if _, err := Open(ctx, testOptions(t, "nats://"+silent.Addr().String())); !errors.Is(err, context.Canceled) {
+		t.Errorf("Open returns %v", err)
+	}
 }

@@ -400,6 +400,8 @@ func (n *simNode) listen(_ string, said func([]byte), answer func([]byte) []byte
 	return nil
 }
 
+func (n *simNode) denied() error { return nil }
+
 func (n *simNode) maxRecord() int { return 1 << 20 }
 
 func (n *simNode) state() error {

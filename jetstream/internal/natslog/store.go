@@ -352,6 +352,15 @@ func (s *Store) judgeLocked() (logstore.State, error) {
 	return logstore.Following, nil
 }
 
+// unacknowledged returns an error that says why something was not acknowledged in
+// time, or only that it was not.
+func (s *Store) unacknowledged(what string) error {
+	if err := s.eng.denied(); err != nil {
+		return err
+	}
+	return errors.New(what)
+}
+
 // because returns an error with its cause, if that is known.
 func because(what string, cause error) error {
 	if cause == nil {

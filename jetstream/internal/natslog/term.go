@@ -269,7 +269,7 @@ func (t *term) step() bool {
 	s.mu.Lock()
 	late := t.inFlight > 0 && time.Since(t.moved) >= ackTimeout
 	if late && t.fault == nil {
-		t.fault = errors.New("NATS has not acknowledged it in time")
+		t.fault = s.unacknowledged("NATS has not acknowledged it in time")
 	}
 	fault, due := t.fault, s.checkpointDueLocked()
 	ends := t.over != nil && len(t.pending) == 0
@@ -439,6 +439,9 @@ func (t *term) compare() bool {
 		}
 		m, err := s.eng.record(t.ctx, next)
 		s.heard(err)
+		if errors.Is(err, errNoRecord) {
+			t.lookForEvicted(next)
+		}
 		if err != nil {
 			return errors.Is(err, errNoRecord)
 		}
@@ -451,6 +454,22 @@ func (t *term) compare() bool {
 			}
 		}
 		s.mu.Unlock()
+	}
+}
+
+var errEvicted = errors.New("JetStream has dropped records before it was known that they are committed")
+
+// lookForEvicted ends the term if the stream has had a record at an offset, and
+// retains it no longer: then nothing shows whose it was, and none can be appended
+// there.
+func (t *term) lookForEvicted(offset uint64) {
+	s := t.store
+	in, err := s.eng.info(t.ctx)
+	s.heard(err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil && in.first > offset && offset == t.confirmed+1 && len(t.pending) > 0 {
+		t.deposeLocked(errEvicted)
 	}
 }
 

@@ -57,17 +57,11 @@ func (s *Store) refresh() error {
 		s.look()
 		return nil
 	}
-	if in.first <= in.last && oldest.offset != in.first {
-		m, err := s.eng.record(s.ctx, in.first)
-		if errors.Is(err, errNoRecord) {
+	if in.first <= in.last && (oldest.offset != in.first || oldest.time == 0) {
+		if oldest, err = s.oldestArrival(in); errors.Is(err, errNoRecord) {
 			return nil // the next look finds another one
-		}
-		if err != nil {
+		} else if err != nil {
 			return err
-		}
-		oldest = arrival{offset: in.first}
-		if r, err := logstore.DecodeRecord(m.data); err == nil {
-			oldest.time = r.Time
 		}
 	}
 	s.mu.Lock()
@@ -79,6 +73,21 @@ func (s *Store) refresh() error {
 		}
 	}
 	return nil
+}
+
+// oldestArrival returns the arrival of the oldest record. The fences that a log
+// begins with have none; then it is that of the first event.
+func (s *Store) oldestArrival(in streamInfo) (arrival, error) {
+	for at := in.first; at <= in.last; at += fenceLength {
+		m, err := s.eng.record(s.ctx, at)
+		if err != nil {
+			return arrival{}, err
+		}
+		if r, err := logstore.DecodeRecord(m.data); err != nil || r.Time > 0 {
+			return arrival{in.first, r.Time}, nil
+		}
+	}
+	return arrival{offset: in.first}, nil
 }
 
 // audit compares the newest record that is known with that of the stream.
