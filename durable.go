@@ -12,11 +12,11 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
-const (
-	// reopenAfter is how long to wait before a log that could not be opened is
-	// tried again.
-	reopenAfter = time.Second
+// reopenAfter is how long to wait before a log that could not be opened is
+// tried again.
+var reopenAfter = time.Second // shorter in tests
 
+const (
 	// loadedMost is how many bytes of the newest events are read into memory before
 	// positions are known: clients wait for it, and older events are read when they
 	// are needed. With `ids upstream` all that memory may hold is read, since ids

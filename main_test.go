@@ -2,10 +2,13 @@ package ssefanin
 
 import (
 	"testing"
+	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 func TestMain(m *testing.M) {
+	// Many tests wait for the next look at a log.
+	watchEvery, reopenAfter = 100*time.Millisecond, 100*time.Millisecond
 	ssetest.Main(m, ssetest.Suite{})
 }

@@ -8,7 +8,7 @@ import (
 
 // watchEvery is how often the state of a store is looked at, to announce that it
 // has changed.
-const watchEvery = time.Second
+var watchEvery = time.Second // shorter in tests
 
 // watched is what looking at a store again and again has shown. The durable's
 // mutex protects it.
