@@ -33,7 +33,7 @@ func TestEveryClientGetsEveryEventOnce(t *testing.T) {
 	})
 	defer fleet.Close()
 	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
-	run(t, scale(2*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
+	run(t, longest(2*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
 	settle(t, v, a, b)
 	nobodyDisconnected(t, fleet)
 	for _, o := range []*ssetest.Origin{a, b} {
@@ -65,7 +65,7 @@ func TestNothingIsLostWhenClientsAndUpstreamsReconnect(t *testing.T) {
 	must(t, fleet.WaitOpen(within(t, 10*time.Second)))
 	a.CutEvery(300)
 	b.CutEvery(217)
-	run(t, scale(3*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
+	run(t, longest(3*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
 	fleet.StopChurn()
 	a.CutEvery(0)
 	b.CutEvery(0)
@@ -94,7 +94,7 @@ func TestReloadsGoUnnoticed(t *testing.T) {
 	p.reload("", site(-1))
 	goroutines, heap := p.goroutines(), p.heap()
 	n := 0
-	reloads := scale(10, 30)
+	reloads := longest(10, 30)
 	run(t, time.Duration(reloads)*scale(200*time.Millisecond, time.Second)+50*time.Millisecond, scale(200*time.Millisecond, time.Second), func() error {
 		n++
 		p.reload("", site(n))
@@ -286,7 +286,7 @@ func TestBadClientsAndUpstreamsDisturbNobody(t *testing.T) {
 		must(t, err)
 		defer raw.Close()
 	}
-	run(t, scale(3*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
+	run(t, longest(3*time.Second, 30*time.Second), 100*time.Millisecond, v.ErrIfAny)
 	settle(t, v, a)
 	nobodyDisconnected(t, fleet)
 	// 4 MiB retained, 64 KiB for each of 20 blocked clients, the rest is Caddy's

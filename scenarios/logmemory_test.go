@@ -16,7 +16,7 @@ func (p *process) peak() int64 { return p.memory("VmHWM") }
 func TestLogIsLargerThanMemory(t *testing.T) {
 	besideOthers(t)
 	const size, most = 8 << 10, 400 << 20
-	n := scale(5_000, 256_000) // 40 MiB, or 2 GiB
+	n := longest(5_000, 256_000) // 40 MiB, or 2 GiB
 	origin := newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: size, History: 5000})
 	dir := logDir(t)
 	site := directive("/events", "stream s\n"+promptly+keepAll+logFile(dir, "memory "+scale("1MiB", "64MiB")), origin.URL()) +

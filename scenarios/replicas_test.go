@@ -45,7 +45,7 @@ func TestMirroredReplicasDieUnnoticed(t *testing.T) {
 	perTick := scale(4, 10) // 200 or 500 events a second
 	cycle := scale(20, 100) // ticks: 0.4 or 2 seconds
 	n, down, sent := 0, -1, 0
-	run(t, scale(4*time.Second, time.Minute), tick, func() error {
+	run(t, longest(4*time.Second, time.Minute), tick, func() error {
 		ssetest.EmitAlike(origins, sent, sent+perTick)
 		sent += perTick
 		switch n++; n % cycle {

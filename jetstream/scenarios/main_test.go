@@ -17,9 +17,10 @@ var (
 	// long runs the scenarios in full length and judges pauses.
 	long = flag.Bool("long", false, "run the scenarios in full length and size, and judge how long pauses are")
 
-	// rounds and hopping are what takes longest with -long; .ci/run sets less.
+	// rounds, hopping and down are what takes longest with -long; .ci/run sets less.
 	rounds  = flag.Int("rounds", 20, "with -long: how often the writer is killed, stopped and exits; a quarter of that for the leader in NATS")
 	hopping = flag.Duration("hopping", 5*time.Minute, "with -long: how long clients go from node to node")
+	down    = flag.Duration("down", time.Minute, "with -long: how long all of NATS is down")
 )
 
 // scale is a scenario's size: short by default, full with -long.

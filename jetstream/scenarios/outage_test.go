@@ -88,7 +88,7 @@ func TestNATSIsDown(t *testing.T) {
 	for _, s := range c.nats {
 		s.Kill()
 	}
-	down := time.Now()
+	killed := time.Now()
 	started.Kill()
 	started.start()
 	must(t, ssetest.Await(patience, "the Caddy that is started listens", func() bool { return started.readiness() != 0 }))
@@ -103,7 +103,7 @@ func TestNATSIsDown(t *testing.T) {
 	for _, n := range c.nodes {
 		must(t, ssetest.Await(patience, n.name+" is not ready", func() bool { return n.readiness() == http.StatusServiceUnavailable }))
 	}
-	c.until(down.Add(scale(12*time.Second, time.Minute)))
+	c.until(killed.Add(scale(12*time.Second, *down)))
 	for _, s := range c.nats {
 		s.start()
 	}
