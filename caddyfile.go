@@ -316,12 +316,7 @@ func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("retain: unexpected '%s', its bounds stand in a block: retain { events <n> }", d.Val())
 	}
-	seen := make(map[string]caddyfile.Token)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := option.Once(d, seen); err != nil {
-			return err
-		}
-		var err error
+	given, err := option.Block(d, func() (err error) {
 		switch d.Val() {
 		case "events":
 			var n int
@@ -335,16 +330,17 @@ func (s *Stream) unmarshalRetain(d *caddyfile.Dispenser) error {
 				s.Retain.Age = *age
 			}
 		default:
-			return unrecognized(d, " of retain", retainWords)
+			err = unrecognized(d, " of retain", retainWords)
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.Retain.validate(); err != nil {
-			return d.WrapErr(err)
-		}
+		return option.Wrap(d, s.Retain.validate())
+	})
+	if err != nil {
+		return err
 	}
-	if len(seen) == 0 {
+	if given == 0 {
 		return d.Errf("retain: the block is missing or empty, expected events, size or age in it")
 	}
 	return nil

@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,7 +98,7 @@ func (c *cluster) talk() {
 	text := c.own().encode()
 	peers := store.Peers()
 	c.mu.Lock()
-	changed := string(text) != string(c.told)
+	changed := !bytes.Equal(text, c.told)
 	c.told = text
 	_, before := c.writerLocked()
 	c.hearLocked(peers)
@@ -146,14 +147,13 @@ func (c *cluster) hearLocked(peers []logstore.Peer) {
 	known := c.heard
 	c.heard = make(map[string]*heardNode, len(peers))
 	for _, p := range peers {
-		n := known[p.Node]
-		if n == nil || string(n.raw) != string(p.Told) {
-			n = &heardNode{raw: p.Told}
-			if len(p.Told) > 0 && json.Unmarshal(p.Told, &n.told) != nil {
-				n.told = nodeTold{} // of another version
-			}
+		n := &heardNode{raw: p.Told, at: p.Heard}
+		if before := known[p.Node]; before != nil && bytes.Equal(before.raw, p.Told) {
+			n.told = before.told
+		} else if len(p.Told) > 0 && json.Unmarshal(p.Told, &n.told) != nil {
+			n.told = nodeTold{} // of another version
 		}
-		c.heard[p.Node] = &heardNode{raw: n.raw, told: n.told, at: p.Heard}
+		c.heard[p.Node] = n
 	}
 }
 

@@ -79,7 +79,7 @@ func BenchmarkEventToReader(b *testing.B) {
 				start := time.Now()
 				b.ResetTimer()
 				for i := 1; i <= b.N; i++ {
-					time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+					time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(rate)))) // the pace
 					begun[i] = time.Now()
 					enc.reset()
 					in.deliver(ev, false, enc, begun[i])

@@ -252,7 +252,7 @@ func TestSamplerEndsWithTheLastStream(t *testing.T) {
 		}}
 		after := func(d time.Duration, want int32) {
 			t.Helper()
-			time.Sleep(d)
+			time.Sleep(d) // of the bubble
 			synctest.Wait()
 			if got := taken.Load(); got != want {
 				t.Errorf("%d samples, want %d", got, want)

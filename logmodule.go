@@ -288,12 +288,7 @@ func (f *FileLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("log: unexpected '%s', the options stand in a block: log file { dir <path> }", d.Val())
 	}
-	seen := make(map[string]caddyfile.Token)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := option.Once(d, seen); err != nil {
-			return err
-		}
-		var err error
+	_, err := option.Block(d, func() (err error) {
 		switch d.Val() {
 		case "dir":
 			f.Dir, err = option.Argument(d, "<path>")
@@ -307,13 +302,11 @@ func (f *FileLog) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = option.Wrap(d, option.CheckLogMemory(f.MaxMemory))
 			}
 		default:
-			return unrecognized(d, " of log file", logWords)
+			err = unrecognized(d, " of log file", logWords)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return err
+	})
+	return err
 }
 
 // Interface guards

@@ -433,25 +433,18 @@ func (p *StatusPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		p.Streams = append(p.Streams, name)
 	}
-	seen := make(map[string]caddyfile.Token)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := option.Once(d, seen); err != nil {
-			return err
-		}
-		var err error
+	_, err := option.Block(d, func() (err error) {
 		switch d.Val() {
 		case "quorum":
 			p.Quorum, err = option.Number(d, 1, "<n>")
 		case "show_data":
 			p.ShowData, err = true, alone(d)
 		default:
-			return unrecognized(d, "", []string{"quorum", "show_data"})
+			err = unrecognized(d, "", []string{"quorum", "show_data"})
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return err
+	})
+	return err
 }
 
 // alone makes sure that the current subdirective stands alone.

@@ -273,6 +273,13 @@ func TestHtmxExample(t *testing.T) {
 <script src="/htmx/sse.min.js"></script>
 `+clientExample(t, "htmx", "html"))
 	s := newServer(t, wires[0], html+"respond /orders `<b class=order>{time.now.unix_ms}</b>`\nsse_fanin /events "+o.URL()+" {\nstream s\n}")
+	showsNewsAndOrders(t, s, o)
+}
+
+// showsNewsAndOrders opens the page of an example with htmx: news are put into it,
+// newest first, and an order has a part of it loaded anew.
+func showsNewsAndOrders(t *testing.T, s *server, o *ssetest.Origin) {
+	t.Helper()
 	b := newTab(t)
 	b.open(s.url("/page.html"))
 	s.waitClients("s", 1)

@@ -65,7 +65,9 @@ func TestDemoIsInexpensive(t *testing.T) {
 	b.inexpensive()
 }
 
-func TestStatusPageIsInexpensive(t *testing.T) {
+// servePrices serves a stream of two upstreams to which events come, and its status.
+func servePrices(t *testing.T) *server {
+	t.Helper()
 	a, c := newOrigin(t, "a"), newOrigin(t, "b")
 	s := newServer(t, wires[0], fmt.Sprintf(`sse_fanin /events {
 		stream   prices
@@ -75,6 +77,11 @@ func TestStatusPageIsInexpensive(t *testing.T) {
 	sse_fanin_status /status`, a.URL(), c.URL()))
 	a.SetRate(20)
 	c.SetRate(5)
+	return s
+}
+
+func TestStatusPageIsInexpensive(t *testing.T) {
+	s := servePrices(t)
 	b := newTab(t)
 	b.open(s.url("/status"))
 	b.wait(`parseFloat(document.querySelector("#sumin").textContent) > 10`)

@@ -73,18 +73,5 @@ func TestLibraryHtmxExample(t *testing.T) {
 `+clientExample(t, "With htmx", "html"))
 	s := newServer(t, wires[0], html+libraryFile(t)+
 		"respond /orders `<b class=order>{time.now.unix_ms}</b>`\nsse_fanin /events "+o.URL()+" {\nstream s\n}")
-	b := newTab(t)
-	b.open(s.url("/page.html"))
-	s.waitClients("s", 1)
-	waitConnected(t, 1, o)
-	b.wait("document.querySelector('.order') !== null")
-	o.Emit("news", "<p>first</p>")
-	o.Emit("news", "<p>second</p>")
-	b.wait("document.querySelectorAll('#news p').length === 2")
-	if got := b.text("#news p"); got != "second" {
-		t.Errorf("the first of the news is %q", got)
-	}
-	before := b.text(".order")
-	o.Emit("order", "4711")
-	b.wait(fmt.Sprintf("document.querySelector('.order')?.textContent > %q", before))
+	showsNewsAndOrders(t, s, o)
 }

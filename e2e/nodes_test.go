@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -27,15 +26,7 @@ nodesShown(1)`
 
 func TestStatusPageOfNodes(t *testing.T) {
 	t.Parallel()
-	a, c := newOrigin(t, "a"), newOrigin(t, "b")
-	s := newServer(t, wires[0], fmt.Sprintf(`sse_fanin /events {
-		stream   prices
-		upstream kite %s
-		upstream lark %s
-	}
-	sse_fanin_status /status`, a.URL(), c.URL()))
-	a.SetRate(20)
-	c.SetRate(5)
+	s := servePrices(t)
 	b := newTab(t)
 	b.open(s.url("/status"))
 	b.waitText("#verdict", "All 2 upstreams of 1 stream are up")

@@ -45,16 +45,8 @@ func (l *Log) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("log: unexpected '%s', the options stand in a block: log jetstream { servers <url>... }", urltext.Redact(d.Val()))
 	}
-	seen := make(map[string]caddyfile.Token)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := option.Once(d, seen); err != nil {
-			return err
-		}
-		if err := l.unmarshalOption(d); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := option.Block(d, func() error { return l.unmarshalOption(d) })
+	return err
 }
 
 func (l *Log) unmarshalOption(d *caddyfile.Dispenser) (err error) {
@@ -124,12 +116,7 @@ func (t *TLS) unmarshal(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("tls: unexpected '%s', the options stand in a block: tls { trust_pool <module> }", d.Val())
 	}
-	seen := make(map[string]caddyfile.Token)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := option.Once(d, seen); err != nil {
-			return err
-		}
-		var err error
+	_, err := option.Block(d, func() (err error) {
 		switch d.Val() {
 		case "trust_pool":
 			err = t.unmarshalTrustPool(d)
@@ -144,13 +131,11 @@ func (t *TLS) unmarshal(d *caddyfile.Dispenser) error {
 		case "server_name":
 			t.ServerName, err = option.Argument(d, "<name>")
 		default:
-			return d.Errf("unrecognized subdirective '%s' of tls, expected one of %s", d.Val(), strings.Join(tlsWords, ", "))
+			err = d.Errf("unrecognized subdirective '%s' of tls, expected one of %s", d.Val(), strings.Join(tlsWords, ", "))
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return err
+	})
+	return err
 }
 
 // unmarshalTrustPool parses: trust_pool <module> [<args>...] { ... }

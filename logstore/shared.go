@@ -57,8 +57,8 @@ type Sharer interface {
 	// only on the writer: for those that cannot resume.
 	Standby() bool
 
-	// Hold is how long the writer keeps its upstreams connected while nothing can
-	// be committed, if there is room for what they bring. After that, and when
-	// there is none, it hangs up, and resumes them when there is.
+	// Hold is how long the writer keeps its upstreams connected while the store is
+	// stalled, if there is room for what they bring. After that, and when there is
+	// none, it hangs up, and resumes them when something can be committed.
 	Hold() time.Duration
 }

@@ -50,7 +50,7 @@ func BenchmarkAppendToApply(b *testing.B) {
 				start := time.Now()
 				b.ResetTimer()
 				for i := 1; i <= b.N; i++ {
-					time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+					time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(rate)))) // the pace
 					begun[i] = time.Now()
 					if err := term.Append(r); err != nil {
 						b.Fatal(err)

@@ -156,7 +156,7 @@ func (s *Store) pause() bool {
 		if left <= 0 || idle {
 			return false
 		}
-		time.Sleep(min(left, s.o.retry, closeTimeout/20))
+		time.Sleep(min(left, s.o.retry, closeTimeout/20)) // quit is closed, and the disk may take it a moment later
 	}
 	return true
 }

@@ -3,6 +3,7 @@ package filestore
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -97,7 +98,7 @@ func (f *badFile) WriteAt(p []byte, at int64) (int, error) {
 	still.RLock()
 	defer still.RUnlock()
 	// the head does not grow, and is not written in parts
-	isHead := len(p) == headSize
+	isHead := filepath.Base(f.name) == headName
 	if err := f.disk.call(!isHead); err != nil {
 		n := 0
 		if !isHead {

@@ -112,7 +112,7 @@ func TestFullDiskIsSaidOnceAndLeft(t *testing.T) {
 	eventually(t, s, "it is stalled", func(st logstore.Status) bool { return st.State == logstore.Stalled })
 	calls := disk.calls.Load()
 	for disk.calls.Load() < calls+30 { // it tries again and again
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // between two looks
 	}
 	st := s.Status()
 	if !errors.Is(st.Err, syscall.ENOSPC) || st.Last != 10 || st.Buffered != last-10 || st.BufferedBytes == 0 {

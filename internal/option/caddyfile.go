@@ -41,6 +41,21 @@ func Once(d *caddyfile.Dispenser, seen map[string]caddyfile.Token) error {
 	return nil
 }
 
+// Block has read read each subdirective of the current block, none of which may come
+// twice, and returns how many there are.
+func Block(d *caddyfile.Dispenser, read func() error) (n int, err error) {
+	seen := make(map[string]caddyfile.Token)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := Once(d, seen); err != nil {
+			return len(seen), err
+		}
+		if err := read(); err != nil {
+			return len(seen), err
+		}
+	}
+	return len(seen), nil
+}
+
 // Arguments returns the arguments of the current subdirective: at least one,
 // none of them empty, and no block. expected describes them in the error.
 func Arguments(d *caddyfile.Dispenser, most int, expected string) ([]string, error) {

@@ -20,6 +20,7 @@ type clusterConfig struct {
 	lease   time.Duration
 	options string // more of log jetstream
 	nearest bool   // a Caddy is given the NATS server of its number only, not all
+	standby bool   // every Caddy has the origins connected, which have no ids, and send nothing again
 
 	// Where the processes run, by kind, nats or caddy, and number. Default: here.
 	host func(kind string, i int) host
@@ -54,6 +55,10 @@ func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 		o, err := ssetest.NewOrigin(ssetest.OriginConfig{Source: source, Pad: 50, Socket: filepath.Join(t.TempDir(), "origin.sock")})
 		must(t, err)
 		t.Cleanup(o.Close)
+		if cfg.standby {
+			o.SetIDs(func(uint64) string { return "" })
+			o.SetResume(ssetest.LiveOnly)
+		}
 		c.origins = append(c.origins, o)
 	}
 	for i := range size {
@@ -83,8 +88,12 @@ func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 	})
 	t.Cleanup(c.fleet.Close)
 	must(t, c.fleet.WaitOpen(within(t, patience)))
+	connections := 1
+	if cfg.standby {
+		connections = size
+	}
 	for _, o := range c.origins {
-		must(t, o.WaitConnections(within(t, patience), 1))
+		must(t, o.WaitConnections(within(t, patience), connections))
 		o.SetRate(cfg.rate / float64(len(c.origins)))
 	}
 	c.goOn()

@@ -29,7 +29,9 @@ const (
 )
 
 // TestModel has three nodes write and follow a log on a JetStream that is as bad
-// as can be, and compares what each was handed.
+// as can be, and compares what each was handed. All of it happens in a bubble of
+// synctest: what sleeps costs no time, and nothing depends on how fast the machine
+// is.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	seeds := modelSeeds
