@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -66,7 +67,12 @@ type connection struct {
 	nc      *nats.Conn
 	err     error // of connecting
 
+	// payload is the most that the server takes at once, in bytes. Like lost, it is
+	// kept here, since nc holds its own lock while it writes to the network.
+	payload atomic.Int64
+
 	mu      sync.Mutex       // protects the fields below
+	lost    error            // why there is no connection; nil if there is one
 	denied  map[string]error // violations of permissions since it was connected, by their text
 	changed map[any]func()
 }
@@ -137,11 +143,16 @@ func (c *connection) dial(o *Options) {
 				o.Logger.Error("NATS does not permit what the log takes", zap.Error(err))
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) {
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			c.payload.Store(nc.MaxPayload())
 			c.permit()
 			c.announce()
 		}),
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { c.announce() }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			c.noteLost(err)
+			c.announce()
+		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
 	}
 	if o.Credentials != "" {
 		options = append(options, nats.UserCredentials(o.Credentials))
@@ -169,6 +180,7 @@ func (c *connection) dial(o *Options) {
 		c.nc, c.err = nil, connectError(c.key.servers, err)
 		return
 	}
+	c.payload.Store(c.nc.MaxPayload())
 	if version := c.nc.ConnectedServerVersion(); !newEnough(version) {
 		c.err = fmt.Errorf("the NATS server %s has version %s, %d.%d or a newer one is needed",
 			c.nc.ConnectedUrlRedacted(), version, leastMajor, leastMinor)
@@ -235,11 +247,33 @@ func (c *connection) note(err error) bool {
 	return true
 }
 
-// permit forgets the violations: the login may permit more now.
+// permit notes a new connection, and forgets the violations: the login may permit
+// more now.
 func (c *connection) permit() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.lost = nil
 	clear(c.denied)
+}
+
+// noteLost notes why there is no connection.
+func (c *connection) noteLost(err error) {
+	if err == nil {
+		err = errors.New("the server has ended it")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = err
+}
+
+// state returns why there is no connection; nil if there is one.
+func (c *connection) state() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost == nil {
+		return nil
+	}
+	return fmt.Errorf("no connection to NATS at %s: %w", hideSecrets(c.key.servers), c.lost)
 }
 
 // violation returns a violation of a permission on a subject; nil if there was

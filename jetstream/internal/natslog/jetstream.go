@@ -403,7 +403,7 @@ func (j *jetStream) denied() error { return j.conn.violation(j.records) }
 
 // maxRecord implements engine.
 func (j *jetStream) maxRecord() int {
-	most := int(j.nc.MaxPayload()) - recordHeaders
+	most := int(j.conn.payload.Load()) - recordHeaders
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if b := j.bounds.Bytes; b > 0 && int64(most) > b-recordHeaders {
@@ -413,16 +413,7 @@ func (j *jetStream) maxRecord() int {
 }
 
 // state implements engine.
-func (j *jetStream) state() error {
-	if j.nc.IsConnected() {
-		return nil
-	}
-	err := j.nc.LastError()
-	if err == nil {
-		return fmt.Errorf("no connection to NATS at %s", hideSecrets(j.conn.key.servers))
-	}
-	return fmt.Errorf("no connection to NATS at %s: %w", hideSecrets(j.conn.key.servers), err)
-}
+func (j *jetStream) state() error { return j.conn.state() }
 
 // reconnect has the followers look whether they have missed something.
 func (j *jetStream) reconnect() {

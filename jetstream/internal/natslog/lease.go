@@ -15,6 +15,11 @@ const (
 	// looks is how often a candidate looks at a lease in its time.
 	looks = 10
 
+	// renewTimeout bounds one renewal, where a lease is short. A stream without a
+	// leader drops what it is sent: the next one must be on its way soon after an
+	// election, since candidates can read again at once.
+	renewTimeout = 500 * time.Millisecond
+
 	// freeTimeout bounds how long it is tried to give a lease back. It ends by
 	// itself, too.
 	freeTimeout = 300 * time.Millisecond
@@ -157,11 +162,12 @@ func (s *Store) takeLease(ctx context.Context, value leaseValue, rev uint64) (*l
 // and release waits for it.
 func (l *lease) keep(ctx context.Context) {
 	defer close(l.ended)
+	begun := time.Now() // the renewal before
 	for {
 		l.store.mu.Lock()
 		every := l.store.lease / renewals
 		l.store.mu.Unlock()
-		timer := time.NewTimer(every)
+		timer := time.NewTimer(time.Until(begun.Add(every)))
 		select {
 		case <-timer.C:
 		case <-l.update:
@@ -171,7 +177,8 @@ func (l *lease) keep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		err := l.renew(ctx)
+		begun = time.Now()
+		err := l.renew(ctx, max(every, renewTimeout))
 		switch {
 		case errors.Is(err, errRefused):
 			if l.why = l.reclaim(ctx); l.why != nil {
@@ -187,8 +194,11 @@ func (l *lease) keep(ctx context.Context) {
 	}
 }
 
-// renew writes what there is to say.
-func (l *lease) renew(ctx context.Context) error {
+// renew writes what there is to say. Where no answer comes in time, it may have been
+// written all the same: reclaim finds that out when the next one is refused.
+func (l *lease) renew(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	v := l.next()
 	rev, err := l.store.saveLease(ctx, v, l.rev)
 	if err == nil {

@@ -274,7 +274,7 @@ func (t *term) step() bool {
 	if late && t.fault == nil {
 		t.fault = s.unacknowledged("NATS has not acknowledged it in time")
 	}
-	fault, due := t.fault, s.checkpointDueLocked()
+	fault, due := t.fault, t.fault == nil && s.checkpointDueLocked() // its answer is waited for
 	ends := t.over != nil && len(t.pending) == 0
 	s.mu.Unlock()
 	switch {
