@@ -168,10 +168,17 @@ func (c *client) since(t int64) (next uint64, all, ok bool) {
 }
 
 // sinceInStore returns the offset of the first record that arrived at t (Unix ms)
-// or later, and whether no such record is gone. When those that are gone arrived
-// is not known, but that it was not after the oldest one that is not.
+// or later, and whether no such record is gone. The record before it arrived
+// earlier, and so did all before that; where that one is gone, it is not known
+// when it arrived. The store's status would not do: it may be a second old.
 func sinceInStore(ctx context.Context, store logstore.Store, t int64) (next uint64, all bool, err error) {
 	next, err = store.Since(ctx, t)
-	first := store.Status().First // afterwards: of what went meanwhile, too
-	return next, err == nil && (first == 1 || next > first), err
+	if err != nil || next <= 1 {
+		return next, err == nil, err
+	}
+	_, err = store.Read(ctx, next-1, 1)
+	if errors.Is(err, logstore.ErrEvicted) {
+		return next, false, nil
+	}
+	return next, err == nil, err
 }
