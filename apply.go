@@ -87,6 +87,7 @@ func (d *durable) renew(epochs []logstore.Epoch, next uint64) {
 	log.memory.Restore(epochs, next)
 	log.durable = d
 	log.begins.Store(next)
+	log.earlier.Store(old.earlier.Load())
 	d.older.forgetRuns()
 	d.mu.Lock()
 	clear(d.starts) // sources go on after what the store still has of them

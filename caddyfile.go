@@ -94,7 +94,7 @@ var (
 //			size   <bytes>
 //			age    <duration>
 //		}
-//		start          live|oldest|<n>
+//		start          live|oldest|<n>|<duration>
 //		ids            stream|upstream|none
 //		envelope       json
 //		filters        on|off
@@ -351,7 +351,7 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 	switch d.Val() {
 	case "start":
 		var start string
-		start, err = option.Argument(d, "live|oldest|<n>")
+		start, err = option.Argument(d, "live|oldest|<n>|<duration>")
 		c.Start = Start(start)
 	case "filters":
 		err = option.Choice(d, (*string)(&c.Filters), option.On, option.Off)

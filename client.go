@@ -58,6 +58,7 @@ type client struct {
 	waited       bool          // it has waited for its position for as long as it is to
 	toldGap      bool          // it was sent a gap before its position was known
 	asking       bool          // it waits for an answer, see older
+	from         int64         // what arrived from then on is wanted, unless it comes with a position, Unix ms; 0: start counts
 	waitUntil    int64         // how long it waits for its position without a gap, monotonic ns
 	body         *unwantedBody // nil: the request has none
 
@@ -74,6 +75,10 @@ type client struct {
 // nothing may be reported but by the stream itself.
 func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	settings := svc.settings
+	from, err := requestedSince(r)
+	if err != nil {
+		return svc.badRequest(w, r, err)
+	}
 	h, err := svc.def.stream(r)
 	if err != nil {
 		return refuse(w, r, svc, err)
@@ -86,7 +91,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 		}
 	}
 	c := newClient(h, svc, w, r)
-	c.filter, c.body = wanted, bodyOf(w, r)
+	c.filter, c.from, c.body = wanted, from, bodyOf(w, r)
 	if err := h.audience.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, svc) // it ended just now; the key gets another

@@ -249,7 +249,12 @@ func (d *durable) open() logstore.Store {
 func (d *durable) firstNew() uint64 {
 	before := d.before
 	d.before = nil // it is needed no more
-	if before != nil && before.durable != nil && d.reopens(before.durable) {
+	switch {
+	case before == nil:
+	case before.durable == nil || !d.reopens(before.durable):
+		d.log().noteEarlier(before)
+	default:
+		d.log().earlier.Store(before.earlier.Load())
 		return min(before.memory.Head(), d.log().memory.Head()) + 1
 	}
 	return d.log().memory.Head() + 1

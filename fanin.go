@@ -176,6 +176,8 @@ func (h *hub) applyLog(def *definition) (stalled *durable) {
 		next.begins.Store(0) // until it is known
 		next.durable.before = old
 		next.durable.begin()
+	} else {
+		next.noteEarlier(old)
 	}
 	old.next.Store(next)
 	h.log.Store(next)

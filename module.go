@@ -89,6 +89,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if _, err := h.service.def.keyOf(r); err != nil {
 			return h.service.badRequest(w, r, err)
 		}
+		if _, err := requestedSince(r); err != nil {
+			return h.service.badRequest(w, r, err)
+		}
 		writeHeader(w)
 		return nil
 	case http.MethodOptions:

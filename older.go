@@ -61,6 +61,7 @@ type olderAnswer struct {
 	olderQuestion
 	run  *eventlog.Run // with the event at offset; nil: it is gone, or the store cannot be read
 	next uint64        // with since: the offset
+	all  bool          // with since: nothing that arrived from then on is gone
 	err  error
 }
 
@@ -215,7 +216,7 @@ func (o *olderEvents) answer(q olderQuestion) olderAnswer {
 	store := d.opened()
 	switch {
 	case q.since != 0:
-		a.next, a.err = store.Since(d.ctx, q.since)
+		a.next, a.all, a.err = sinceInStore(d.ctx, store, q.since)
 	default:
 		a.run, a.err = o.runAt(store, q.offset)
 	}

@@ -3,7 +3,6 @@ package ssefanin
 import (
 	"encoding/json"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -147,10 +146,15 @@ type beginning struct {
 func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 	log := c.at.log
 	if asked == "" || !log.resumable() {
-		return beginning{next: c.startPosition(), fresh: true}, true
+		if c.from != 0 {
+			return c.beginningSince()
+		}
+		b.next, ok = c.startPosition()
+		b.fresh = true
+		return b, ok
 	}
 	if log.ids == idsUpstream {
-		return c.beginningByID(asked), true
+		return c.beginningByID(asked)
 	}
 	cursor, ok := eventlog.ParseCursor(asked)
 	state := eventlog.Unknown
@@ -171,33 +175,13 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 		}
 	case eventlog.Unknown:
 	}
-	b.next, b.gap = c.startPosition(), gapUnknown
+	b.gap = gapUnknown
 	if ok && cursor.Time <= now.Add(clockSkew).UnixMilli() {
-		b.next, ok = c.since(cursor.Time - clockSkew.Milliseconds())
+		b.next, _, ok = c.since(cursor.Time - clockSkew.Milliseconds())
 		return b, ok
 	}
-	return b, true
-}
-
-// since returns the offset of the first event that arrived at a time (Unix ms)
-// or later. False: it is being asked for.
-func (c *client) since(t int64) (next uint64, ok bool) {
-	log := c.at.log
-	next = log.memory.Since(t)
-	if log.durable == nil || next > log.memory.Tail() || log.first() >= log.memory.Tail() {
-		return next, true
-	}
-	t = max(t, 1)
-	if a := c.answered(); a != nil && a.since == t {
-		if a.err == nil {
-			return max(a.next, log.first()), true
-		}
-		return log.first(), true // rather repeats than a hole
-	}
-	if c.ask(olderQuestion{since: t}) {
-		return 0, false
-	}
-	return next, true
+	b.next, ok = c.startPosition()
+	return b, ok
 }
 
 // ask has the client woken when a question is answered. False: it will not be,
@@ -265,17 +249,20 @@ func (c *client) goOnOlder() (wait, evicted bool) {
 	return true, false
 }
 
-// beginningByID begins after the event with the upstream's id.
-func (c *client) beginningByID(asked string) beginning {
+// beginningByID begins after the event with the upstream's id. False: where else
+// is being asked for.
+func (c *client) beginningByID(asked string) (b beginning, ok bool) {
 	next, ok := c.at.log.afterID(asked)
 	if !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.first() == 1 {
 		// Everything in the log came after that id.
 		next, ok = 1, true
 	}
 	if !ok {
-		return beginning{next: c.startPosition(), gap: gapUnknown}
+		b.gap = gapUnknown
+		b.next, ok = c.startPosition()
+		return b, ok
 	}
-	return beginning{next: next}
+	return beginning{next: next}, true
 }
 
 // idAt returns the id of a client that has everything before its position; empty
@@ -310,16 +297,23 @@ func requestedPosition(r *http.Request) string {
 	return strings.Clone(asked)
 }
 
-// startPosition is where a client without a cursor begins.
-func (c *client) startPosition() uint64 {
-	switch c.settings.start {
+// startPosition is where a client without a cursor begins, and without a time of
+// its own. False: that is being asked for.
+func (c *client) startPosition() (next uint64, ok bool) {
+	start := c.settings.start
+	switch start {
 	case startLive:
-		return c.at.log.memory.Head() + 1
+		return c.at.log.memory.Head() + 1, true
 	case startOldest:
-		return c.at.log.first()
+		return c.at.log.first(), true
 	}
-	n, _ := strconv.ParseUint(string(c.settings.start), 10, 63) // validated at load
-	return c.at.log.last(n)
+	if last, ok := start.duration(); ok {
+		// as of when it came, so that the same is asked for in the next turn
+		next, _, ok = c.since(c.sub.since - last.Milliseconds())
+		return next, ok
+	}
+	n, _ := start.events() // validated at load
+	return c.at.log.last(n), true
 }
 
 // The reasons of a gap.

@@ -17,7 +17,8 @@ import (
 // they are the defaults for the handlers that name it.
 type ClientSettings struct {
 	// Where a client without a position begins: `live` (now), `oldest`
-	// (everything retained), or a number (the last n). Default: `live`.
+	// (everything retained), a number (the last n), or a duration (what arrived
+	// in the last so long). Default: `live`.
 	Start Start `json:"start,omitempty"`
 
 	// Whether clients may ask for some events only, with `?source=` and
@@ -85,8 +86,9 @@ type RetryRange struct {
 	Max caddy.Duration `json:"max,omitempty"`
 }
 
-// Start is where a client without a position begins: `live`, `oldest` or a
-// number of events. In JSON a number may also stand without quotes.
+// Start is where a client without a position begins: `live`, `oldest`, a number
+// of events, or a duration such as `5m`. In JSON a number may also stand without
+// quotes; it is one of events then, too.
 type Start string
 
 // UnmarshalJSON accepts a string or a number.
@@ -97,7 +99,7 @@ func (s *Start) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] != '"' {
 		var n uint64
 		if err := json.Unmarshal(b, &n); err != nil {
-			return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", b)
+			return Start(b).unrecognized()
 		}
 		*s = Start(strconv.FormatUint(n, 10))
 		return nil
@@ -109,10 +111,32 @@ func (s Start) validate() error {
 	if s == "" || s == startLive || s == startOldest {
 		return nil
 	}
-	if _, err := strconv.ParseUint(string(s), 10, 63); err != nil {
-		return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", s)
+	if _, ok := s.events(); ok {
+		return nil
 	}
-	return nil
+	if d, ok := s.duration(); ok {
+		return checkDuration("start", caddy.Duration(d), false)
+	}
+	return s.unrecognized()
+}
+
+func (s Start) unrecognized() error {
+	return fmt.Errorf("start: '%s' is neither live, oldest, a number of events nor a duration such as 5m", s)
+}
+
+// events returns the number of events, if it is one.
+func (s Start) events() (n uint64, ok bool) {
+	n, err := strconv.ParseUint(string(s), 10, 63)
+	return n, err == nil
+}
+
+// duration returns the duration, if it is one. A number alone is one of events.
+func (s Start) duration() (d time.Duration, ok bool) {
+	if _, ok := s.events(); ok {
+		return 0, false // caddy takes "0" for a duration
+	}
+	d, err := caddy.ParseDuration(string(s))
+	return d, err == nil
 }
 
 // validate validates the client settings that were given.

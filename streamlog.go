@@ -38,6 +38,11 @@ type streamLog struct {
 	// one. What is before it was there already. Stored before ready tells so.
 	begins atomic.Uint64
 
+	// earlier is when the newest event arrived that the stream had in the log before
+	// this one and not in this one, Unix ms; 0: there is none. Stored before ready
+	// tells so.
+	earlier atomic.Int64
+
 	// mu makes appending an event and noting its id one step.
 	mu       sync.Mutex        // protects the fields below
 	byID     map[uint64]uint64 // offset of the event that brought an id last, by the id's hash
@@ -86,6 +91,12 @@ func (l *streamLog) shared() bool { return l.durable != nil && l.durable.shared(
 // at present.
 func (l *streamLog) outOfReach() bool {
 	return l.shared() && (!l.ready() || l.durable.watched().stalled)
+}
+
+// noteEarlier notes that the stream had another log before this one, which has
+// none of its events.
+func (l *streamLog) noteEarlier(before *streamLog) {
+	l.earlier.Store(max(before.memory.Newest(), before.earlier.Load()))
 }
 
 // first returns the offset of the oldest event that can be had, from memory or

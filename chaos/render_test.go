@@ -97,7 +97,7 @@ func (st *streamState) drawSettings(rnd *rand.Rand, s *stream) {
 			add("%s %s", word, pick(rnd, values...))
 		}
 	}
-	maybe(2, "start", "oldest", "live", "10", "500")
+	maybe(2, "start", "oldest", "live", "10", "500", "2s")
 	maybe(2, "heartbeat", "100ms", "1s", "0")
 	maybe(2, "retry", "10ms", "20ms 100ms")
 	maybe(2, "prime", "on", "off", "auto")

@@ -47,6 +47,8 @@ export type State = "connecting" | "open" | "waiting" | "refused" | "closed";
 export interface Options {
 	/** Where to begin, such as the position of the state that a server has put into the page. Default: where `start` of Caddy's settings says. It takes precedence over what `keep` has kept. */
 	lastEventId?: string;
+	/** Without a position: to begin with what arrived from this time on. A number is in Unix milliseconds or seconds, a text is as in RFC 3339. Default: where `start` of Caddy's settings says. */
+	since?: Date | number | string;
 	/** Keep the position over reloads of the page, in `sessionStorage`. Default: false. */
 	keep?: boolean;
 	/** Caddy has `envelope json`: take the data out of its envelope. Default: false. */

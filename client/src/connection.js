@@ -6,9 +6,10 @@ import { parser } from "./parser.js";
 // which needs no preflight. `no-store` makes the request one like EventSource's,
 // so that Caddy begins with a position.
 //
-// position returns where to resume, receive gets what the parser has read, and
+// position returns where to resume, since is from when on the stream is wanted while
+// there is none, receive gets what the parser has read, and
 // report the state and the reason for it.
-export function connection(url, { headers, credentials = "same-origin", silence }, position, receive, report) {
+export function connection(url, { headers, credentials = "same-origin", silence, since }, position, receive, report) {
 	let running; // the AbortController of the connection, or of the wait for the next
 	let timer, due, retry = 3000, failures = 0;
 
@@ -29,6 +30,7 @@ export function connection(url, { headers, credentials = "same-origin", silence 
 		try {
 			const target = new URL(url);
 			if (position()) target.searchParams.set("lastEventId", position());
+			else if (since !== undefined) target.searchParams.set("since", +since || since); // a text is no number
 			const response = await fetch(target, {
 				headers: { Accept: "text/event-stream", ...(typeof headers === "function" ? await headers() : headers) },
 				cache: "no-store",

@@ -16,7 +16,7 @@ const RECONNECT = 1; // at once, if the stream is not open
 // does not matter who leads, whether messages are lost, or whether two tabs
 // believe for a moment that they lead.
 export function connect(url, options = {}) {
-	const { lastEventId, keep, envelope, headers, credentials, share = !headers, silence = 45e3 } = options;
+	const { lastEventId, since, keep, envelope, headers, credentials, share = !headers, silence = 45e3 } = options;
 	const { url: address } = new Request(url);
 	const name = ["sse-fanin", address, credentials, share].join(" ");
 	const beat = Math.min(silence / 9, 5000);
@@ -91,7 +91,7 @@ export function connect(url, options = {}) {
 		tell();
 	}
 
-	const own = connection(address, { headers, credentials, silence }, () => position, receive, report);
+	const own = connection(address, { headers, credentials, silence, since }, () => position, receive, report);
 
 	function news([before, to, reason, events]) {
 		heard = Date.now();

@@ -35,7 +35,9 @@ async function freePort() {
 	return port;
 }
 
-test("tabs get an upstream's events through cuts and a restart", { skip }, async (t) => {
+// serve starts a Caddy with the stream of one upstream at /events, and returns what
+// has it end and start again, and the responses of the upstream.
+async function serve(t, options = "") {
 	const dir = await mkdtemp(join(tmpdir(), "sse-fanin-client-"));
 	t.after(() => rm(dir, { recursive: true }));
 	await build(dir);
@@ -59,6 +61,7 @@ http://127.0.0.1:${port} {
 		envelope json
 		max_age 300ms
 		retry 20ms
+		${options}
 	}
 }
 `);
@@ -84,24 +87,36 @@ http://127.0.0.1:${port} {
 		upstream.close();
 		upstream.closeAllConnections();
 	});
-	const tabs = [1, 2, 3].map(() => browser.tab({ url: `http://127.0.0.1:${port}/events`, envelope: true }));
+	let n = 0;
+	return {
+		browser, start, stop, url: `http://127.0.0.1:${port}/events`,
+		emit() {
+			n++;
+			for (const response of upstreams) response.write(`id: ${n}\nevent: number\ndata: {"n":${n}}\n\n`);
+			return n;
+		},
+	};
+}
+
+const numbers = (tab) => tab.got.map((data) => data.n);
+const upTo = (n, first = 1) => Array.from({ length: n - first + 1 }, (_, i) => i + first);
+
+test("tabs get an upstream's events through cuts and a restart", { skip }, async (t) => {
+	const { browser, start, stop, url, emit } = await serve(t);
+	const tabs = [1, 2, 3].map(() => browser.tab({ url, envelope: true }));
 	const events = [];
 	tabs[2].stream.on({ type: "n*", source: "num*" }, (event) => events.push(event));
 	await until("the tabs have a position", () => tabs.every((tab) => tab.stream.lastEventId));
 	let n = 0;
-	const emit = () => {
-		n++;
-		for (const response of upstreams) response.write(`id: ${n}\nevent: number\ndata: {"n":${n}}\n\n`);
-	};
 	const opens = () => tabs[2].states.filter((s) => s === "open").length;
 	const before = opens();
 	while (opens() < before + 4) { // connections come to their max_age meanwhile
-		emit();
+		n = emit();
 		await after(2);
 	}
 	await until("all have all", () => tabs.every((tab) => tab.got.length === n));
 	for (const tab of tabs) {
-		assert.deepEqual(tab.got.map((data) => data.n), Array.from({ length: n }, (_, i) => i + 1));
+		assert.deepEqual(numbers(tab), upTo(n));
 		assert.deepEqual(tab.gaps, []);
 	}
 	const { time, lastEventId, ...rest } = events.at(-1);
@@ -110,7 +125,41 @@ http://127.0.0.1:${port} {
 
 	await stop(); // and the log with it
 	await start();
-	emit();
+	n = emit();
 	await until("all know of the gap", () => tabs.every((tab) => tab.gaps.length === 1 && tab.got.at(-1).n === n));
 	for (const tab of tabs) assert.deepEqual(tab.gaps, ["unknown"]);
+});
+
+test("a tab begins with what arrived from a time on, whatever the tabs have that share", { skip }, async (t) => {
+	const { browser, url, emit, stop, start } = await serve(t);
+	const tab = (since) => browser.tab({ url, envelope: true, since });
+	const first = tab();
+	const times = [];
+	first.stream.on("number", ({ data, time }) => { times[data.n] = time; });
+	await until("it has a position", () => first.stream.lastEventId);
+	for (let n = 1; n <= 9; ) {
+		n = emit() + 1;
+		await until("it is there", () => times.length === n);
+		await until("a millisecond is over", () => Date.now() > times[n - 1]);
+	}
+	const later = {
+		"a Date": tab(new Date(times[3])),
+		"milliseconds": tab(times[5]),
+		"a text": tab(new Date(times[7]).toISOString()),
+		"after all": tab(times[9] + 1),
+	};
+	await until("they have a position", () => Object.values(later).every((tab) => tab.stream.lastEventId));
+	const last = emit();
+	await until("all have all", () => [first, ...Object.values(later)].every((tab) => numbers(tab).at(-1) === last));
+	assert.deepEqual(numbers(first), upTo(last));
+	assert.deepEqual(numbers(later["a Date"]), upTo(last, 3));
+	assert.deepEqual(numbers(later.milliseconds), upTo(last, 5));
+	assert.deepEqual(numbers(later["a text"]), upTo(last, 7));
+	assert.deepEqual(numbers(later["after all"]), upTo(last, 10));
+
+	await stop(); // the position counts, not the time
+	await start();
+	const newest = emit();
+	await until("all know of the gap", () => Object.values(later).every((tab) => tab.gaps.length === 1 && numbers(tab).at(-1) === newest));
+	assert.deepEqual(numbers(later["a text"]), [...upTo(last, 7), newest]);
 });

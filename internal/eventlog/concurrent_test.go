@@ -190,7 +190,7 @@ func TestSeamBetweenSeekAndLive(t *testing.T) {
 					next, _ = l.After(Cursor{Epoch: l.Epoch(), Offset: before})
 				case 1:
 					want = max(before, 1)
-					next = l.Since(start.UnixMilli() + int64(want))
+					next, _ = l.Since(start.UnixMilli() + int64(want))
 				case 2:
 					next, _ = l.Last(5)
 					want = max(next, before-min(before, 4)) // the log may have grown since

@@ -104,6 +104,7 @@ type Log struct {
 	payload   int64      // committed bytes in segments
 	memory    int64      // cost of segments
 	newest    int64      // arrival of the newest event, Unix ms; outlives it
+	dropped   int64      // as evictedLocked, for the segments that are gone
 	taken     []stretch  // offsets that no event has, oldest first; some may be evicted
 }
 
@@ -118,6 +119,7 @@ func New(o Options) *Log {
 		// One signal says "there is something"; more would say the same.
 		appended: make(chan struct{}, 1),
 		nextCap:  firstSegment,
+		dropped:  noneEvicted,
 	}
 	l.tail.Store(1)
 	l.SetOptions(o)
@@ -126,12 +128,17 @@ func New(o Options) *Log {
 
 // Restore has the log go on where a store is: next is the offset of the event
 // that is appended next, epochs are the store's, one at least. What the log
-// retained is dropped; readers of it are overtaken.
+// retained is dropped; readers of it are overtaken. When what is before next
+// arrived is not known.
 func (l *Log) Restore(epochs []logstore.Epoch, next uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.epochs = slices.Clone(epochs)
 	l.segments, l.payload, l.memory, l.taken = nil, 0, 0, nil
+	l.dropped = noneEvicted
+	if next > 1 {
+		l.dropped = anyEvicted
+	}
 	l.head.Store(next - 1)
 	l.tail.Store(next)
 }
@@ -340,11 +347,22 @@ func (l *Log) After(c Cursor) (next uint64, state CursorState) {
 }
 
 // Since returns the offset of the first retained event that arrived at t (Unix
-// ms) or later, Head()+1 if there is none.
-func (l *Log) Since(t int64) (next uint64) {
+// ms) or later, Head()+1 if there is none. all reports whether every event that
+// arrived at t or later is still retained; false also where that is not known,
+// see Restore. An offset without an event counts as one.
+func (l *Log) Since(t int64) (next uint64, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.sinceLocked(t)
+	next = l.sinceLocked(t)
+	return next, next > l.tail.Load() || l.evictedLocked() < max(t, 0)
+}
+
+// Newest returns when the newest event arrived, retained or not, in Unix ms; 0 if
+// nothing has been appended.
+func (l *Log) Newest() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.newest
 }
 
 // Last returns the offset of the first of the last n retained events, Head()+1

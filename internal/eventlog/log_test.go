@@ -44,7 +44,11 @@ func TestEmptyLog(t *testing.T) {
 		t.Errorf("head %d, tail %d, %+v", l.Head(), l.Tail(), l.Stats())
 	}
 	last := func(n uint64) uint64 { next, _ := l.Last(n); return next }
-	for name, next := range map[string]uint64{"Since": l.Since(0), "Last(0)": last(0), "Last(5)": last(5)} {
+	since, all := l.Since(0)
+	if !all || l.Newest() != 0 {
+		t.Errorf("something is said to be evicted: %t, the newest is of %d", !all, l.Newest())
+	}
+	for name, next := range map[string]uint64{"Since": since, "Last(0)": last(0), "Last(5)": last(5)} {
 		if next != 1 {
 			t.Errorf("%s = %d, want 1", name, next)
 		}
@@ -120,8 +124,8 @@ func TestTimesNeverGoBackwards(t *testing.T) {
 	if c := l.CursorBefore(3, start); c.Time != start.UnixMilli() {
 		t.Errorf("time %d, want %d", c.Time, start.UnixMilli())
 	}
-	if next := l.Since(start.UnixMilli()); next != 1 {
-		t.Errorf("Since = %d, want 1", next)
+	if next, all := l.Since(start.UnixMilli()); next != 1 || !all || l.Newest() != start.UnixMilli() {
+		t.Errorf("Since = %d, all %t, the newest is of %d; want 1, true and %d", next, all, l.Newest(), start.UnixMilli())
 	}
 }
 

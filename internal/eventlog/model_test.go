@@ -252,10 +252,14 @@ func (m *model) seek() {
 		}
 	case 1:
 		at := m.now - m.rng.Int64N(300)
-		next = m.log.Since(at)
+		var all bool
+		next, all = m.log.Since(at)
 		want = tail
 		for want <= head && m.event(want).time < at {
 			want++
+		}
+		if wantAll := tail == 1 || m.event(tail-1).time < at; all != wantAll {
+			m.t.Fatalf("since %d: all retained is %t, want %t; log [%d, %d]", at, all, wantAll, tail, head)
 		}
 	case 2:
 		n := m.rng.Uint64N(20)

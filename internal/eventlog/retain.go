@@ -1,5 +1,13 @@
 package eventlog
 
+import "math"
+
+// What evictedLocked returns where it cannot be an arrival.
+const (
+	noneEvicted = -1            // nothing has been evicted
+	anyEvicted  = math.MaxInt64 // when it arrived is not known
+)
+
 // reserveLocked returns the segment to append the event at offset to, with room
 // for it, having evicted what had to go for it.
 func (l *Log) reserveLocked(offset uint64, size int) *segment {
@@ -92,6 +100,9 @@ func (l *Log) shrinkLocked() {
 	// stays. Readers find its copy when they are through with the original.
 	s := l.segments[0]
 	short := s.newest(int(l.tail.Load()-s.base), l.maxBytes)
+	if gone := short.base - s.base; gone > 0 {
+		l.dropped = s.entries()[gone-1].time
+	}
 	l.tail.Store(short.base)
 	l.segments[0] = short
 	l.payload = int64(len(short.buf))
@@ -135,9 +146,23 @@ func (l *Log) dropOldestLocked() {
 	if next := s.next(); next > l.tail.Load() {
 		l.tail.Store(next)
 	}
+	l.dropped = s.lastTime()
 	l.segments[0] = nil
 	l.segments = l.segments[1:]
 	if len(l.segments) == 0 {
 		l.segments = nil
 	}
+}
+
+// evictedLocked returns when the newest evicted event arrived, in Unix ms. Nothing
+// is noted for it when an event is evicted: the oldest segment has it, or it was
+// the last one of the segment dropped last.
+func (l *Log) evictedLocked() int64 {
+	if len(l.segments) > 0 {
+		oldest := l.segments[0]
+		if gone := l.tail.Load() - oldest.base; gone > 0 {
+			return oldest.entries()[gone-1].time
+		}
+	}
+	return l.dropped
 }
