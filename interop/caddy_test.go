@@ -104,32 +104,50 @@ func url(l library, addr string) string {
 	return "http://" + addr + "/events"
 }
 
-// endStreams reloads, at which every client's stream ends.
-func (s *server) endStreams() {
+// endStreams reloads, at which every client's stream ends, and waits until all n of
+// them have come back.
+func (s *server) endStreams(n int) {
 	s.t.Helper()
 	text, err := os.ReadFile(s.file())
 	must(s.t, err)
-	resp, err := s.admin.Post("http://caddy/load", "text/caddyfile", bytes.NewReader(text))
+	_, before := s.clients()
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, "http://caddy/load", bytes.NewReader(text))
+	must(s.t, err)
+	req.Header.Set("Content-Type", "text/caddyfile")
+	req.Header.Set("Cache-Control", "must-revalidate") // or nothing happens: it is the same
+	resp, err := s.admin.Do(req)
 	must(s.t, err)
 	defer resp.Body.Close()
 	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
 		s.t.Fatalf("reloading: %s: %s", resp.Status, answer)
 	}
+	eventually(s.t, fmt.Sprintf("%d clients come back", n), func() bool {
+		connected, total := s.clients()
+		return connected == n && total >= before+n
+	})
 }
 
 // waitClients waits until the stream has n clients.
 func (s *server) waitClients(n int) {
 	s.t.Helper()
 	eventually(s.t, fmt.Sprintf("the stream has %d clients", n), func() bool {
-		resp, err := s.admin.Get("http://caddy/sse_fanin/streams/s")
-		must(s.t, err)
-		defer resp.Body.Close()
-		var status struct {
-			Clients struct {
-				Connected int `json:"connected"`
-			} `json:"clients"`
-		}
-		must(s.t, json.NewDecoder(resp.Body).Decode(&status))
-		return status.Clients.Connected == n
+		connected, _ := s.clients()
+		return connected == n
 	})
+}
+
+// clients is how many clients the stream has, and has had since Caddy was started.
+func (s *server) clients() (connected, total int) {
+	s.t.Helper()
+	resp, err := s.admin.Get("http://caddy/sse_fanin/streams/s")
+	must(s.t, err)
+	defer resp.Body.Close()
+	var status struct {
+		Clients struct {
+			Connected int `json:"connected"`
+			Total     int `json:"total"`
+		} `json:"clients"`
+	}
+	must(s.t, json.NewDecoder(resp.Body).Decode(&status))
+	return status.Clients.Connected, status.Clients.Total
 }

@@ -49,11 +49,6 @@ func compare(want, got []message) difference {
 	return d
 }
 
-// key is the message without its time.
-func (m message) key() message {
-	return message{Type: m.Type, ID: m.ID, Data: m.Data}
-}
-
 func (d difference) String() string {
 	var parts []string
 	for _, part := range []struct {

@@ -13,6 +13,7 @@ import (
 // what the tests of streams forgive. It fails, too, when a library does right what
 // is noted as a fault.
 func TestLibrary(t *testing.T) {
+	t.Parallel()
 	for _, l := range present(t) {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()

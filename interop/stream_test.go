@@ -67,8 +67,7 @@ func TestStream(t *testing.T) {
 		r.begin()
 		r.meanwhile(t, func() {
 			for range scale(1, 3) {
-				s.endStreams()
-				s.waitClients(len(all) + 1)
+				s.endStreams(len(all) + 1)
 			}
 		})
 		r.compare(t)
@@ -92,6 +91,9 @@ func TestStream(t *testing.T) {
 				c.stop()
 			}
 		})
+		r.compare(t)
+		r.begin() // nothing comes late that has come before
+		r.meanwhile(t, func() {})
 		r.compare(t)
 	})
 }

@@ -31,7 +31,7 @@ func followR3labs(url string) error {
 }
 
 func followTmaxmax(url string) error {
-	req, err := http.NewRequest(http.MethodGet, url, nil)
+	req, err := http.NewRequest(http.MethodGet, url, nil) //nolint:gosec // where the test says
 	if err != nil {
 		return err
 	}
