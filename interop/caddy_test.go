@@ -13,8 +13,10 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// A server is a Caddy that serves one stream, s, over HTTP/1.1 and, with TLS,
-// HTTP/2. Its log is in files, so that clients can resume after it was killed.
+// A server is a Caddy that serves one stream, s, over HTTP/1.1 and, with TLS, over
+// HTTP/2. There a client has to begin with that; when it comes back it may do
+// otherwise, as Java's does after an attempt to connect has failed. The stream's log
+// is in files, so that clients can resume after Caddy was killed.
 type server struct {
 	t        *testing.T
 	dir      string
@@ -61,6 +63,11 @@ http://%s {
 }
 https://%s {
 	tls %s %s
+	@older {
+		not protocol http/2+
+		not header Last-Event-ID *
+	}
+	respond @older 505
 	import stream
 }
 `, filepath.Join(s.dir, "admin.sock"), origin.URL(), filepath.Join(s.dir, "log"), options, s.plain, s.secure, certFile, keyFile), 0o600))
