@@ -23,7 +23,7 @@ var readMarkdown = sync.OnceValues(func() (map[string]*doccheck.Page, error) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && slices.Contains([]string{".git", "testdata", "dist", "artifacts"}, entry.Name()):
+		case entry.IsDir() && slices.Contains([]string{".git", "testdata", "dist", "artifacts", "node_modules"}, entry.Name()):
 			return fs.SkipDir
 		case entry.IsDir() || filepath.Ext(file) != ".md":
 			return nil
