@@ -190,6 +190,20 @@ func (a *audience) switchLog(at *clientPosition, log *streamLog, next uint64) {
 	at.switchLog(log, next)
 }
 
+// logs returns the present log of the stream, and those before it that clients
+// still read.
+func (a *audience) logs() []*streamLog {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	logs := []*streamLog{a.hub.log.Load()}
+	for _, sub := range a.subscribers {
+		for log := sub.client.at.log; log != nil && !slices.Contains(logs, log); log = log.next.Load() {
+			logs = append(logs, log)
+		}
+	}
+	return logs
+}
+
 // audienceStatus is the operators' view of the clients.
 type audienceStatus struct {
 	connected int

@@ -41,7 +41,7 @@ type client struct {
 	w            http.ResponseWriter
 	hub          *hub
 	settings     *clientSettings
-	filter       *filter // nil: everything
+	view         *view // nil: everything
 	at           clientPosition
 	stateVersion uint64 // of the source states that were sent last
 	sent         sent   // to this client so far
@@ -78,15 +78,15 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	if err != nil {
 		return refuse(w, r, svc, err)
 	}
-	var wanted *filter
-	if settings.filters {
-		if wanted, err = h.filterOf(r); err != nil {
-			h.endUnused()
-			return svc.badRequest(w, r, err)
-		}
+	wanted, err := h.scopeOf(r, choice{}, settings.filters)
+	if err != nil {
+		h.endUnused()
+		return svc.badRequest(w, r, err)
 	}
 	c := newClient(h, svc, w, r)
-	c.filter, c.body = wanted, bodyOf(w, r)
+	if c.body = bodyOf(w, r); wanted != nil {
+		c.view = newView(wanted, h.tags)
+	}
 	if err := h.audience.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, svc) // it ended just now; the key gets another
@@ -249,7 +249,7 @@ func (c *client) makeHead(now time.Time) {
 // find them gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
-	if at := c.at.reader.Position(); c.placed && c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
+	if at := c.at.reader.Position(); c.placed && c.view != nil && at != c.sentPosition && c.at.log.resumable() {
 		c.prime(at, now)
 	}
 }
@@ -269,10 +269,10 @@ func (c *client) prime(next uint64, now time.Time) {
 
 // nextEvents returns the events to write next, as the log has them.
 func (c *client) nextEvents() (chunk []byte, events int, err error) {
-	if c.filter == nil {
+	if c.view == nil {
 		return c.at.reader.Next(maxWrite)
 	}
-	chunk, events, err = c.at.reader.NextMatching(maxWrite, c.filter.wants)
+	chunk, events, err = c.at.reader.NextMatching(maxWrite, c.view.wants)
 	if chunk != nil {
 		c.sentPosition = c.at.reader.Position()
 	}

@@ -1,0 +1,106 @@
+package ssefanin
+
+import (
+	"sync/atomic"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/pattern"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+)
+
+// judgedTags is how many tags a view keeps its judgements of, 8 bytes each. It
+// is a power of two.
+const judgedTags = 512
+
+// view is one selection of a stream's events.
+//
+// Safe for concurrent use.
+type view struct {
+	scope
+	tags *tags
+
+	// judged has the judgements of tags so far, each in the one place that its tag
+	// may have, so that reading takes no lock. Nil until the first one.
+	judged atomic.Pointer[[judgedTags]atomic.Uint64]
+}
+
+// A judgement is a word: the tag, the generation of the tags' meaning, and the
+// answer. In an empty place, the answer is missing.
+const (
+	judgementTag        = 32 // position of the tag
+	judgementGeneration = 2  // position of the generation
+	judgementMade       = 1 << 1
+	judgementWanted     = 1 << 0
+
+	generationMask = 1<<(judgementTag-judgementGeneration) - 1
+)
+
+func newView(s *scope, t *tags) *view { return &view{scope: *s, tags: t} }
+
+// wants reports whether the view has an event, which the log has stored under a
+// tag. A type that has no number of its own is taken from the event: of the types
+// that share a number, some may be hidden from the view's clients.
+func (v *view) wants(tag uint32, stored []byte) bool {
+	if tag&tagTypeMask >= tagTypes && v.byType() {
+		return v.takesType(string(sse.EncodedType(stored))) && v.wantsSourceOf(tag)
+	}
+	places := v.judged.Load()
+	if places == nil {
+		v.judged.CompareAndSwap(nil, new([judgedTags]atomic.Uint64))
+		places = v.judged.Load()
+	}
+	// Loaded before the names: those may be newer, never older.
+	known := uint64(tag)<<judgementTag | v.tags.generation.Load()&generationMask<<judgementGeneration | judgementMade
+	place := &places[tag*0x9E3779B1>>23]
+	if word := place.Load(); word&^judgementWanted == known {
+		return word&judgementWanted != 0
+	}
+	wanted := v.judge(tag)
+	if wanted {
+		known |= judgementWanted
+	}
+	place.Store(known)
+	return wanted
+}
+
+// judge reports whether the view has the events of a tag, whose type has a number
+// of its own, or makes no difference.
+func (v *view) judge(tag uint32) bool {
+	if v.byType() {
+		typ, ok := v.tags.typeAt(tag & tagTypeMask)
+		if !ok || !v.takesType(typ) {
+			return false
+		}
+	}
+	return v.wantsSourceOf(tag)
+}
+
+// wantsSourceOf reports whether the view has events of a tag's source.
+func (v *view) wantsSourceOf(tag uint32) bool {
+	if !v.bySource() {
+		return true
+	}
+	name, upstream, ok := v.tags.sourceAt(tag >> tagTypeBits)
+	return ok && v.takesSource(name, upstream)
+}
+
+// mayWant reports whether the view may have had an event of which only the tag is
+// left.
+func (v *view) mayWant(tag uint32) bool {
+	if number := tag & tagTypeMask; number >= tagTypes && v.byType() {
+		return mayHave(v.only.types, number) && mayHave(v.asked.types, number) && v.wantsSourceOf(tag)
+	}
+	return v.judge(tag)
+}
+
+// mayHave reports whether a set has a type that shares a number.
+func mayHave(types *pattern.Set, number uint32) bool {
+	if types == nil || len(types.Wild()) > 0 {
+		return true
+	}
+	for name := range types.Names() {
+		if hashedType(name) == number {
+			return true
+		}
+	}
+	return false
+}
