@@ -224,6 +224,9 @@ func (c *client) behind() bool {
 	if !c.placed || c.asking {
 		return false // it is woken
 	}
+	if _, events, known := c.judged(); known && c.at.log.next.Load() == nil {
+		return events > 0
+	}
 	next := c.at.log.following()
 	return c.at.reader.Position() <= c.at.log.memory.Head() || next != nil && next.ready()
 }
@@ -267,10 +270,36 @@ func (c *client) prime(next uint64, now time.Time) {
 	}
 }
 
+// judged returns where the client's next event is; see view.next. For a client
+// without a view, that is not known.
+func (c *client) judged() (next uint64, events int, known bool) {
+	if c.view == nil {
+		return 0, 0, false
+	}
+	return c.view.next(c.hub.audience.views.at.Load(), c.at.log, c.at.reader.Position())
+}
+
+// lag returns how many events the client has still to get. The audience's mu is
+// held.
+func (c *client) lag() uint64 {
+	if c.at.log != nil {
+		if _, events, known := c.judged(); known && c.at.log.next.Load() == nil {
+			return uint64(events)
+		}
+	}
+	return c.at.lag()
+}
+
 // nextEvents returns the events to write next, as the log has them.
 func (c *client) nextEvents() (chunk []byte, events int, err error) {
 	if c.view == nil {
 		return c.at.reader.Next(maxWrite)
+	}
+	if next, events, known := c.judged(); known {
+		c.at.reader.SkipTo(next)
+		if events == 0 && c.at.log.next.Load() == nil {
+			return nil, 0, nil // it is woken when there is something for it
+		}
 	}
 	chunk, events, err = c.at.reader.NextMatching(maxWrite, c.view.wants)
 	if chunk != nil {

@@ -101,6 +101,23 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32, stored []byte) bo
 	return nil, 0, nil
 }
 
+// Scan calls each with the events at the position, limit at most, as they are
+// stored, and moves on. It returns how many there were; 0 without an error: the
+// reader has caught up. There may be more at once. each is called without a lock.
+func (r *Reader) Scan(limit int, each func(offset uint64, tag uint32, stored []byte)) (events int, err error) {
+	first, committed, _, err := r.locate()
+	if committed == first || err != nil {
+		return 0, err
+	}
+	stop := min(committed, first+limit)
+	begin := r.pos
+	for i, e := range (*r.seg.index.Load())[first:stop] {
+		each(r.seg.base+uint64(first+i), e.tag, r.seg.buf[begin:e.end])
+		begin = e.end
+	}
+	return r.advance(stop-first, begin), nil
+}
+
 // Cursor returns the cursor of a client that has everything before the position;
 // see Log.CursorBefore.
 func (r *Reader) Cursor(now time.Time) Cursor {
