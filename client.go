@@ -74,11 +74,15 @@ type client struct {
 // nothing may be reported but by the stream itself.
 func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	settings := svc.settings
+	visible, err := settings.only.choiceOf(r)
+	if err != nil {
+		return svc.forbidden(w, r, err)
+	}
 	h, err := svc.def.stream(r)
 	if err != nil {
 		return refuse(w, r, svc, err)
 	}
-	wanted, err := h.scopeOf(r, choice{}, settings.filters)
+	wanted, err := h.scopeOf(r, visible, settings.filters)
 	if err != nil {
 		h.endUnused()
 		return svc.badRequest(w, r, err)

@@ -49,9 +49,6 @@ func (s *scope) takesType(typ string) bool {
 func (s *scope) bySource() bool { return s.only.sources != nil || s.asked.sources != nil }
 func (s *scope) byType() bool   { return s.only.types != nil || s.asked.types != nil }
 
-// protects reports whether there is something that the client may not see.
-func (s *scope) protects() bool { return s != nil && !s.only.takesAll() }
-
 // key is a text that only equal scopes have.
 func (s *scope) key() string {
 	return s.only.sources.Key() + "\n" + s.only.types.Key() + "\n" + s.asked.sources.Key() + "\n" + s.asked.types.Key()

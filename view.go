@@ -54,6 +54,10 @@ const (
 
 func newView(s *scope, t *tags) *view { return &view{scope: *s, tags: t} }
 
+// protects reports whether there is something that the view's clients may not see.
+// Nil is the whole stream.
+func (v *view) protects() bool { return v != nil && !v.only.takesAll() }
+
 // wants reports whether the view has an event, which the log has stored under a
 // tag. A type that has no number of its own is taken from the event: of the types
 // that share a number, some may be hidden from the view's clients.

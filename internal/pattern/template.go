@@ -2,7 +2,6 @@ package pattern
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 )
 
@@ -28,7 +27,7 @@ func ParseTemplate(text string) (Template, error) {
 		return t, errors.New("the pattern is empty")
 	}
 	if i := strings.IndexFunc(text, isControl); i >= 0 {
-		return t, fmt.Errorf("the pattern %q has a control character, which no name has", text)
+		return t, errors.New("the pattern has a control character, which no name has")
 	}
 	for text != "" {
 		i := strings.IndexAny(text, "*{}")
