@@ -15,11 +15,12 @@ type audience struct {
 
 	mu          sync.Mutex // protects the fields below, and the index and the log of each subscriber
 	subscribers []*subscriber
-	windows     []*window // of the subscribers' settings
-	running     bool      // the notifier
-	gone        bool      // no new subscribers; the stream ends with the last one
-	joined      bool      // there was a client
-	seed        string    // the first client's position, with `ids upstream`
+	windows     windows
+	views       views
+	running     bool   // the notifier
+	gone        bool   // no new subscribers; the stream ends with the last one
+	joined      bool   // there was a client
+	seed        string // the first client's position, with `ids upstream`
 
 	// handedOut gets a value when the writers have come to all clients of a
 	// window. It has capacity 1: of two that end in one go, one is enough.
@@ -29,7 +30,9 @@ type audience struct {
 }
 
 func newAudience(h *hub) *audience {
-	return &audience{hub: h, poke: make(chan struct{}, 1), handedOut: make(chan struct{}, 1)}
+	a := &audience{hub: h, poke: make(chan struct{}, 1), handedOut: make(chan struct{}, 1)}
+	a.views.init(h)
+	return a
 }
 
 // subscribe adds a client. The error is errGone or errFull.
@@ -48,7 +51,10 @@ func (a *audience) subscribe(sub *subscriber) error {
 			a.seed = sub.asked
 		}
 	}
-	sub.window = a.windowLocked(sub.client.settings.coalesce)
+	if sub.client.view != nil {
+		sub.client.view = a.views.join(sub.client.view)
+	}
+	a.windows.join(sub)
 	sub.index = len(a.subscribers)
 	a.subscribers = append(a.subscribers, sub)
 	if !a.running {
@@ -69,7 +75,10 @@ func (a *audience) unsubscribe(sub *subscriber) (last bool) {
 	a.subscribers[sub.index].index = sub.index
 	a.subscribers[end] = nil
 	a.subscribers = a.subscribers[:end]
-	a.leaveWindowLocked(sub.window)
+	a.windows.leave(sub)
+	if sub.client.view != nil {
+		a.views.leave(sub.client.view)
+	}
 	a.hub.clients.Add(-1)
 	if end == 0 {
 		a.wakeNotifier()
@@ -190,6 +199,20 @@ func (a *audience) switchLog(at *clientPosition, log *streamLog, next uint64) {
 	at.switchLog(log, next)
 }
 
+// logs returns the present log of the stream, and those before it that clients
+// still read.
+func (a *audience) logs() []*streamLog {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	logs := []*streamLog{a.hub.log.Load()}
+	for _, sub := range a.subscribers {
+		for log := sub.client.at.log; log != nil && !slices.Contains(logs, log); log = log.next.Load() {
+			logs = append(logs, log)
+		}
+	}
+	return logs
+}
+
 // audienceStatus is the operators' view of the clients.
 type audienceStatus struct {
 	connected int
@@ -204,7 +227,7 @@ func (a *audience) snapshot() audienceStatus {
 	defer a.mu.Unlock()
 	st := audienceStatus{connected: len(a.subscribers), gone: a.gone}
 	for _, sub := range a.subscribers {
-		st.maxLag = max(st.maxLag, sub.client.at.lag())
+		st.maxLag = max(st.maxLag, sub.client.lag())
 		st.oldest = earlier(st.oldest, sub.since)
 	}
 	return st
@@ -253,7 +276,7 @@ func (a *audience) notify() {
 		}
 		log.memory.Expire(now) // without appends, nothing else does
 		timer.Reset(next)
-		look.appended, look.clocks = false, false
+		look.appended, look.clocks = look.more, false
 		appended := log.memory.Appended()
 		if look.waiting {
 			appended = nil // it would be heard again and again, and change nothing
@@ -314,19 +337,6 @@ const (
 	clockIdle = time.Minute
 )
 
-// windowLocked returns the window of a length for one more client.
-func (a *audience) windowLocked(length time.Duration) *window {
-	for _, w := range a.windows {
-		if w.length == length {
-			w.clients++
-			return w
-		}
-	}
-	w := &window{length: length, clients: 1, ends: never}
-	a.windows = append(a.windows, w)
-	return w
-}
-
 // windowHandedOut signals to the notifier that the writers have come to the
 // last client that was woken when a window ended.
 func (a *audience) windowHandedOut() {
@@ -336,17 +346,11 @@ func (a *audience) windowHandedOut() {
 	}
 }
 
-// leaveWindowLocked takes a client from its window.
-func (a *audience) leaveWindowLocked(w *window) {
-	if w.clients--; w.clients == 0 {
-		a.windows = slices.DeleteFunc(a.windows, func(other *window) bool { return other == w })
-	}
-}
-
 // glance is the notifier's memory between two looks at the subscribers.
 type glance struct {
 	now      int64 // monotonic ns
 	appended bool  // there are new events
+	more     bool  // there are more than could be judged in one go
 	clocks   bool  // clocks may have been changed
 	waiting  bool  // new events change nothing
 	handing  bool  // clients that were woken when a window ended stand in the writers' queue
@@ -366,9 +370,9 @@ func (a *audience) wakeSubscribers(l *glance) (time.Duration, bool) {
 		return 0, false
 	}
 	l.blocked = l.blocked[:0]
-	ended, windowEnd := a.lookAtWindowsLocked(l)
-	if ended || l.clocks || l.now >= l.due {
-		a.lookAtSubscribersLocked(l, &woken)
+	windowEnd := a.lookAtWindowsLocked(l, &woken)
+	if l.clocks || l.now >= l.due {
+		a.lookAtClocksLocked(l, &woken)
 	}
 	a.mu.Unlock()
 	clientWriters.push(woken)
@@ -376,43 +380,23 @@ func (a *audience) wakeSubscribers(l *glance) (time.Duration, bool) {
 		sub.deadline.enforce(l.now)
 	}
 	clear(l.blocked)
+	if l.more {
+		return 0, true
+	}
 	next := max(time.Duration(l.due-l.now), clockStep)
 	return min(next, time.Duration(windowEnd-l.now)), true
 }
 
-// lookAtWindowsLocked opens the windows that new events open. It returns whether
-// one has ended, and when the next one does.
-func (a *audience) lookAtWindowsLocked(l *glance) (ended bool, next int64) {
-	next = never
-	l.waiting = true
-	for _, w := range a.windows {
-		w.pending = w.pending || l.appended
-		if w.pending && w.ends == never && (w.length == 0 || !l.handing) {
-			w.ends, w.pending = l.now+int64(w.length), false
-		}
-		switch {
-		case w.ends <= l.now:
-			ended, l.waiting = true, false
-		case w.ends != never:
-			next = min(next, w.ends)
-		case !w.pending:
-			l.waiting = false
-		}
-	}
-	return ended, next
-}
-
-// lookAtSubscribersLocked collects the subscribers that are to be woken and the
-// blocked ones, closes the windows that have ended, and notes when the next
-// clock is due.
-func (a *audience) lookAtSubscribersLocked(l *glance, woken *turns) {
+// lookAtClocksLocked collects the subscribers whose time has come and the blocked
+// ones, and notes when the next clock is due.
+func (a *audience) lookAtClocksLocked(l *glance, woken *turns) {
 	l.due = l.now + int64(clockIdle)
 	for _, sub := range a.subscribers {
 		due := sub.due()
-		if wake := due <= l.now || sub.window.ends <= l.now; wake && sub.want() {
-			woken.add(sub)
-		}
 		if due <= l.now {
+			if sub.want() {
+				woken.add(sub)
+			}
 			// By then it has done its work, or is woken once more: the writer's
 			// time may have been older than ours.
 			due = l.now + int64(clockStep)
@@ -423,14 +407,6 @@ func (a *audience) lookAtSubscribersLocked(l *glance, woken *turns) {
 			l.blocked = append(l.blocked, sub)
 		} else {
 			l.due = min(l.due, again)
-		}
-	}
-	for _, w := range a.windows {
-		if w.ends <= l.now {
-			w.ends, w.pending = never, false
-			if w.length > 0 && woken.last != nil {
-				woken.last.lastWoken, l.handing = true, true
-			}
 		}
 	}
 }

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -60,7 +61,7 @@ var (
 	retainWords   = []string{"events", "size", "age"}
 	logWords      = []string{"dir", "sync", "memory"} // of `log file`
 	sourceWords   = append([]string{"upstream", "retain", "log", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
-	clientWords   = []string{"start", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
+	clientWords   = []string{"start", "only", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
@@ -97,6 +98,7 @@ var (
 //		start          live|oldest|<n>|<duration>
 //		ids            stream|upstream|none
 //		envelope       json
+//		only           source|type <pattern>...
 //		filters        on|off
 //		prime          auto|on|off
 //		source_events  on|off
@@ -237,6 +239,9 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 		return b.unmarshalUpstream(d)
 	case "header_up":
 		return unmarshalHeaderUp(d, &b.HeaderUp)
+	}
+	if word == "only" { // once for each of its lists
+		return b.ClientSettings.unmarshalOnly(d, b.seen)
 	}
 	if err := option.Once(d, b.seen); err != nil {
 		return err
@@ -383,6 +388,35 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 		return true, err
 	}
 	return true, option.Wrap(d, c.validate())
+}
+
+// unmarshalOnly parses: only source|type <pattern>...
+func (c *ClientSettings) unmarshalOnly(d *caddyfile.Dispenser, seen map[string]caddyfile.Token) error {
+	start := d.Token()
+	args, err := option.Arguments(d, math.MaxInt, "source|type <pattern>...")
+	if err != nil {
+		return err
+	}
+	list := args[0]
+	if err := option.CheckWord("only", list, "source", "type"); err != nil {
+		return d.WrapErr(err)
+	}
+	if before, ok := seen["only "+list]; ok {
+		return d.Errf("only %s is given twice, first at %s:%d", list, before.File, before.Line)
+	}
+	seen["only "+list] = start
+	if len(args) == 1 {
+		return d.Errf("only: missing pattern, expected only %s <pattern>...", list)
+	}
+	if c.Only == nil {
+		c.Only = new(Only)
+	}
+	if list == "source" {
+		c.Only.Source = args[1:]
+	} else {
+		c.Only.Type = args[1:]
+	}
+	return option.Wrap(d, c.validate())
 }
 
 // unmarshalMaxClients parses: max_clients <n> [reject|retry]

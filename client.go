@@ -41,7 +41,7 @@ type client struct {
 	w            http.ResponseWriter
 	hub          *hub
 	settings     *clientSettings
-	filter       *filter // nil: everything
+	view         *view // nil: everything
 	at           clientPosition
 	stateVersion uint64 // of the source states that were sent last
 	sent         sent   // to this client so far
@@ -75,6 +75,10 @@ type client struct {
 // nothing may be reported but by the stream itself.
 func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	settings := svc.settings
+	visible, err := settings.only.choiceOf(r)
+	if err != nil {
+		return svc.forbidden(w, r, err)
+	}
 	from, err := requestedSince(r)
 	if err != nil {
 		return svc.badRequest(w, r, err)
@@ -83,15 +87,16 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 	if err != nil {
 		return refuse(w, r, svc, err)
 	}
-	var wanted *filter
-	if settings.filters {
-		if wanted, err = h.filterOf(r); err != nil {
-			h.endUnused()
-			return svc.badRequest(w, r, err)
-		}
+	wanted, err := h.scopeOf(r, visible, settings.filters)
+	if err != nil {
+		h.endUnused()
+		return svc.badRequest(w, r, err)
 	}
 	c := newClient(h, svc, w, r)
-	c.filter, c.from, c.body = wanted, from, bodyOf(w, r)
+	c.from, c.body = from, bodyOf(w, r)
+	if wanted != nil {
+		c.view = newView(wanted, h.tags)
+	}
 	if err := h.audience.subscribe(&c.sub); err != nil {
 		if errors.Is(err, errGone) && h.keyed != nil && !caddy.Exiting() {
 			return serveStream(w, r, svc) // it ended just now; the key gets another
@@ -229,6 +234,9 @@ func (c *client) behind() bool {
 	if !c.placed || c.asking {
 		return false // it is woken
 	}
+	if _, events, known := c.judged(); known && c.at.log.next.Load() == nil {
+		return events > 0
+	}
 	next := c.at.log.following()
 	return c.at.reader.Position() <= c.at.log.memory.Head() || next != nil && next.ready()
 }
@@ -254,7 +262,7 @@ func (c *client) makeHead(now time.Time) {
 // find them gone.
 func (c *client) appendHeartbeat(now time.Time) {
 	c.buf = append(c.buf, ":\n"...)
-	if at := c.at.reader.Position(); c.placed && c.filter != nil && at != c.sentPosition && c.at.log.resumable() {
+	if at := c.at.reader.Position(); c.placed && c.view != nil && at != c.sentPosition && c.at.log.resumable() {
 		c.prime(at, now)
 	}
 }
@@ -272,12 +280,38 @@ func (c *client) prime(next uint64, now time.Time) {
 	}
 }
 
+// judged returns where the client's next event is; see view.next. For a client
+// without a view, that is not known.
+func (c *client) judged() (next uint64, events int, known bool) {
+	if c.view == nil {
+		return 0, 0, false
+	}
+	return c.view.next(c.hub.audience.views.at.Load(), c.at.log, c.at.reader.Position())
+}
+
+// lag returns how many events the client has still to get. The audience's mu is
+// held.
+func (c *client) lag() uint64 {
+	if c.at.log != nil {
+		if _, events, known := c.judged(); known && c.at.log.next.Load() == nil {
+			return uint64(events)
+		}
+	}
+	return c.at.lag()
+}
+
 // nextEvents returns the events to write next, as the log has them.
 func (c *client) nextEvents() (chunk []byte, events int, err error) {
-	if c.filter == nil {
+	if c.view == nil {
 		return c.at.reader.Next(maxWrite)
 	}
-	chunk, events, err = c.at.reader.NextMatching(maxWrite, c.filter.wants)
+	if next, events, known := c.judged(); known {
+		c.at.reader.SkipTo(next)
+		if events == 0 && c.at.log.next.Load() == nil {
+			return nil, 0, nil // it is woken when there is something for it
+		}
+	}
+	chunk, events, err = c.at.reader.NextMatching(maxWrite, c.view.wants)
 	if chunk != nil {
 		c.sentPosition = c.at.reader.Position()
 	}

@@ -194,7 +194,8 @@ type UpstreamOptions struct {
 	// For keyed streams 256 KiB.
 	MaxEventSize int64 `json:"max_event_size,omitempty"`
 
-	// Only events of these types are taken over (`message` for unnamed ones).
+	// Only events of these types are taken over (`message` for unnamed ones). `*`
+	// stands for any characters.
 	// Default: all.
 	Events []string `json:"events,omitempty"`
 

@@ -201,10 +201,10 @@ func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 // before the defaults.
 func TestClientSettingsAreLayered(t *testing.T) {
 	const app = `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com/events"]}],
-		"start":"oldest","filters":"on","prime":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
+		"start":"oldest","only":{"source":["a"],"type":["b*"]},"filters":"on","prime":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
 		"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"1s","on_reload":"drain"}}}`
 	own := clientSettings{
-		start: startOldest, filters: true, prime: primeOn, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 3 * time.Second,
+		start: startOldest, only: (&Only{Source: []string{"a"}, Type: []string{"b*"}}).resolve(), filters: true, prime: primeOn, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 3 * time.Second,
 		slow: slowDisconnect, writeTimeout: time.Second, maxClients: 5, whenFull: fullRetry,
 		maxAge: time.Hour, coalesce: 10 * time.Millisecond, drain: time.Second, onReload: reloadDrain,
 	}
@@ -219,6 +219,8 @@ func TestClientSettingsAreLayered(t *testing.T) {
 	}{
 		{"nothing", ``, own},
 		{"start", `,"start":7`, with(func(s *clientSettings) { s.start = "7" })},
+		{"only sources", `,"only":{"source":["c"]}`, with(func(s *clientSettings) { s.only.sources = templates([]string{"c"}) })},
+		{"only types", `,"only":{"type":["c"]}`, with(func(s *clientSettings) { s.only.types = templates([]string{"c"}) })},
 		{"heartbeat off", `,"heartbeat":0`, with(func(s *clientSettings) { s.heartbeat = 0 })},
 		{"retry as a whole", `,"retry":{"max":"1s"}`, with(func(s *clientSettings) { s.retryMin, s.retryMax = time.Second, time.Second })},
 		{"retry of one value", `,"retry":{"min":"500ms"}`, with(func(s *clientSettings) { s.retryMin, s.retryMax = 500*time.Millisecond, 500*time.Millisecond })},

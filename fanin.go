@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -126,6 +127,7 @@ func newHub(def *definition, keyed *keyedStream) *hub {
 		tags:    newTags(),
 	}
 	h.inputs, h.audience = newInputs(h), newAudience(h)
+	h.tags.retained = h.retainedSources
 	if keyed != nil {
 		h.clients, h.counts = &keyed.clients, keyed.counts
 	}
@@ -250,6 +252,18 @@ func (h *hub) sourceChanged() {
 		h.audience.wakeAll()
 	}
 	h.tellNodes()
+}
+
+// retainedSources returns the numbers of the sources that events in memory are of,
+// also in logs before the present one that clients still read.
+func (h *hub) retainedSources() map[uint32]bool {
+	numbers := make(map[uint32]bool)
+	for _, log := range h.audience.logs() {
+		for _, tag := range log.memory.LastTags(math.MaxInt) {
+			numbers[tag>>tagTypeBits] = true
+		}
+	}
+	return numbers
 }
 
 // Destruct removes the stream: its clients are ended over their drain time,

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/pattern"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
@@ -50,6 +51,12 @@ func TestFilters(t *testing.T) {
 		"?type=nothing":                    {},
 		"?type=upstream.fanin.x":           {},
 		"?unrelated=1&type=price&source=a": {"a2"},
+		"?type=*":                          {"a1", "a2", "a3", "b1", "b2", "b3"},
+		"?type=p*e":                        {"a2", "b2"},
+		"?type=m*&source=*":                {"a1", "a3", "b1", "b3"},
+		"?source=b*":                       {"b1", "b2", "b3"},
+		"?source=x*":                       {},
+		"?source=x*,a&type=%2A":            {"a1", "a2", "a3"},
 	}
 	clients := make(map[string]*ssetest.Client)
 	for query := range want {
@@ -83,7 +90,7 @@ func TestFilterForAnUnknownSource(t *testing.T) {
 		t.Errorf("the body is %q of type %q, want %q", body, resp.Header.Get("Content-Type"), want)
 	}
 	hubs.Range(func(_, val any) bool {
-		_, err := val.(*hub).filterOf(httptest.NewRequest(http.MethodGet, "/?source=a,nobody", nil))
+		_, err := val.(*hub).scopeOf(httptest.NewRequest(http.MethodGet, "/?source=a,nobody", nil), choice{}, true)
 		if err == nil || err.Error() != "unknown source 'nobody', there are: a, b" {
 			t.Errorf("the error is %v", err)
 		}
@@ -251,30 +258,20 @@ func TestFilterByAnUpstreamWithoutAddressesYet(t *testing.T) {
 
 func TestFilterWithManyTypes(t *testing.T) {
 	o := newOrigin(t, ssetest.OriginConfig{})
-	in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nretain {\nevents 20000\n}\nstart oldest\n}")
+	in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nfilters on\nretain {\nevents 50000\n}\nstart oldest\n}")
 	up(t, o)
-	const types = 10_000
+	const types = tagTypes + 3_000
 	long := strings.Repeat("x", 2*tagTypeLength)
 	for i := range types {
 		o.Emit(fmt.Sprint("type-", i), fmt.Sprint(i))
 	}
 	o.Emit(long, "long")
 	all := in.connect("/events", func(cfg *ssetest.ClientConfig) { cfg.Record = 1 })
-	must(t, all.WaitCount(within(t, 20*time.Second), types+1))
-	// types without a number may share one; those come, too
-	wanted := []string{"type-4096", "type-9999", long}
-	want := []string{"7", "4095"}
-	for i := tagTypes; i < types; i++ {
-		typ := fmt.Sprint("type-", i)
-		if slices.ContainsFunc(wanted, func(w string) bool { return hashedType(w) == hashedType(typ) }) {
-			want = append(want, fmt.Sprint(i))
-		}
-	}
-	want = append(want, "long")
-	if len(want) > 10 { // chance makes it 5, rarely 6
-		t.Errorf("types that share a number: %q", want)
-	}
-	gets(t, in.connect("/events?type=type-7,type-4095,"+strings.Join(wanted, ",")), want...)
+	must(t, all.WaitCount(within(t, 60*time.Second), types+1))
+	// of the types without a number of their own, several share one
+	last := fmt.Sprint(types - 1)
+	gets(t, in.connect("/events?type=type-7,type-32767,type-32768,type-"+last+","+long), "7", "32767", "32768", last, "long")
+	gets(t, in.connect("/events?type=type-3276*,type-*"+last+",x*"), "3276", "32760", "32761", "32762", "32763", "32764", "32765", "32766", "32767", "32768", "32769", last, "long")
 	hubs.Range(func(_, val any) bool {
 		tags := val.(*hub).tags
 		tags.mu.RLock()
@@ -298,42 +295,92 @@ func TestTagsForManySources(t *testing.T) {
 	if len(tags.sources) > tagSources || len(tags.sourceNames) > tagSources {
 		t.Errorf("%d sources are remembered", len(tags.sources))
 	}
-	only := func(name string) map[string]bool { return map[string]bool{name: true} }
-	if !tags.matches(tags.tag(longLived, nil), only("static"), nil) {
+	asks := func(source, typ string) *view {
+		return newView(&scope{asked: choice{pattern.ParseSet([]string{source}), pattern.ParseSet([]string{typ})}}, tags)
+	}
+	wants := func(tag uint32, source, typ string) bool { return asks(source, typ).wants(tag, nil) }
+	if !wants(tags.tag(longLived, nil), "static", "*") {
 		t.Error("the number of a source in use was given to another one")
 	}
-	if tag := tags.tag(last, []byte("x")); !tags.matches(tag, only("pool"), only("x")) || tags.matches(tag, only("static"), nil) || tags.matches(tag, only("pool"), only("y")) {
+	if tag := tags.tag(last, []byte("x")); !wants(tag, "pool", "x") || wants(tag, "static", "*") || wants(tag, "pool", "y") {
 		t.Error("the newest source does not match its names")
 	}
-	if !tags.knows("static") || !tags.knows("pool") || tags.knows("pool-0") {
+	if !tags.knows("static", &choice{}) || !tags.knows("pool", &choice{}) || tags.knows("pool-0", &choice{}) {
 		t.Error("what is known is not what there is")
 	}
 }
 
 func TestTagsAllInUse(t *testing.T) {
 	tags := newTags()
+	everything, anySource := newView(&scope{only: choice{types: pattern.ParseSet([]string{"*"})}}, tags), newView(&scope{only: choice{sources: pattern.ParseSet([]string{"*"})}}, tags)
 	for i := range tagSources + 10 {
-		tags.source(fmt.Sprint(i), "") // must end, whatever it gives
+		n := tags.source(fmt.Sprint(i), "")
+		if shared := i >= sharedSource; (n == sharedSource) != shared {
+			t.Fatalf("source %d has the number %d", i, n)
+		}
+		if tag := tags.tag(n, nil); !everything.wants(tag, nil) || anySource.wants(tag, nil) != (n != sharedSource) {
+			t.Fatalf("source %d, of number %d: whether it is wanted depends on its name, and that is not known", i, n)
+		}
 	}
 	if len(tags.sources) > tagSources {
 		t.Errorf("%d sources are remembered", len(tags.sources))
 	}
 }
 
-func TestFilterRemembersSoMuch(t *testing.T) {
+// A number stands for another source only when no event of the old one is left:
+// what was judged by the number must not show the one to those who see the other.
+func TestSourceNumbersAreKeptForWhatIsRetained(t *testing.T) {
 	tags := newTags()
-	f := &filter{tags: tags, types: map[string]bool{"wanted": true}, known: make(map[uint32]bool)}
+	kept := tags.source("kept", "")
+	tags.noteUnused("kept")
+	tags.retained = func() map[uint32]bool { return map[uint32]bool{kept: true} }
+	v := newView(&scope{only: choice{sources: pattern.ParseSet([]string{"kept", "new-*"})}}, tags)
+	old := tags.source("old", "")
+	tag := tags.tag(old, nil)
+	if v.wants(tag, nil) {
+		t.Error("a hidden source is shown")
+	}
+	tags.noteUnused("old")
+	for i := range sharedSource - 2 {
+		tags.source(fmt.Sprint(i), "")
+	}
+	if n := tags.source("new-1", ""); n != old || !v.wants(tag, nil) {
+		t.Errorf("the number %d is not given out again but %d, or its source is that of before", old, n)
+	}
+	if n := tags.source("new-2", ""); n != sharedSource {
+		t.Errorf("the number %d of a source whose events are retained was given out again, or %d another time", kept, n)
+	}
+	if !v.wants(tags.tag(kept, nil), nil) {
+		t.Error("the retained source is not shown")
+	}
+}
+
+func TestSourcesOfAStoreKeepTheirNumbers(t *testing.T) {
+	tags := newTags()
+	n := tags.stored("stored")
+	for i := range tagSources {
+		name := fmt.Sprint(i)
+		tags.source(name, "")
+		tags.noteUnused(name)
+	}
+	if name, _, ok := tags.sourceAt(n); !ok || name != "stored" {
+		t.Errorf("the number is that of %q now", name)
+	}
+}
+
+func TestViewRemembersSomeTags(t *testing.T) {
+	tags := newTags()
+	v := newView(&scope{asked: choice{types: pattern.ParseSet([]string{"wanted-*"})}}, tags)
 	n := tags.source("a", "")
-	for i := range 5 * maxKnownTags {
-		if f.wants(tags.tag(n, fmt.Append(nil, i))) {
-			t.Fatalf("type %d is wanted", i)
+	for range 2 { // with what is remembered, too
+		for i := range 5 * judgedTags {
+			if v.wants(tags.tag(n, fmt.Append(nil, i)), nil) {
+				t.Fatalf("type %d is wanted", i)
+			}
+			if !v.wants(tags.tag(n, fmt.Append(nil, "wanted-", i)), nil) {
+				t.Fatalf("wanted-%d is not wanted", i)
+			}
 		}
-	}
-	if len(f.known) > maxKnownTags {
-		t.Errorf("%d tags are remembered", len(f.known))
-	}
-	if !f.wants(tags.tag(n, []byte("wanted"))) {
-		t.Error("what is wanted is not")
 	}
 }
 
@@ -345,7 +392,7 @@ func TestFilteredReaderPassesLongRunsOver(t *testing.T) {
 	r := l.memory.NewReader(1)
 	got := 0
 	for {
-		chunk, n, err := r.NextMatching(maxWrite, func(tag uint32) bool { return tag == 9_999 })
+		chunk, n, err := r.NextMatching(maxWrite, func(tag uint32, _ []byte) bool { return tag == 9_999 })
 		must(t, err)
 		if chunk == nil && r.Position() > l.memory.Head() {
 			break

@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -203,6 +204,16 @@ func TestJSONIsRefused(t *testing.T) {
 		{"reference with prefix", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","prefix":"a."}`, "prefix: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"reference with ids", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","ids":"stream"}`, "ids: it belongs where the stream 'prices' is defined, together with its upstreams"},
 		{"prime", "", withUpstream(`"prime":"yes"`), "prime: unrecognized value 'yes', expected auto or on or off"},
+		{"only nothing", "", withUpstream(`"only":{}`), "only: neither source nor type is given; without only, clients may see everything"},
+		{"only no types", "", withUpstream(`"only":{"source":["a"],"type":[]}`), "only: type: the list is empty, so nobody would see anything; give at least one pattern"},
+		{"only an empty type", "", withUpstream(`"only":{"type":["a",""]}`), "only: type: '': the pattern is empty"},
+		{"only a type twice", "", withUpstream(`"only":{"type":["a","b","a"]}`), "only: type: 'a' is given twice"},
+		{"only a list", "", withUpstream(`"only":["a"]`), "json: cannot unmarshal array into Go struct field Handler.Stream.ClientSettings.only of type ssefanin.Only"},
+		{"only an unknown key", "", withUpstream(`"only":{"types":["a"]}`), `json: unknown field "types"`},
+		{"only with a control character", "", withUpstream(`"only":{"source":["a\u0000"]}`), "only: source: 'a\x00': the pattern has a control character, which no name has"},
+		{"only with a brace", "", withUpstream(`"only":{"type":["user.id}"]}`), "only: type: 'user.id}': a '}' ends no placeholder; expected {name}"},
+		{"only with a short placeholder", "", withUpstream(`"only":{"type":["user.{header.X-User}"]}`), "only: type: 'user.{header.X-User}': outside of a Caddyfile, that is written 'user.{http.request.header.X-User}'"},
+		{"only of a global stream", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}],"only":{"type":[]}}}}`, reference, "only: type: the list is empty, so nobody would see anything; give at least one pattern"},
 		{"filters", "", withUpstream(`"filters":"yes"`), "filters: unrecognized value 'yes', expected on or off"},
 		// client settings
 		{"start", "", withUpstream(`"start":"now"`), "start: 'now' is neither live, oldest, a number of events nor a duration such as 5m"},
@@ -261,7 +272,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
 			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,` +
-			`"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null,"log":null}`},
+			`"events":null,"prefix":null,"envelope":null,"only":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null,"log":null}`},
 		{"log file", "", withUpstream(`"stream":"a","log":{"kind":"file"}`)},
 		{"log file with options", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":"{env.FEED_DIR}","sync":"always","memory":65536}`)},
 		{"log file with null", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":null,"sync":null,"memory":null}`)},
@@ -279,6 +290,8 @@ func TestJSONIsValid(t *testing.T) {
 		{"dynamic, mirror", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"mirror","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
 		{"dynamic, balance", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
 		{"dynamic, merge", "", asUpstream(`{"name":"a","urls":["https://a.example.com/events"],"policy":"merge","dynamic":{"source":"a","name":"a.example.com","port":"443"}}`)},
+		{"only", "", withUpstream(`"only":{"source":["a-*"],"type":["user.{http.auth.user.id}.*","{http.vars.a}{env.B}"]}`)},
+		{"only null", "", withUpstream(`"only":null`)},
 		{"filters with one source", "", withUpstream(`"filters":"on"`)},
 		{"switches as booleans", "", withUpstream(`"filters":true,"source_events":false`)},
 		{"connect as a word", "", withUpstream(`"connect":"on_demand"`)},
@@ -315,7 +328,7 @@ func TestJSONIsValid(t *testing.T) {
 func TestJSONDefaults(t *testing.T) {
 	for _, test := range []struct{ name, handler string }{
 		{"absent", withUpstream("")},
-		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null`)},
+		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"only":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null`)},
 		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","prime":"auto","source_events":"off","connect":"eager","events":[],"prefix":""`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -332,7 +345,7 @@ func TestJSONDefaults(t *testing.T) {
 				drain:        5 * time.Second,
 				onReload:     reloadKeep,
 			}
-			if *h.service.settings != want {
+			if !reflect.DeepEqual(*h.service.settings, want) {
 				t.Errorf("client settings: got %+v, want %+v", *h.service.settings, want)
 			}
 			retain := h.service.def.retain
@@ -365,7 +378,7 @@ func TestJSONNeverPanics(t *testing.T) {
 				"header_up":{"set":{"A":["b"]},"add":{"B":["c"]},"delete":["C"],"replace":{"D":[{"search":"e","replace":"f"}]}},
 				"transport":{"protocol":"http","tls":{}},"resume":"on","backoff":{"base":"1s","max":"2s"},"idle_timeout":"1m","max_event_size":1000,
 				"policy":"balance","dynamic":{"source":"a","name":"a.example.com","port":"443"},"events":["tick"],"prefix":"a."}],
-				"ids":"upstream","envelope":"json","filters":"on","prime":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
+				"ids":"upstream","envelope":"json","only":{"source":["a"],"type":["*"]},"filters":"on","prime":"on","source_events":"on","connect":{"mode":"on_demand","linger":"5s"},"events":["tick"],"prefix":"a.",
 				"log":{"kind":"file","dir":"/x","sync":"1s","memory":100000},
 				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",

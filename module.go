@@ -86,6 +86,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	case http.MethodGet:
 		return serveStream(w, r, &h.service)
 	case http.MethodHead:
+		if _, err := h.service.settings.only.choiceOf(r); err != nil {
+			return h.service.forbidden(w, r, err)
+		}
 		if _, err := h.service.def.keyOf(r); err != nil {
 			return h.service.badRequest(w, r, err)
 		}

@@ -249,11 +249,14 @@ func (c *client) goOnOlder() (wait, evicted bool) {
 	return true, false
 }
 
-// beginningByID begins after the event with the upstream's id. False: where else
-// is being asked for.
+// beginningByID begins after the event with the upstream's id. To a client that may
+// not see the event, its id is unknown. False: where else is being asked for.
 func (c *client) beginningByID(asked string) (b beginning, ok bool) {
 	next, ok := c.at.log.afterID(asked)
-	if !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.first() == 1 {
+	switch {
+	case c.view.protects():
+		ok = ok && c.mayKnow(next-1)
+	case !ok && c.hub.inputs.beginsAfter(asked) && c.at.log.first() == 1:
 		// Everything in the log came after that id.
 		next, ok = 1, true
 	}
@@ -263,6 +266,14 @@ func (c *client) beginningByID(asked string) (b beginning, ok bool) {
 		return b, ok
 	}
 	return beginning{next: next}, true
+}
+
+// mayKnow reports whether an event in memory is one that the client may see.
+func (c *client) mayKnow(offset uint64) (visible bool) {
+	_, err := c.at.log.memory.NewReader(offset).Scan(1, func(found uint64, tag uint32, stored []byte) {
+		visible = found == offset && c.view.wants(tag, stored)
+	})
+	return visible && err == nil
 }
 
 // idAt returns the id of a client that has everything before its position; empty
@@ -275,6 +286,9 @@ func (c *client) idAt(now time.Time) string {
 	case idsStream:
 		return c.at.reader.Cursor(now).String()
 	case idsUpstream:
+		if c.view.protects() {
+			return "" // it may be that of an event which the client may not see
+		}
 		return c.at.log.idBefore(c.at.reader.Position())
 	}
 	return ""
@@ -334,6 +348,9 @@ type gapData struct {
 func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
 	c.countGap(why, missed)
 	gap := gapData{Reason: why, Missed: missed}
+	if c.view.protects() {
+		gap.Missed = nil // most of them may be those of others
+	}
 	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
 	if resumed := c.idAt(time.Now()); resumed != "" {
 		gap.Resumed = &resumed

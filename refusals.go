@@ -18,19 +18,23 @@ const (
 	refusedFull    refusal = "full"    // max_clients
 	refusedStreams refusal = "streams" // max_streams
 	refusedKey     refusal = "key"     // a value that cannot be one of a key
+	refusedOnly    refusal = "only"    // a placeholder of `only` without a value
 	refusedExit    refusal = "exit"    // the process exits, or the stream was removed while the client came
 )
 
 // allRefusals are all there are, in the order of their counters.
-var allRefusals = [...]refusal{refusedFull, refusedStreams, refusedKey, refusedExit}
+var allRefusals = [...]refusal{refusedFull, refusedStreams, refusedKey, refusedOnly, refusedExit}
 
-// refusalOf returns the reason behind an error of definition.stream or
-// hub.subscribe.
+// refusalOf returns the reason behind an error of onlySettings.choiceOf,
+// definition.stream or hub.subscribe.
 func refusalOf(err error) refusal {
 	var bad *keyError
+	var nothing *onlyError
 	switch {
 	case errors.As(err, &bad):
 		return refusedKey
+	case errors.As(err, &nothing):
+		return refusedOnly
 	case errors.Is(err, errTooManyStreams):
 		return refusedStreams
 	case errors.Is(err, errFull):

@@ -268,7 +268,8 @@ func addErrorPage(node any) (n int) {
 func TestRefusalOf(t *testing.T) {
 	for want, err := range map[refusal]error{
 		refusedFull: errFull, refusedStreams: errTooManyStreams, refusedExit: errGone,
-		refusedKey: fmt.Errorf("wrapped: %w", &keyError{"http.request.uri.query.user", errors.New("is empty")}),
+		refusedKey:  fmt.Errorf("wrapped: %w", &keyError{"http.request.uri.query.user", errors.New("is empty")}),
+		refusedOnly: &onlyError{"http.auth.user.id", errors.New("is empty")},
 	} {
 		if got := refusalOf(err); got != want {
 			t.Errorf("%v: got %q, want %q", err, got, want)

@@ -33,8 +33,20 @@ func (s *service) unavailable(w http.ResponseWriter, err error) error {
 // makes a page of it: it is about what the client has sent, and has no value of it
 // but the name of a source.
 func (s *service) badRequest(w http.ResponseWriter, r *http.Request, err error) error {
+	return s.answerError(w, r, http.StatusBadRequest, err)
+}
+
+// forbidden answers 403 to a client that may see nothing. The error is for the log.
+func (s *service) forbidden(w http.ResponseWriter, r *http.Request, err error) error {
+	s.def.refused(err)
+	return s.answerError(w, r, http.StatusForbidden, errForbidden)
+}
+
+// answerError answers with an error, in the body unless the configuration makes a
+// page of it.
+func (s *service) answerError(w http.ResponseWriter, r *http.Request, status int, err error) error {
 	if s.errorRoutes {
-		return caddyhttp.Error(http.StatusBadRequest, err)
+		return caddyhttp.Error(status, err)
 	}
 	if entry := s.logger.Check(zap.DebugLevel, "bad request"); entry != nil {
 		entry.Write(zap.String("stream", s.def.label), zap.Error(err))
@@ -42,5 +54,5 @@ func (s *service) badRequest(w http.ResponseWriter, r *http.Request, err error) 
 	header := w.Header()
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("X-Content-Type-Options", "nosniff")
-	return writeBody(w, r, http.StatusBadRequest, []byte(err.Error()+"\n"))
+	return writeBody(w, r, status, []byte(err.Error()+"\n"))
 }

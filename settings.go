@@ -21,8 +21,12 @@ type ClientSettings struct {
 	// in the last so long). Default: `live`.
 	Start Start `json:"start,omitempty"`
 
+	// What clients may see, by source and by type: where both are given, both must
+	// match. Default: everything.
+	Only *Only `json:"only,omitempty"`
+
 	// Whether clients may ask for some events only, with `?source=` and
-	// `?type=`. Default: `off`.
+	// `?type=`, of those that they may see. Default: `off`.
 	Filters option.Switch `json:"filters,omitempty"`
 
 	// Whether a client without a position gets a block with an `id` and no data
@@ -145,6 +149,7 @@ func (c *ClientSettings) validate() error {
 		return err
 	}
 	for _, err := range []error{
+		c.Only.validate(),
 		option.CheckWord("filters", string(c.Filters), option.On, option.Off),
 		option.CheckWord("prime", c.Prime, primeAuto, primeOn, primeOff),
 		option.CheckWord("slow", c.Slow, slowSkip, slowDisconnect),
@@ -193,6 +198,7 @@ func (c ClientSettings) over(base *ClientSettings) ClientSettings {
 	if c.Start == "" {
 		c.Start = base.Start
 	}
+	c.Only = c.Only.over(base.Only)
 	if c.Filters == "" {
 		c.Filters = base.Filters
 	}
@@ -232,6 +238,7 @@ func (c ClientSettings) over(base *ClientSettings) ClientSettings {
 // clientSettings are the ClientSettings with their defaults applied.
 type clientSettings struct {
 	start        Start
+	only         onlySettings
 	filters      bool
 	prime        string
 	heartbeat    time.Duration // 0 is off
@@ -251,6 +258,7 @@ type clientSettings struct {
 func (c ClientSettings) resolve() clientSettings {
 	r := clientSettings{
 		start:        Start(wordOr(string(c.Start), startLive)),
+		only:         c.Only.resolve(),
 		filters:      c.Filters == option.On,
 		prime:        wordOr(c.Prime, primeAuto),
 		heartbeat:    durationOr(c.Heartbeat, defaultHeartbeat),
@@ -289,10 +297,10 @@ func (s *clientSettings) primes(r *http.Request) bool {
 // that are no browsers send the first two fields as well; of a browser's
 // requests, a script's have no Cache-Control of their own.
 func byEventSource(r *http.Request) bool {
-	return only(r.Header["Accept"], typeEvents) && only(r.Header["Cache-Control"], "no-cache") && len(r.Header["Sec-Fetch-Mode"]) > 0
+	return sentOnce(r.Header["Accept"], typeEvents) && sentOnce(r.Header["Cache-Control"], "no-cache") && len(r.Header["Sec-Fetch-Mode"]) > 0
 }
 
-// only reports whether a field was sent once, with just this value.
-func only(got []string, want string) bool {
+// sentOnce reports whether a field was sent once, with just this value.
+func sentOnce(got []string, want string) bool {
 	return len(got) == 1 && got[0] == want
 }

@@ -2,47 +2,36 @@ package ssefanin
 
 import (
 	"bytes"
-	"maps"
-	"slices"
-	"strings"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/pattern"
 )
 
 // shape is one stream's treatment of the events of one source. Immutable.
 type shape struct {
-	events map[string]bool // types that are taken over; nil: all
+	events *pattern.Set // types that are taken over; nil: all
 	prefix string
 }
 
 // shape merges the upstream's options with the stream's.
 func (u *Upstream) shape(defaults *UpstreamOptions) *shape {
-	s := &shape{prefix: wordOr(u.Prefix, defaults.Prefix)}
 	events := u.Events
 	if events == nil {
 		events = defaults.Events
 	}
-	if len(events) > 0 {
-		s.events = make(map[string]bool)
-		for _, typ := range events {
-			s.events[typ] = true
-		}
-	}
-	return s
+	return &shape{events: pattern.ParseSet(events), prefix: wordOr(u.Prefix, defaults.Prefix)}
 }
 
 // text is the same for shapes that do the same.
 func (s *shape) text() string {
-	return strings.Join(append(slices.Sorted(maps.Keys(s.events)), s.prefix), "\n")
+	return s.events.Key() + "\n" + s.prefix
 }
 
 // takes reports whether an event of the upstream's type is taken over.
 func (s *shape) takes(typ []byte) bool {
-	if s.events == nil {
-		return true
-	}
 	if len(typ) == 0 {
-		return s.events[unnamedType]
+		return s.events.Match(unnamedType)
 	}
-	return s.events[string(typ)]
+	return s.events == nil || s.events.Match(string(typ))
 }
 
 // finalType is the type that clients see. It is valid until the next call.

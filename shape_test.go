@@ -52,6 +52,9 @@ func TestEventsAreChosenByTheirOriginalType(t *testing.T) {
 	t.Run("unnamed", func(t *testing.T) {
 		shaped(t, "events message end", send, "message:1", "message:2")
 	})
+	t.Run("by patterns", func(t *testing.T) {
+		shaped(t, "events p*ce m* end", send, "message:1", "message:2", "price:3", "p.price:5")
+	})
 	t.Run("before the prefix and the renaming", func(t *testing.T) {
 		shaped(t, "events price fanin.x end\nprefix p.", send, "p.price:3", "p.fanin.x:7")
 	})

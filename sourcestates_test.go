@@ -151,12 +151,12 @@ func BenchmarkSourceStates(b *testing.B) {
 	told := make([]*stateReport, clients)
 	s := h.inputs.sources["s-100"].source
 	var buf []byte
-	var wants *filter
+	wants := new(client).wantsSource
 	for n := 0; b.Loop(); n++ {
 		s.become(sourceState{phase: []phase{phaseUp, phaseDown}[n%2], since: time.Now()})
 		for i := range told {
 			report := h.stateReport()
-			buf = report.appendChanges(buf[:0], told[i], wants.wantsSource, time.Time{})
+			buf = report.appendChanges(buf[:0], told[i], wants, time.Time{})
 			told[i] = report
 		}
 	}

@@ -40,7 +40,7 @@ type subscriber struct {
 	slow        bool          // it was blocked in a write and has not caught up since; protected by the writers' mu
 	client      *client
 	following   *subscriber  // the next in the writers' queue; theirs
-	window      *window      // of its settings; the hub's
+	window      *window      // of its view and settings; the audience's
 	beat        atomic.Int64 // when the next heartbeat is due, monotonic ns; stored by the client
 	endAt       atomic.Int64 // when the client is to be ended, monotonic ns
 	deadline    writeDeadline
@@ -50,7 +50,8 @@ type subscriber struct {
 	since   int64         // when it came, Unix ms
 	came    int64         // the same, monotonic ns
 	left    chan struct{} // closed by the writers after the last turn
-	index   int           // in the hub's list; the hub's
+	index   int           // in the audience's list; the audience's
+	place   int           // in the window's list; the audience's
 
 	mu        sync.Mutex // protects the fields below, and the lowering of endAt
 	endReason endReason

@@ -4,20 +4,27 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 const (
-	// A tag is an event's entry in the log's index, to filter by: 12 bits for
-	// the source and 20 for the type.
-	tagTypeBits = 20
+	// A tag is an event's entry in the log's index, to filter by: 15 bits for
+	// the source and 17 for the type.
+	tagTypeBits = 17
 	tagTypeMask = 1<<tagTypeBits - 1
 	tagSources  = 1 << (32 - tagTypeBits)
 
-	// The types that have a number of their own: 4096 of at most 256 bytes are
-	// 1 MiB a stream, whatever upstreams invent. Types beyond share the rest of
-	// the 20 bits by hash, about a million values.
-	tagTypes      = 4 << 10
+	// The types that have a number of their own, whatever upstreams invent: 32,768
+	// of at most 256 bytes, 1 MiB together, with some 60 bytes each to find them
+	// are 3 MiB a stream. Types beyond share the rest of the 17 bits by hash,
+	// 98,304 values, and are told apart by what is in the log.
+	tagTypes      = 32 << 10
 	tagTypeLength = 256
+	tagTypeBytes  = 1 << 20
+
+	// sharedSource is the number of all sources for which there is none left.
+	// Nobody who may see some sources only gets what comes under it.
+	sharedSource = tagSources - 1
 )
 
 var tagSeed = maphash.MakeSeed()
@@ -25,19 +32,30 @@ var tagSeed = maphash.MakeSeed()
 // tags numbers the sources and types of one stream. The numbers stay for the
 // stream's life, over reloads. Safe for concurrent use.
 type tags struct {
+	// generation counts the changes of what a number stands for. It is raised
+	// before any event has the number in its new meaning.
+	generation atomic.Uint64
+
+	// retained returns the numbers of the sources that events in memory are of. It
+	// is called without the lock. Nil: there are none.
+	retained func() map[uint32]bool
+
 	mu          sync.RWMutex      // protects the fields below
 	sources     map[string]uint32 // number by name
 	sourceNames []sourceName      // by number
 	next        uint32            // number to give out again, once all were
 	types       map[string]uint32
 	typeNames   []string
+	typeBytes   int // of all typeNames
 }
 
 // sourceName is a source's name, that of the upstream it is one of several of,
-// if it is, and how many subscriptions have it.
+// if it is, how many subscriptions have it, and whether events of it come from a
+// store, which may be read at any time.
 type sourceName struct {
 	name, upstream string
 	uses           int
+	stored         bool
 }
 
 func newTags() *tags {
@@ -45,19 +63,26 @@ func newTags() *tags {
 }
 
 // source returns the number of a source, which stays its own until release.
-// When 4096 have been seen, the numbers of the oldest that are not in use are
-// given out again: by then nothing of them is retained.
+// When all numbers were given out, those of the oldest sources that are not in
+// use, and of which no event is left, are given out again.
 func (t *tags) source(name, upstream string) uint32 {
+	busy := t.busySources()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n, ok := t.sources[name]; ok {
-		t.sourceNames[n].uses++
-		t.sourceNames[n].upstream = upstream
-		return n
+	n, ok := t.sources[name]
+	if !ok {
+		if n = t.numberLocked(busy); n == sharedSource {
+			return n
+		}
+		t.sourceNames[n] = sourceName{name: name}
+		t.sources[name] = n
 	}
-	n := t.numberLocked()
-	t.sourceNames[n] = sourceName{name, upstream, 1}
-	t.sources[name] = n
+	s := &t.sourceNames[n]
+	s.uses++
+	if s.upstream != upstream {
+		s.upstream = upstream
+		t.generation.Add(1)
+	}
 	return n
 }
 
@@ -66,37 +91,53 @@ func (t *tags) source(name, upstream string) uint32 {
 func (t *tags) stored(name string) uint32 {
 	t.mu.RLock()
 	n, ok := t.sources[name]
+	ok = ok && t.sourceNames[n].stored
 	t.mu.RUnlock()
 	if ok {
 		return n
 	}
+	busy := t.busySources()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n, ok := t.sources[name]; ok {
+		t.sourceNames[n].stored = true
 		return n
 	}
-	n = t.numberLocked()
-	t.sourceNames[n] = sourceName{name: name}
-	t.sources[name] = n
+	if n = t.numberLocked(busy); n != sharedSource {
+		t.sourceNames[n] = sourceName{name: name, stored: true}
+		t.sources[name] = n
+	}
 	return n
 }
 
-// numberLocked returns a number to give out.
-func (t *tags) numberLocked() uint32 {
-	n := uint32(len(t.sourceNames))
-	if n < tagSources {
-		t.sourceNames = append(t.sourceNames, sourceName{})
-	} else {
-		for range tagSources { // were all in use, two would share one
-			n = t.next
-			t.next = (t.next + 1) % tagSources
-			if t.sourceNames[n].uses == 0 {
-				break
-			}
-		}
-		delete(t.sources, t.sourceNames[n].name)
+// busySources returns the numbers that cannot be given out again; nil as long as
+// there are others.
+func (t *tags) busySources() map[uint32]bool {
+	t.mu.RLock()
+	full := len(t.sourceNames) == sharedSource
+	t.mu.RUnlock()
+	if !full || t.retained == nil {
+		return nil
 	}
-	return n
+	return t.retained()
+}
+
+// numberLocked returns a number to give out, or sharedSource if there is none.
+func (t *tags) numberLocked(busy map[uint32]bool) uint32 {
+	if n := uint32(len(t.sourceNames)); n < sharedSource {
+		t.sourceNames = append(t.sourceNames, sourceName{})
+		return n
+	}
+	for range sharedSource {
+		n := t.next
+		t.next = (t.next + 1) % sharedSource
+		if s := &t.sourceNames[n]; s.uses == 0 && !s.stored && !busy[n] {
+			delete(t.sources, s.name)
+			t.generation.Add(1)
+			return n
+		}
+	}
+	return sharedSource
 }
 
 // noteUnused notes that a source is no longer in use. It is known until its
@@ -119,7 +160,7 @@ func (t *tags) tag(number uint32, typ []byte) uint32 {
 func (t *tags) typeNumber(typ []byte) uint32 {
 	t.mu.RLock()
 	n, ok := t.types[string(typ)]
-	full := len(t.typeNames) >= tagTypes
+	full := t.fullLocked(typ)
 	t.mu.RUnlock()
 	if ok {
 		return n
@@ -132,13 +173,19 @@ func (t *tags) typeNumber(typ []byte) uint32 {
 	if n, ok := t.types[string(typ)]; ok {
 		return n
 	}
-	if len(t.typeNames) >= tagTypes {
+	if t.fullLocked(typ) {
 		return hashedType(typ)
 	}
 	n = uint32(len(t.typeNames))
 	t.typeNames = append(t.typeNames, string(typ))
 	t.types[string(typ)] = n
+	t.typeBytes += len(typ)
 	return n
+}
+
+// fullLocked reports whether there is no number left for one more type.
+func (t *tags) fullLocked(typ []byte) bool {
+	return len(t.typeNames) >= tagTypes || t.typeBytes+len(typ) > tagTypeBytes
 }
 
 // hashedType is the number of a type that has none of its own.
@@ -146,28 +193,27 @@ func hashedType[T string | []byte](typ T) uint32 {
 	return tagTypes + uint32(maphash.String(tagSeed, string(typ))%(tagTypeMask+1-tagTypes))
 }
 
-// matches reports whether a tag is of the sources and types wanted; an empty
-// set is all.
-func (t *tags) matches(tag uint32, sources, types map[string]bool) bool {
+// sourceAt returns the name of a source by its number, and the upstream that it is
+// one of several of, or "". ok is false for the number that several may share.
+func (t *tags) sourceAt(number uint32) (name, upstream string, ok bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	number, typ := tag>>tagTypeBits, tag&tagTypeMask
-	if s := t.sourceNames[number]; len(sources) > 0 && !sources[s.name] && (s.upstream == "" || !sources[s.upstream]) {
-		return false
+	if number == sharedSource || number >= uint32(len(t.sourceNames)) {
+		return "", "", false
 	}
-	if len(types) == 0 {
-		return true
+	s := &t.sourceNames[number]
+	return s.name, s.upstream, true
+}
+
+// typeAt returns a type by its number. ok is false for a number that several
+// share.
+func (t *tags) typeAt(number uint32) (typ string, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if number >= uint32(len(t.typeNames)) {
+		return "", false
 	}
-	if typ < tagTypes {
-		return types[t.typeNames[typ]]
-	}
-	for name := range types {
-		// An event of a type that has a number of its own has that one.
-		if _, own := t.types[name]; !own && hashedType(name) == typ {
-			return true
-		}
-	}
-	return false
+	return t.typeNames[number], true
 }
 
 // countTypes returns how many of some tags have which type, by name. Types that
@@ -191,14 +237,16 @@ func (t *tags) countTypes(all []uint32) map[string]int {
 }
 
 // knows reports whether a source of that name was ever seen, or one of an
-// upstream of that name.
-func (t *tags) knows(name string) bool {
+// upstream of that name, that is among those of a choice.
+func (t *tags) knows(name string, among *choice) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if _, ok := t.sources[name]; ok {
+	if n, ok := t.sources[name]; ok && among.takesSource(name, t.sourceNames[n].upstream) {
 		return true
 	}
-	return slices.ContainsFunc(t.sourceNames, func(s sourceName) bool { return s.upstream == name })
+	return slices.ContainsFunc(t.sourceNames, func(s sourceName) bool {
+		return (s.name == name || s.upstream == name) && among.takesSource(s.name, s.upstream)
+	})
 }
 
 // upstreamOf returns the upstream that a source is one of several of, or "".

@@ -105,13 +105,18 @@ type served struct {
 
 // serveInMemory connects clients with the responses.
 func serveInMemory(h *hub, settings ClientSettings, responses ...*response) []*served {
+	return serveTarget(h, settings, "/", responses...)
+}
+
+// serveTarget is serveInMemory for requests with a path and a query.
+func serveTarget(h *hub, settings ClientSettings, target string, responses ...*response) []*served {
 	resolved := settings.resolve()
 	handler := &service{def: &definition{hub: h}, settings: &resolved, logger: zap.NewNop()}
 	clients := make([]*served, len(responses))
 	for i, out := range responses {
 		ctx, cancel := context.WithCancel(context.Background())
 		clients[i] = &served{response: out, cancel: cancel, ended: make(chan struct{})}
-		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 		if out.proto > 0 {
 			r.ProtoMajor = out.proto
 		}
@@ -478,13 +483,12 @@ func TestWhatWasDueIsLookedAtAgain(t *testing.T) {
 	settings := ClientSettings{}.resolve()
 	handler := &service{settings: &settings, logger: zap.NewNop()}
 	c := newClient(h, handler, newResponse(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
-	c.sub.window = &window{clients: 1, ends: never}
 	h.audience.subscribers = []*subscriber{&c.sub}
 	c.sub.beat.Store(100)
 	for _, now := range []int64{100, 100 + int64(clockStep)} {
 		var woken turns
 		l := &glance{now: now}
-		h.audience.lookAtSubscribersLocked(l, &woken)
+		h.audience.lookAtClocksLocked(l, &woken)
 		if woken.take() != &c.sub {
 			t.Error("the client was not woken")
 		}
@@ -495,22 +499,32 @@ func TestWhatWasDueIsLookedAtAgain(t *testing.T) {
 	}
 }
 
+// clientWith returns a client with a value of `coalesce`.
+func clientWith(h *hub, coalesce time.Duration) *subscriber {
+	settings := ClientSettings{Coalesce: new(caddy.Duration(coalesce))}.resolve()
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	return &newClient(h, &service{settings: &settings, logger: zap.NewNop()}, newResponse(), r).sub
+}
+
 // As long as clients that were woken wait for a writer, no window opens: when
 // there is more to do than can be done, there is more to coalesce.
 func TestWindowOpensWhenTheLastIsHandedOut(t *testing.T) {
 	h := clockHub()
-	fast, slow := &window{length: 0, clients: 1, ends: never}, &window{length: 10, clients: 1, ends: never}
-	h.audience.windows = []*window{fast, slow}
+	fast, slow := clientWith(h, 0), clientWith(h, 10)
+	h.audience.windows.join(fast)
+	h.audience.windows.join(slow)
 	l := &glance{now: 100, appended: true}
 	step := func(what string, ended bool, next int64, waiting bool) {
 		t.Helper()
-		gotEnded, gotNext := h.audience.lookAtWindowsLocked(l)
+		var woken turns
+		gotNext := h.audience.lookAtWindowsLocked(l, &woken)
+		gotEnded := woken.first != nil
+		for sub := woken.take(); sub != nil; sub = woken.take() {
+			sub.turn.Store(turnIdle) // it has had its turn
+		}
 		if gotEnded != ended || gotNext != next || l.waiting != waiting {
 			t.Errorf("%s: ended %t, next %d, waiting %t, want %t, %d, %t", what, gotEnded, gotNext, l.waiting, ended, next, waiting)
 		}
-		var woken turns
-		l.due = never
-		h.audience.lookAtSubscribersLocked(l, &woken)
 		l.appended = false
 	}
 	step("an event", true, 110, false)
@@ -522,7 +536,7 @@ func TestWindowOpensWhenTheLastIsHandedOut(t *testing.T) {
 	step("later", false, never, false)
 	l.handing = false
 	step("when all have had their turn", false, 135, false)
-	h.audience.windows = h.audience.windows[1:]
+	h.audience.windows.leave(fast)
 	l.appended = true
 	step("an event in an open window", false, 135, true)
 	l.now = 135
@@ -563,8 +577,8 @@ func TestCoalesce(t *testing.T) {
 		pass(10 * time.Millisecond)
 		wantWrites(t, "with 10ms", late, [][]string{{"one", "two", "three"}, {"four", "five"}})
 		leave(clients)
-		if len(h.audience.windows) != 0 {
-			t.Errorf("%d windows are left without clients", len(h.audience.windows))
+		if n := h.audience.windows.count; n != 0 {
+			t.Errorf("%d windows are left without clients", n)
 		}
 	})
 }

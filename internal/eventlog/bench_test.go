@@ -43,7 +43,7 @@ func BenchmarkDeliver(b *testing.B) {
 			return r.Next(maxSegment)
 		}},
 		{"NextMatching", func(r *Reader) ([]byte, int, error) {
-			return r.NextMatching(maxSegment, func(tag uint32) bool { return tag == 0 })
+			return r.NextMatching(maxSegment, func(tag uint32, _ []byte) bool { return tag == 0 })
 		}},
 	} {
 		for _, readers := range []int{1, 10, 100, 1000, 10000} {
@@ -120,7 +120,7 @@ func BenchmarkCatchUp(b *testing.B) {
 		for b.Loop() {
 			r := l.NewReader(1)
 			for {
-				if chunk, _, _ := r.NextMatching(32<<10, func(tag uint32) bool { return tag == 7 }); chunk == nil && r.Position() > l.Head() {
+				if chunk, _, _ := r.NextMatching(32<<10, func(tag uint32, _ []byte) bool { return tag == 7 }); chunk == nil && r.Position() > l.Head() {
 					break
 				}
 			}

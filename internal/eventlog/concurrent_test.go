@@ -253,7 +253,7 @@ func TestConcurrentFilterAndOptions(t *testing.T) {
 			r := l.NewReader(1)
 			order := []int{0}
 			for r.Position() <= total {
-				chunk, events, err := r.NextMatching(2000, func(tag uint32) bool { return tag != 1 })
+				chunk, events, err := r.NextMatching(2000, func(tag uint32, _ []byte) bool { return tag != 1 })
 				switch {
 				case err != nil:
 					if r.Skip() == 0 {

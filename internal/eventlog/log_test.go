@@ -288,7 +288,7 @@ func TestPiecesEndAtLimits(t *testing.T) {
 		}
 		r, pieces := l.NewReader(1), 0
 		for chunk := []byte{}; chunk != nil; pieces++ {
-			chunk, _, _ = r.NextMatching(tc.limit, func(uint32) bool { return true })
+			chunk, _, _ = r.NextMatching(tc.limit, func(uint32, []byte) bool { return true })
 		}
 		if pieces != tc.pieces+1 { // the last is none
 			t.Errorf("limit %d: %d matching pieces, want %d", tc.limit, pieces-1, tc.pieces)
@@ -303,10 +303,10 @@ func TestNextMatchingPassesOver(t *testing.T) {
 	}
 	r := l.NewReader(1)
 	for i := 998; i < 100000; i += 1000 {
-		chunk, n, err := r.NextMatching(1<<20, func(tag uint32) bool { return tag == 1 })
+		chunk, n, err := r.NextMatching(1<<20, func(tag uint32, _ []byte) bool { return tag == 1 })
 		if n == 1 { // a segment ended in between
 			var more []byte
-			more, _, err = r.NextMatching(1<<20, func(tag uint32) bool { return tag == 1 })
+			more, _, err = r.NextMatching(1<<20, func(tag uint32, _ []byte) bool { return tag == 1 })
 			chunk = append(chunk, more...)
 		}
 		if want := fmt.Sprintf("data: %d\n\ndata: %d\n\n", i, i+1); string(chunk) != want || err != nil {
@@ -317,7 +317,7 @@ func TestNextMatchingPassesOver(t *testing.T) {
 	for none.Position() <= l.Head() {
 		asked = 0
 		before := none.Position()
-		if chunk, n, err := none.NextMatching(1<<20, func(uint32) bool { asked++; return false }); chunk != nil || n != 0 || err != nil {
+		if chunk, n, err := none.NextMatching(1<<20, func(uint32, []byte) bool { asked++; return false }); chunk != nil || n != 0 || err != nil {
 			t.Fatalf("nothing wanted, read %q, %d, %v", chunk, n, err)
 		}
 		if none.Position() == before {
@@ -336,7 +336,7 @@ func TestNextMatchingPassesOver(t *testing.T) {
 func TestFilterMayUseTheLog(t *testing.T) {
 	l := New(roomy)
 	appendN(l, 3, "data: x\n\n")
-	_, n, err := l.NewReader(1).NextMatching(1000, func(uint32) bool { return l.Stats().Head == 3 })
+	_, n, err := l.NewReader(1).NextMatching(1000, func(uint32, []byte) bool { return l.Stats().Head == 3 })
 	if n != 3 || err != nil {
 		t.Errorf("read %d, %v", n, err)
 	}

@@ -292,14 +292,14 @@ func (m *model) seek() {
 
 func (m *model) read(r *modelReader) {
 	limit := []int{-1, 0, 1, 50, 200, 1000, 1 << 20}[m.rng.IntN(7)]
-	wanted := func(uint32) bool { return true }
+	wanted := func(uint32, []byte) bool { return true }
 	var chunk []byte
 	var events int
 	var err error
 	filtered := m.rng.IntN(2) == 0
 	if filtered {
 		mask := m.rng.Uint32N(8)
-		wanted = func(tag uint32) bool { return mask>>tag&1 == 1 }
+		wanted = func(tag uint32, _ []byte) bool { return mask>>tag&1 == 1 }
 		chunk, events, err = r.NextMatching(limit, wanted)
 	} else {
 		chunk, events, err = r.Next(limit)
@@ -320,7 +320,7 @@ func (m *model) read(r *modelReader) {
 	if missed := r.Skip(); missed != 0 {
 		m.t.Fatalf("Skip without being overtaken = %d", missed)
 	}
-	for r.next <= m.head() && !wanted(m.event(r.next).tag) {
+	for r.next <= m.head() && !wanted(m.event(r.next).tag, nil) {
 		r.next++
 	}
 	if r.next > m.head() {
@@ -335,7 +335,7 @@ func (m *model) read(r *modelReader) {
 	var want []byte
 	for i := range events {
 		e := m.event(r.next)
-		if !wanted(e.tag) {
+		if !wanted(e.tag, nil) {
 			m.t.Fatalf("event %d is not wanted", r.next)
 		}
 		if want = append(want, e.text...); i > 0 && len(want) > limit {
@@ -347,7 +347,7 @@ func (m *model) read(r *modelReader) {
 		m.t.Fatalf("read %q, want %q, now at %d, want %d", chunk, want, r.Position(), r.next)
 	}
 	// Nothing but a limit, an unwanted event or a segment's end ends a piece.
-	if r.next <= m.head() && wanted(m.event(r.next).tag) && len(want)+len(m.event(r.next).text) <= limit && r.next < r.seg.next() {
+	if r.next <= m.head() && wanted(m.event(r.next).tag, nil) && len(want)+len(m.event(r.next).text) <= limit && r.next < r.seg.next() {
 		m.t.Fatalf("piece of %d bytes ends before %d, limit %d", len(want), r.next, limit)
 	}
 	m.held = append(m.held, held{chunk, want})

@@ -65,14 +65,14 @@ func (r *Reader) Next(limit int) (chunk []byte, events int, err error) {
 	return r.take(end), r.advance(committed-first, end), nil
 }
 
-// NextMatching is Next for a client that wants only the events whose tag want
-// accepts: a piece is a run of wanted events without an unwanted one between
+// NextMatching is Next for a client that wants only the events that want accepts,
+// by their tag and by what is stored of them: a piece is a run of wanted events without an unwanted one between
 // them. Unwanted events are passed over, also where it returns nil because
 // nothing wanted is left, or because it has passed over many and more are to be
 // looked at: the position is not beyond the log's head then. want is called
 // without a lock, and must give the same answer when it is asked about an event
 // again.
-func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []byte, events int, err error) {
+func (r *Reader) NextMatching(limit int, want func(tag uint32, stored []byte) bool) (chunk []byte, events int, err error) {
 	for passed := 0; passed < maxPassed; {
 		first, committed, _, err := r.locate()
 		if committed == first || err != nil {
@@ -80,7 +80,9 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []by
 		}
 		index := (*r.seg.index.Load())[:committed]
 		start := first
-		for start < committed && !want(index[start].tag) {
+		begin := r.pos
+		for start < committed && !want(index[start].tag, r.seg.buf[begin:index[start].end]) {
+			begin = index[start].end
 			start++
 		}
 		if start > first {
@@ -90,13 +92,30 @@ func (r *Reader) NextMatching(limit int, want func(tag uint32) bool) (chunk []by
 			continue
 		}
 		stop := start + 1
-		for stop < committed && int64(index[stop].end-r.pos) <= int64(limit) && want(index[stop].tag) {
+		for stop < committed && int64(index[stop].end-r.pos) <= int64(limit) && want(index[stop].tag, r.seg.buf[index[stop-1].end:index[stop].end]) {
 			stop++
 		}
 		end := index[stop-1].end
 		return r.take(end), r.advance(stop-start, end), nil
 	}
 	return nil, 0, nil
+}
+
+// Scan calls each with the events at the position, limit at most, as they are
+// stored, and moves on. It returns how many there were; 0 without an error: the
+// reader has caught up. There may be more at once. each is called without a lock.
+func (r *Reader) Scan(limit int, each func(offset uint64, tag uint32, stored []byte)) (events int, err error) {
+	first, committed, _, err := r.locate()
+	if committed == first || err != nil {
+		return 0, err
+	}
+	stop := min(committed, first+limit)
+	begin := r.pos
+	for i, e := range (*r.seg.index.Load())[first:stop] {
+		each(r.seg.base+uint64(first+i), e.tag, r.seg.buf[begin:e.end])
+		begin = e.end
+	}
+	return r.advance(stop-first, begin), nil
 }
 
 // Cursor returns the cursor of a client that has everything before the position;

@@ -56,14 +56,19 @@ func (r *Reader) ReadRun(run *Run) bool {
 	return true
 }
 
-// SkipTo is Skip to an offset that is not before the position: the oldest event
-// that is to be had from where the log is kept.
-func (r *Reader) SkipTo(next uint64) (missed uint64) {
+// SkipTo is Skip to a given offset, and returns how many events it passed over; 0
+// if the position is not before it. Where that is evicted, reading goes on with
+// ErrOvertaken.
+func (r *Reader) SkipTo(next uint64) (passed uint64) {
 	at := r.next.Load()
 	if next <= at {
 		return 0
 	}
 	r.next.Store(next)
-	r.seg = nil
+	if r.seg != nil && next <= r.seg.next() {
+		r.pos = r.seg.end(int(next - r.seg.base))
+	} else {
+		r.seg = nil
+	}
 	return next - at
 }

@@ -30,6 +30,21 @@ func AppendEvent(dst []byte, ev *Event) []byte {
 	return append(dst, '\n')
 }
 
+// EncodedType returns the type of an event as AppendEvent has encoded it, empty if
+// it has none. Lines with an id may stand before the event's own.
+func EncodedType(encoded []byte) []byte {
+	for {
+		line, rest, ok := bytes.Cut(encoded, []byte{'\n'})
+		if typ, found := bytes.CutPrefix(line, []byte("event: ")); found {
+			return typ
+		}
+		if !ok || !bytes.HasPrefix(line, []byte("id: ")) {
+			return nil
+		}
+		encoded = rest
+	}
+}
+
 // AppendRetry appends a "retry" line, in whole milliseconds; a negative d is 0.
 func AppendRetry(dst []byte, d time.Duration) []byte {
 	dst = append(dst, "retry: "...)

@@ -41,6 +41,25 @@ func TestAppendEvent(t *testing.T) {
 	}
 }
 
+func TestEncodedType(t *testing.T) {
+	for encoded, want := range map[string]string{
+		"":                                     "",
+		"data: x\n\n":                          "",
+		"event: a\ndata: x\n\n":                "a",
+		"id: 1\nevent: a b\ndata: x\n\n":       "a b",
+		"id: \nid: 1\nevent: a\ndata: x\n\n":   "a",
+		"id: event: b\nevent: a\ndata: x\n\n":  "a",
+		"id: 1\ndata: event: a\ndata: \n\n":    "",
+		"data: x\nevent: a\n\n":                "",
+		"event: event: a\ndata: \n\n":          "event: a",
+		"id: 1\ndata: \ndata: id: 1\nevent: a": "",
+	} {
+		if got := string(EncodedType([]byte(encoded))); got != want {
+			t.Errorf("%q: got %q, want %q", encoded, got, want)
+		}
+	}
+}
+
 func TestAppendKeepsWhatIsThere(t *testing.T) {
 	b := []byte("\x00\r\n")
 	b = AppendEvent(b, &Event{ID: []byte("1")})
