@@ -63,14 +63,15 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 		case d.shared() || !d.writing.Load():
 			d.noteStart(r)
 		}
-		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
+		typ := []byte(r.Type)
+		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), typ)
 		if log.ids != idsUpstream {
-			log.memory.Append(t, tag, r.Body)
+			log.append(t, tag, typ, r.Body, nil)
 			continue
 		}
 		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
 		d.idInForce = r.ID
-		log.appendWithID(t, tag, d.scratch, []byte(r.ID))
+		log.append(t, tag, typ, d.scratch, []byte(r.ID))
 	}
 	d.delay.applied(batch)
 	nudge(d.applied)

@@ -17,7 +17,8 @@ import (
 // they are the defaults for the handlers that name it.
 type ClientSettings struct {
 	// Where a client without a position begins: `live` (now), `oldest`
-	// (everything retained), or a number (the last n). Default: `live`.
+	// (everything retained), a number (the last n), or `last_value` (the last
+	// values, and what follows). Default: `live`.
 	Start Start `json:"start,omitempty"`
 
 	// Whether clients may ask for some events only, with `?source=` and
@@ -85,8 +86,8 @@ type RetryRange struct {
 	Max caddy.Duration `json:"max,omitempty"`
 }
 
-// Start is where a client without a position begins: `live`, `oldest` or a
-// number of events. In JSON a number may also stand without quotes.
+// Start is where a client without a position begins: `live`, `oldest`,
+// `last_value` or a number of events. In JSON a number may also stand without quotes.
 type Start string
 
 // UnmarshalJSON accepts a string or a number.
@@ -97,7 +98,7 @@ func (s *Start) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] != '"' {
 		var n uint64
 		if err := json.Unmarshal(b, &n); err != nil {
-			return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", b)
+			return fmt.Errorf("start: '%s' is neither live, oldest, last_value nor a number of events", b)
 		}
 		*s = Start(strconv.FormatUint(n, 10))
 		return nil
@@ -106,11 +107,19 @@ func (s *Start) UnmarshalJSON(b []byte) error {
 }
 
 func (s Start) validate() error {
-	if s == "" || s == startLive || s == startOldest {
+	if s == "" || s == startLive || s == startOldest || s == startValues {
 		return nil
 	}
 	if _, err := strconv.ParseUint(string(s), 10, 63); err != nil {
-		return fmt.Errorf("start: '%s' is neither live, oldest nor a number of events", s)
+		return fmt.Errorf("start: '%s' is neither live, oldest, last_value nor a number of events", s)
+	}
+	return nil
+}
+
+// judge validates that a stream has what a client without a position begins with.
+func (s Start) judge(lastValues bool) error {
+	if s == startValues && !lastValues {
+		return fmt.Errorf("start: '%s' sends the last values of the stream, but it keeps none; add 'last_value <type>...' to the stream", startValues)
 	}
 	return nil
 }

@@ -81,6 +81,13 @@ func (t *tags) stored(name string) uint32 {
 	return n
 }
 
+// sourceName returns the name of the source that has a number.
+func (t *tags) sourceName(number uint32) string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.sourceNames[number].name
+}
+
 // numberLocked returns a number to give out.
 func (t *tags) numberLocked() uint32 {
 	n := uint32(len(t.sourceNames))
