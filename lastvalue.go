@@ -9,6 +9,7 @@ import (
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
 // LastValue configures which last values a stream keeps: of each source, type and
@@ -69,7 +70,7 @@ type lastValueDef struct {
 	types  []string          // as clients get them, "" for unnamed ones; sorted
 	key    lastvalue.Pointer // in the data as the log has it
 	bounds lastvalue.Bounds
-	text   string // the same for those that keep the same values
+	by     string // the key, as it is configured
 }
 
 // lastValues returns which last values a definition keeps, nil for none. The configuration
@@ -95,7 +96,7 @@ func (d *definition) lastValues(l *LastValue) *lastValueDef {
 			def.key = def.key.Under("data")
 		}
 	}
-	def.text = strings.Join(append(slices.Clone(def.types), l.Key), "\n")
+	def.by = l.Key
 	return def
 }
 
@@ -104,7 +105,18 @@ func (d *lastValueDef) digested() any {
 	if d == nil {
 		return nil
 	}
-	return []any{d.text, d.bounds.Max}
+	return []any{d.text(), d.bounds.Max}
+}
+
+// text is the same for those that keep the same values, if there is room for them.
+func (d *lastValueDef) text() string {
+	return strings.Join(append(slices.Clone(d.types), d.by), "\n")
+}
+
+// keyOf returns the key of an event as the log has it; nil if it has none.
+func (d *lastValueDef) keyOf(event []byte) []byte {
+	_, data := sse.Encoded(event)
+	return d.key.Scalar(data)
 }
 
 // wants reports whether the newest event of a type, as clients get it, is kept.

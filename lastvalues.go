@@ -33,6 +33,11 @@ type lastValues struct {
 	counted uint64         // of those that the bounds have dropped
 	taken   []*takenValues // that clients hold, oldest first
 
+	// restored is the offset up to which the values are known from where the log is
+	// kept. doubtful says that some of these were lost there, and older ones may count.
+	restored uint64
+	doubtful bool
+
 	// keep reports whether values of a source are kept; nil: of all.
 	keep func(number uint32) bool
 }
@@ -61,7 +66,7 @@ func (v *lastValues) adjust(def *lastValueDef) {
 	defer v.mu.Unlock()
 	old := v.def.Load()
 	switch {
-	case def == nil && old == nil, def != nil && old != nil && def.text == old.text && def.bounds == old.bounds:
+	case def == nil && old == nil, def != nil && old != nil && def.text() == old.text() && def.bounds == old.bounds:
 		return
 	case def == nil:
 		v.def.Store(nil)
@@ -69,8 +74,8 @@ func (v *lastValues) adjust(def *lastValueDef) {
 	default:
 		v.def.Store(def) // before the log is read: see append
 		v.values.SetBounds(def.bounds)
-		if old == nil || old.text != def.text {
-			v.reviewLocked()
+		if old == nil || old.text() != def.text() {
+			v.reviewLocked(old != nil && old.by == def.by)
 		}
 	}
 	v.changedLocked()
@@ -88,17 +93,17 @@ func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
 		}
 		return
 	}
-	_, data := sse.Encoded(body)
-	key := def.key.Scalar(data)
+	key := def.keyOf(body)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	offset, stored := v.log.store(now, tag, body, id)
-	if v.def.Load() != def {
-		v.reviewLocked()
-	} else {
+	switch {
+	case v.def.Load() != def:
+		v.reviewLocked(true)
+	case offset > v.restored:
 		v.values.Put(offset, tag, key, stored)
-		v.values.Passed(v.log.memory.Tail())
 	}
+	v.values.Passed(v.log.memory.Tail())
 	v.changedLocked()
 }
 
@@ -128,26 +133,30 @@ func (v *lastValues) changedLocked() {
 func (v *lastValues) review() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.reviewLocked()
+	v.reviewLocked(true)
 	v.changedLocked()
 }
 
-func (v *lastValues) reviewLocked() {
+// reviewLocked is review. sameKeys says that the values so far have the keys that they
+// should have: their events may be in an envelope that later ones are not in.
+func (v *lastValues) reviewLocked(sameKeys bool) {
 	def := v.def.Load()
 	before := v.values.Snapshot()
 	v.values.Clear()
 	if def == nil {
 		return
 	}
-	put := func(offset uint64, tag uint32, event []byte) {
-		if typ, data := sse.Encoded(event); def.wants(typ) {
-			v.values.Put(offset, tag, def.key.Scalar(data), event)
-		}
-	}
 	reader := v.log.memory.NewReader(v.log.memory.Tail())
 	tail := reader.Position()
 	for _, value := range before.Between(0, tail) {
-		put(value.Offset, value.Tag, value.Event)
+		typ, _ := sse.Encoded(value.Event)
+		key := []byte(value.Key)
+		if !sameKeys {
+			key = def.keyOf(value.Event)
+		}
+		if def.wants(typ) {
+			v.values.Put(value.Offset, value.Tag, key, value.Event)
+		}
 	}
 	v.values.Passed(tail)
 	for {
@@ -160,8 +169,8 @@ func (v *lastValues) reviewLocked() {
 		if event == nil {
 			break
 		}
-		if len(event) > 0 { // an offset that no event has
-			put(reader.Position()-1, tag, event)
+		if typ, _ := sse.Encoded(event); len(event) > 0 && def.wants(typ) {
+			v.values.Put(reader.Position()-1, tag, def.keyOf(event), event)
 		}
 	}
 	v.values.Passed(v.log.memory.Tail())

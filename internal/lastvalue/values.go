@@ -17,11 +17,12 @@ import (
 type Value struct {
 	Offset uint64
 	Tag    uint32 // its source and type
+	Key    string // see Pointer.Scalar; empty: it has none
 	Event  []byte // as the log has it
 }
 
-// entryCost is what a value takes besides its event and its key: the entry 48, the
-// value 40, its slot in the map 40 and what the map has free, an eighth at least
+// entryCost is what a value takes besides its event and its key: the entry 32, the
+// value 56, its slot in the map 40 and what the map has free, an eighth at least
 // and a half after it has grown.
 const entryCost = int64(unsafe.Sizeof(entry{})+unsafe.Sizeof(Value{})) + 80
 
@@ -31,7 +32,6 @@ const NoOffset = math.MaxUint64
 // entry is a key's place in the list.
 type entry struct {
 	value      *Value
-	key        string
 	prev, next *entry
 	copied     bool // the event's bytes are its own
 }
@@ -88,10 +88,12 @@ func (v *Values) Put(offset uint64, tag uint32, key, event []byte) {
 	value := &Value{Offset: offset, Tag: tag, Event: event}
 	e := v.byID[id{tag, string(key)}]
 	if e == nil {
-		e = &entry{key: string(key)}
-		v.byID[id{tag, e.key}] = e
+		e = new(entry)
+		value.Key = string(key)
+		v.byID[id{tag, value.Key}] = e
 		v.memory += entryCost + int64(len(key))
 	} else {
+		value.Key = e.value.Key
 		v.unlink(e)
 	}
 	e.value = value
@@ -136,8 +138,8 @@ func (v *Values) unlink(e *entry) {
 func (v *Values) remove(e *entry) {
 	v.snapshot = nil
 	v.unlink(e)
-	v.memory -= entryCost + int64(len(e.key))
-	delete(v.byID, id{e.value.Tag, e.key})
+	v.memory -= entryCost + int64(len(e.value.Key))
+	delete(v.byID, id{e.value.Tag, e.value.Key})
 }
 
 // evict applies the bounds.
@@ -156,7 +158,9 @@ func (v *Values) Passed(tail uint64) {
 	}
 	v.snapshot = nil // it would keep segments alive
 	for e := v.fresh; e != nil && e.value.Offset < tail; e = e.next {
-		e.value = &Value{e.value.Offset, e.value.Tag, slices.Clone(e.value.Event)}
+		own := *e.value
+		own.Event = slices.Clone(own.Event)
+		e.value = &own
 		e.copied = true
 		v.memory += int64(len(e.value.Event))
 		v.fresh = e.next
@@ -209,7 +213,7 @@ func (v *Values) Retag(change func(tag uint32) uint32) {
 
 func (v *Values) retag(e *entry, tag uint32) {
 	v.snapshot = nil
-	other := v.byID[id{tag, e.key}]
+	other := v.byID[id{tag, e.value.Key}]
 	if other != nil && other.value.Offset > e.value.Offset {
 		v.remove(e)
 		return
@@ -217,9 +221,11 @@ func (v *Values) retag(e *entry, tag uint32) {
 	if other != nil {
 		v.remove(other)
 	}
-	delete(v.byID, id{e.value.Tag, e.key})
-	e.value = &Value{e.value.Offset, tag, e.value.Event}
-	v.byID[id{tag, e.key}] = e
+	delete(v.byID, id{e.value.Tag, e.value.Key})
+	retagged := *e.value
+	retagged.Tag = tag
+	e.value = &retagged
+	v.byID[id{tag, retagged.Key}] = e
 }
 
 // Snapshot returns the values as they are: the same one until one of them changes.

@@ -55,7 +55,7 @@ func plain(all []*Value) []Value {
 }
 
 func same(a, b Value) bool {
-	return a.Offset == b.Offset && a.Tag == b.Tag && string(a.Event) == string(b.Event)
+	return a.Offset == b.Offset && a.Tag == b.Tag && a.Key == b.Key && string(a.Event) == string(b.Event)
 }
 
 func TestValuesAreThoseOfTheModel(t *testing.T) {
@@ -79,7 +79,7 @@ func TestValuesAreThoseOfTheModel(t *testing.T) {
 				v.Put(offset, key.tag, []byte(key.key), event)
 				m.remove(key)
 				m.order = append(m.order, key)
-				m.values[key] = &Value{offset, key.tag, event}
+				m.values[key] = &Value{offset, key.tag, key.key, event}
 			case 7, 8:
 				tail = min(tail+random.Uint64N(12), offset+1)
 				v.Passed(tail)
