@@ -49,6 +49,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 	batch = batch[:n]
 	if batch[0].Offset != log.memory.Head()+1 { // what was between is gone
 		log.memory.Restore(store.Epochs(), batch[0].Offset)
+		log.values.lost()
 	}
 	for i := range batch {
 		r := &batch[i]
@@ -74,6 +75,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 		log.append(t, tag, typ, d.scratch, []byte(r.ID))
 	}
 	d.delay.applied(batch)
+	d.keeping.note(batch, d.def.Load())
 	nudge(d.applied)
 	return n
 }
@@ -86,6 +88,7 @@ func (d *durable) renew(epochs []logstore.Epoch, next uint64) {
 	old := d.log()
 	log := newStreamLog(d.def.Load().cache, old.ids)
 	log.memory.Restore(epochs, next)
+	log.values.inherit(&old.values, next)
 	log.durable = d
 	log.begins.Store(next)
 	d.older.forgetRuns()

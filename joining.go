@@ -233,7 +233,11 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 		renamed := newInput(in.hub, one.source, wanted[name])
 		in.hub.counts.addLeft(one.countedName(), one.count())
 		renamed.use = one.source.exchange(one.use, renamed)
-		in.hub.log.Load().values.renameSource(one.sourceID, renamed.sourceID)
+		log := in.hub.log.Load()
+		log.values.renameSource(one.sourceID, renamed.sourceID)
+		if log.durable != nil {
+			log.durable.keeping.renamed()
+		}
 		in.hub.tags.noteUnused(one.name)
 		in.sources[name] = renamed
 	}

@@ -206,6 +206,66 @@ func (v *lastValues) renameSource(from, to uint32) {
 	v.changedLocked()
 }
 
+// restore has the values begin with those that were stored, of the events up to an
+// offset. doubtful: some are missing that are in the log.
+func (v *lastValues) restore(t *tags, all []keptValue, upTo uint64, doubtful bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	def := v.def.Load()
+	v.values.Clear()
+	v.restored, v.doubtful = upTo, doubtful
+	for i := range all {
+		value := &all[i]
+		typ, _ := sse.Encoded(value.event)
+		if value.offset <= upTo && def != nil && def.wants(typ) {
+			v.values.Put(value.offset, t.tag(t.stored(value.source), typ), value.key, value.event)
+		}
+	}
+	v.values.Passed(upTo + 1)
+	v.changedLocked()
+}
+
+// loaded notes that the log in memory has all that the store had.
+func (v *lastValues) loaded() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.doubtful {
+		v.doubtful = false
+		v.reviewLocked(true)
+	}
+	v.forgetLocked()
+	v.changedLocked()
+}
+
+// inherit takes over the values of the log before, of which this one has lost what
+// comes from an offset on.
+func (v *lastValues) inherit(before *lastValues, next uint64) {
+	before.mu.Lock()
+	kept, def, keep := before.values.Snapshot().Between(0, next), before.def.Load(), before.keep
+	before.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.def.Store(def)
+	v.keep, v.evicted = keep, before.evicted
+	if def != nil {
+		v.values.SetBounds(def.bounds)
+	}
+	for _, value := range kept {
+		v.values.Put(value.Offset, value.Tag, []byte(value.Key), value.Event)
+	}
+	v.values.Passed(next)
+	v.changedLocked()
+}
+
+// lost drops all values: events have gone from the log before they were read, and any
+// value may be an old one.
+func (v *lastValues) lost() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values.Clear()
+	v.changedLocked()
+}
+
 // take returns the values for a client, and the head of the log at that time; nil if
 // none are kept. The client gives them back.
 func (v *lastValues) take() (taken *takenValues, head uint64) {
