@@ -155,7 +155,7 @@ func TestLastValuesAfterAKill(t *testing.T) {
 		copies = append(copies, copied(t, dir))
 	})
 	in.stop()
-	o.Stop() // nothing comes any more
+	o.Stop()  // nothing comes any more
 	gone := 0 // values whose events the log has not any more
 	for i, dir := range copies {
 		if i%4 > 0 && i < len(copies)-1 {

@@ -6,8 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
+	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
 // valuesSite serves the upstreams a and b, with last values of the type price by /s.
@@ -295,5 +299,51 @@ func TestLastValuesAreCounted(t *testing.T) {
 		if got := in.value("caddy_sse_fanin_" + series + `{stream="s"}`); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
+	}
+}
+
+// The store has begun an epoch: values of what it has lost are not taken over.
+func TestLastValuesOfTheNextEpoch(t *testing.T) {
+	h := valuesHub(eventlog.Options{MaxEvents: 100, MaxBytes: 1 << 20}, 100)
+	before := h.log.Load()
+	for i, key := range []string{"A", "B", "A", "C"} {
+		before.append(time.Now(), 0, []byte("v"), fmt.Appendf(nil, "event: v\ndata: {\"key\":\"%s\",\"n\":%d}\n\n", key, i), nil)
+	}
+	next := newStreamLog(before.memory.Options(), before.ids)
+	next.memory.Restore([]logstore.Epoch{{ID: before.memory.Epoch(), First: 1}, {ID: logstore.NewEpochID(), First: 4}}, 4)
+	next.values.inherit(&before.values, 4)
+	next.append(time.Now(), 0, []byte("v"), []byte("event: v\ndata: {\"key\":\"B\"}\n\n"), nil)
+	taken, head := next.values.take()
+	var got []string
+	for _, value := range taken.Between(0, lastvalue.NoOffset) {
+		got = append(got, fmt.Sprint(value.Key, value.Offset))
+	}
+	if want := []string{`"A"3`, `"B"4`}; head != 4 || !slices.Equal(got, want) {
+		t.Errorf("there are %q up to %d, want %q", got, head, want)
+	}
+}
+
+// A client among many whose values differ gets the newest that others have, and the
+// events since.
+func TestSnapshotsOfLastValuesAreBounded(t *testing.T) {
+	h := valuesHub(eventlog.Options{MaxEvents: 100, MaxBytes: 1 << 20}, 100)
+	log := h.log.Load()
+	var all []*takenValues
+	for i := range 3 * maxTaken {
+		log.append(time.Now(), 0, []byte("v"), fmt.Appendf(nil, "event: v\ndata: {\"key\":%d}\n\n", i), nil)
+		taken, head := log.values.take()
+		if want := uint64(min(i+1, maxTaken)); head != want || len(taken.Between(0, lastvalue.NoOffset)) != int(want) {
+			t.Errorf("client %d has %d values up to %d, want %d", i, len(taken.Between(0, lastvalue.NoOffset)), head, want)
+		}
+		all = append(all, taken)
+	}
+	if n := len(log.values.taken); n != maxTaken {
+		t.Errorf("%d snapshots are held", n)
+	}
+	for _, taken := range all {
+		log.values.giveBack(taken)
+	}
+	if n := len(log.values.taken); n != 0 {
+		t.Errorf("%d snapshots are held by nobody", n)
 	}
 }

@@ -26,6 +26,6 @@ type Keeper interface {
 	// Kept returns the bytes that a name has; nil if there are none. Where several nodes
 	// share the log, they are those of any node. The bytes are the caller's. The error is
 	// ErrClosed, ctx's, or says what keeps it from reading them; if they are damaged, it
-	// wraps ErrDamaged, and there are none from then on but those that Keep stores.
+	// wraps ErrDamaged. Keep replaces these, too.
 	Kept(ctx context.Context, name string) ([]byte, error)
 }
