@@ -206,10 +206,12 @@ func (a *App) add(h *Handler, owner any) error {
 		if err != nil {
 			return err
 		}
-		h.bind(def)
+		if err := h.bind(def); err != nil {
+			return err
+		}
 		a.handlers = append(a.handlers, h)
 		if h.Name != "" {
-			a.bindWaiting(def)
+			return a.bindWaiting(def)
 		}
 		return nil
 	}
@@ -221,8 +223,7 @@ func (a *App) add(h *Handler, owner any) error {
 	}
 	a.handlers = append(a.handlers, h)
 	if def := a.byKey[namedKey(h.Name)]; def != nil {
-		h.bind(def)
-		return nil
+		return h.bind(def)
 	}
 	if !a.definedLater(h.Name) {
 		return errUndefined(h.Name, a.streamNames())
@@ -231,12 +232,15 @@ func (a *App) add(h *Handler, owner any) error {
 }
 
 // bindWaiting gives a definition to the handlers that named it before.
-func (a *App) bindWaiting(def *definition) {
+func (a *App) bindWaiting(def *definition) error {
 	for _, h := range a.handlers {
 		if h.service.def == nil && h.Name == def.name {
-			h.bind(def)
+			if err := h.bind(def); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
 }
 
 // errUndefined is the error about a name that no stream has. names are those

@@ -49,6 +49,7 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 	batch = batch[:n]
 	if batch[0].Offset != log.memory.Head()+1 { // what was between is gone
 		log.memory.Restore(store.Epochs(), batch[0].Offset)
+		log.values.lost()
 	}
 	for i := range batch {
 		r := &batch[i]
@@ -63,16 +64,18 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 		case d.shared() || !d.writing.Load():
 			d.noteStart(r)
 		}
-		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), []byte(r.Type))
+		typ := []byte(r.Type)
+		tag := d.hub.tags.tag(d.hub.tags.stored(r.Source), typ)
 		if log.ids != idsUpstream {
-			log.memory.Append(t, tag, r.Body)
+			log.append(t, tag, typ, r.Body, nil)
 			continue
 		}
 		d.scratch = append(appendUpstreamID(d.scratch[:0], r.ID, d.idInForce), r.Body...)
 		d.idInForce = r.ID
-		log.appendWithID(t, tag, d.scratch, []byte(r.ID))
+		log.append(t, tag, typ, d.scratch, []byte(r.ID))
 	}
 	d.delay.applied(batch)
+	d.keeping.note(batch, d.def.Load())
 	nudge(d.applied)
 	return n
 }
@@ -85,6 +88,7 @@ func (d *durable) renew(epochs []logstore.Epoch, next uint64) {
 	old := d.log()
 	log := newStreamLog(d.def.Load().cache, old.ids)
 	log.memory.Restore(epochs, next)
+	log.values.inherit(&old.values, next)
 	log.durable = d
 	log.begins.Store(next)
 	log.earlier.Store(old.earlier.Load())

@@ -34,6 +34,8 @@ func placeOf(word string) string {
 		return "the block of a stream, or of one of its upstreams"
 	case slices.Contains(retainWords, word):
 		return "the block of retain: retain { " + word + " ... }"
+	case slices.Contains(valueWords, word):
+		return "the block of last_value: last_value <type>... { " + word + " ... }"
 	case slices.Contains(logWords, word):
 		return "the block of log: log file { " + word + " ... }"
 	case slices.Contains(sourceWords, word), slices.Contains(clientWords, word):

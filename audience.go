@@ -274,7 +274,7 @@ func (a *audience) notify() {
 				next = clockStep
 			}
 		}
-		log.memory.Expire(now) // without appends, nothing else does
+		log.expire(now) // without appends, nothing else does
 		timer.Reset(next)
 		look.appended, look.clocks = look.more, false
 		appended := log.memory.Appended()

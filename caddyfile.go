@@ -59,8 +59,9 @@ var (
 	upstreamWords = []string{"header_up", "transport", "resume", "backoff", "idle_timeout", "max_event_size", "events", "prefix"}
 	replicaWords  = []string{"policy", "dynamic"}
 	retainWords   = []string{"events", "size", "age"}
+	valueWords    = []string{"key", "max"}
 	logWords      = []string{"dir", "sync", "memory"} // of `log file`
-	sourceWords   = append([]string{"upstream", "retain", "log", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
+	sourceWords   = append([]string{"upstream", "retain", "log", "last_value", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
 	clientWords   = []string{"start", "only", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
 )
 
@@ -95,7 +96,11 @@ var (
 //			size   <bytes>
 //			age    <duration>
 //		}
-//		start          live|oldest|<n>|<duration>
+//		last_value     <type>... {
+//			key <json-pointer>
+//			max <n>
+//		}
+//		start          live|oldest|<n>|<duration>|last_value
 //		ids            stream|upstream|none
 //		envelope       json
 //		only           source|type <pattern>...
@@ -195,7 +200,7 @@ func (b *streamBlock) check(name string) error {
 	}
 	if err != nil {
 		culprit := b.start
-		for _, word := range []string{"ids", "connect", "max_streams", "log"} {
+		for _, word := range []string{"start", "ids", "connect", "max_streams", "log"} {
 			if token, ok := b.seen[word]; ok && strings.HasPrefix(err.Error(), word+":") {
 				culprit = token
 			}
@@ -255,6 +260,8 @@ func (b *streamBlock) unmarshalSubdirective(d *caddyfile.Dispenser, more ...stri
 	switch word {
 	case "retain":
 		return b.unmarshalRetain(d)
+	case "last_value":
+		return b.unmarshalLastValue(d)
 	case "log":
 		_, raw, err := unmarshalLog(d)
 		b.LogRaw = raw
@@ -356,7 +363,7 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 	switch d.Val() {
 	case "start":
 		var start string
-		start, err = option.Argument(d, "live|oldest|<n>|<duration>")
+		start, err = option.Argument(d, "live|oldest|<n>|<duration>|last_value")
 		c.Start = Start(start)
 	case "filters":
 		err = option.Choice(d, (*string)(&c.Filters), option.On, option.Off)

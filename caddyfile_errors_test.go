@@ -51,12 +51,12 @@ func refuseAll(t *testing.T, mistakes []mistake) {
 
 func TestCaddyfileRefusesUnknownWords(t *testing.T) {
 	refuseAll(t, []mistake{
-		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, log, max_age, max_clients, max_event_size, max_streams, on_reload, only, prefix, prime, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
+		{"in the block", "sse_fanin https://a.example.com/events {\n\thartbeat 5s\n}", "unrecognized subdirective 'hartbeat', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, last_value, log, max_age, max_clients, max_event_size, max_streams, on_reload, only, prefix, prime, resume, retain, retry, slow, source_events, start, stream, transport, upstream, write_timeout, at Caddyfile:3"},
 		{"a setting of clients in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\theartbeat 5s\n\t}\n}", "heartbeat belongs in the block of a stream, beside its upstreams, at Caddyfile:4"},
 		{"in retain", "sse_fanin https://a.example.com/events {\n\tretain {\n\t\tcount 5\n\t}\n}", "unrecognized subdirective 'count' of retain, expected one of age, events, size, at Caddyfile:4"},
 		{"in the global option", "{\n\tsse_fanin {\n\t\tstreams prices https://a.example.com/events\n\t}\n}\n", "unrecognized subdirective 'streams' of the global option sse_fanin, expected stream <name> { ... } or log <kind> { ... }, at Caddyfile:3"},
 		{"in an upstream", "sse_fanin {\n\tupstream https://a.example.com/events {\n\t\thartbeat 5s\n\t}\n}", "unrecognized subdirective 'hartbeat' of upstream, expected one of backoff, dynamic, events, header_up, idle_timeout, max_event_size, policy, prefix, resume, transport, at Caddyfile:4"},
-		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, log, max_age, max_clients, max_event_size, max_streams, on_reload, only, prefix, prime, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
+		{"in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tstream x\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'stream', expected one of backoff, coalesce, connect, drain, envelope, events, filters, header_up, heartbeat, idle_timeout, ids, last_value, log, max_age, max_clients, max_event_size, max_streams, on_reload, only, prefix, prime, resume, retain, retry, slow, source_events, start, transport, upstream, write_timeout, at Caddyfile:4"},
 		{"a URL in the block", "sse_fanin {\n\thttps://a.example.com/events?token=s3cret\n}", "unrecognized subdirective 'https://a.example.com/events': a URL stands in the stream's first line, or after 'upstream', at Caddyfile:3"},
 		{"policy beside the upstreams", "sse_fanin https://a.example.com/events {\n\tpolicy mirror\n}", "policy belongs in the block of an upstream: upstream [<name>] <url>... { policy ... }, at Caddyfile:3"},
 		{"dynamic in a stream of the global option", "{\n\tsse_fanin {\n\t\tstream prices https://a.example.com/events {\n\t\t\tdynamic a a.example.com 80\n\t\t}\n\t}\n}\n", "dynamic belongs in the block of an upstream: upstream [<name>] <url>... { dynamic ... }, at Caddyfile:4"},
@@ -121,7 +121,7 @@ func TestCaddyfileRefusesMissingArguments(t *testing.T) {
 		{"idle_timeout", "sse_fanin https://a.example.com/events {\n\tidle_timeout\n}", "idle_timeout: missing argument, expected idle_timeout <duration>|off, at Caddyfile:3"},
 		{"max_event_size", "sse_fanin https://a.example.com/events {\n\tmax_event_size\n}", "max_event_size: missing argument, expected max_event_size <size>, at Caddyfile:3"},
 		{"retain", "sse_fanin https://a.example.com/events {\n\tretain\n}", "retain: the block is missing or empty, expected events, size or age in it, at Caddyfile:3"},
-		{"start", "sse_fanin https://a.example.com/events {\n\tstart\n}", "start: missing argument, expected start live|oldest|<n>|<duration>, at Caddyfile:3"},
+		{"start", "sse_fanin https://a.example.com/events {\n\tstart\n}", "start: missing argument, expected start live|oldest|<n>|<duration>|last_value, at Caddyfile:3"},
 		{"ids", "sse_fanin https://a.example.com/events {\n\tids\n}", "ids: missing argument, expected ids stream|upstream|none, at Caddyfile:3"},
 		{"heartbeat", "sse_fanin https://a.example.com/events {\n\theartbeat\n}", "heartbeat: missing argument, expected heartbeat <duration>|off, at Caddyfile:3"},
 		{"retry", "sse_fanin https://a.example.com/events {\n\tretry\n}", "retry: missing argument, expected retry <min> [<max>], at Caddyfile:3"},
@@ -169,7 +169,7 @@ func TestCaddyfileRefusesStrayArguments(t *testing.T) {
 		{"idle_timeout 1m 2m", "sse_fanin https://a.example.com/events {\n\tidle_timeout 1m 2m\n}", "idle_timeout: unexpected '2m', expected idle_timeout <duration>|off, at Caddyfile:3"},
 		{"max_event_size 1MiB 2MiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 1MiB 2MiB\n}", "max_event_size: unexpected '2MiB', expected max_event_size <size>, at Caddyfile:3"},
 		{"retain 5", "sse_fanin https://a.example.com/events {\n\tretain 5\n}", "retain: unexpected '5', its bounds stand in a block: retain { events <n> }, at Caddyfile:3"},
-		{"start live 5", "sse_fanin https://a.example.com/events {\n\tstart live 5\n}", "start: unexpected '5', expected start live|oldest|<n>|<duration>, at Caddyfile:3"},
+		{"start live 5", "sse_fanin https://a.example.com/events {\n\tstart live 5\n}", "start: unexpected '5', expected start live|oldest|<n>|<duration>|last_value, at Caddyfile:3"},
 		{"ids none stream", "sse_fanin https://a.example.com/events {\n\tids none stream\n}", "ids: unexpected 'stream', expected ids stream|upstream|none, at Caddyfile:3"},
 		{"heartbeat 5s 6s", "sse_fanin https://a.example.com/events {\n\theartbeat 5s 6s\n}", "heartbeat: unexpected '6s', expected heartbeat <duration>|off, at Caddyfile:3"},
 		{"retry 1s 2s 3s", "sse_fanin https://a.example.com/events {\n\tretry 1s 2s 3s\n}", "retry: unexpected '3s', expected retry <min> [<max>], at Caddyfile:3"},
@@ -225,13 +225,13 @@ func TestCaddyfileRefusesValues(t *testing.T) {
 		{"max_event_size -1", "sse_fanin https://a.example.com/events {\n\tmax_event_size -1\n}", "max_event_size: '-1' is not a size such as 64MiB, at Caddyfile:3"},
 		{"max_event_size 2GiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 2GiB\n}", "max_event_size: 2147483648 bytes is too much, it must be at most 1.0 GiB, at Caddyfile:3"},
 		{"max_event_size 128MiB", "sse_fanin https://a.example.com/events {\n\tmax_event_size 128MiB\n}", "max_event_size: 134217728 bytes is more than the size of all that is retained, 67108864 bytes; lower max_event_size, or raise size in retain, at Caddyfile:3"},
-		{"start now", "sse_fanin https://a.example.com/events {\n\tstart now\n}", "start: 'now' is neither live, oldest, a number of events nor a duration such as 5m, at Caddyfile:3"},
-		{"start -5", "sse_fanin https://a.example.com/events {\n\tstart -5\n}", "start: '-5' is neither live, oldest, a number of events nor a duration such as 5m, at Caddyfile:3"},
+		{"start now", "sse_fanin https://a.example.com/events {\n\tstart now\n}", "start: 'now' is neither live, oldest, last_value, a number of events nor a duration such as 5m, at Caddyfile:3"},
+		{"start -5", "sse_fanin https://a.example.com/events {\n\tstart -5\n}", "start: '-5' is neither live, oldest, last_value, a number of events nor a duration such as 5m, at Caddyfile:3"},
 		{"start 0s", "sse_fanin https://a.example.com/events {\n\tstart 0s\n}", "start: 0s is too short, it must be at least 1ms, at Caddyfile:3"},
 		{"start -5m", "sse_fanin https://a.example.com/events {\n\tstart -5m\n}", "start: -5m0s is negative, at Caddyfile:3"},
-		{"start 5 m", "sse_fanin https://a.example.com/events {\n\tstart 5 m\n}", "start: unexpected 'm', expected start live|oldest|<n>|<duration>, at Caddyfile:3"},
-		{"start 1.5", "sse_fanin https://a.example.com/events {\n\tstart 1.5\n}", "start: '1.5' is neither live, oldest, a number of events nor a duration such as 5m, at Caddyfile:3"},
-		{"start \"\"", "sse_fanin https://a.example.com/events {\n\tstart \"\"\n}", "start: the argument is empty, expected start live|oldest|<n>|<duration>, at Caddyfile:3"},
+		{"start 5 m", "sse_fanin https://a.example.com/events {\n\tstart 5 m\n}", "start: unexpected 'm', expected start live|oldest|<n>|<duration>|last_value, at Caddyfile:3"},
+		{"start 1.5", "sse_fanin https://a.example.com/events {\n\tstart 1.5\n}", "start: '1.5' is neither live, oldest, last_value, a number of events nor a duration such as 5m, at Caddyfile:3"},
+		{"start \"\"", "sse_fanin https://a.example.com/events {\n\tstart \"\"\n}", "start: the argument is empty, expected start live|oldest|<n>|<duration>|last_value, at Caddyfile:3"},
 		{"ids yes", "sse_fanin https://a.example.com/events {\n\tids yes\n}", "ids: unrecognized value 'yes', expected stream or upstream or none, at Caddyfile:3"},
 		{"heartbeat 15", "sse_fanin https://a.example.com/events {\n\theartbeat 15\n}", "heartbeat: '15' is not a duration such as 10s, at Caddyfile:3"},
 		{"heartbeat -15s", "sse_fanin https://a.example.com/events {\n\theartbeat -15s\n}", "heartbeat: -15s is negative, at Caddyfile:3"},
@@ -351,6 +351,28 @@ func TestCaddyfileRefusesLogs(t *testing.T) {
 		{"defaults of an unknown kind", "{\n\tsse_fanin {\n\t\tlog tape {\n\t\t\tsync 2s\n\t\t}\n\t}\n}\n", "log: unrecognized kind 'tape', expected file or memory_test or shared_test; any other is a module to build Caddy with, at Caddyfile:3"},
 		{"defaults with an unknown option", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tfsync always\n\t\t}\n\t}\n}\n", "unrecognized subdirective 'fsync' of log file, expected one of dir, memory, sync, at Caddyfile:4"},
 		{"defaults with too little memory", "{\n\tsse_fanin {\n\t\tlog file {\n\t\t\tmemory 1KiB\n\t\t}\n\t}\n}\n", "memory: 1024 bytes is too little, it must be at least 64 KiB, at Caddyfile:4"},
+	})
+}
+
+func TestCaddyfileRefusesLastValues(t *testing.T) {
+	refuseAll(t, []mistake{
+		{"without types", "sse_fanin https://a.example.com/events {\n\tlast_value\n}", "last_value: missing argument, expected last_value <type>..., at Caddyfile:3"},
+		{"only a block", "sse_fanin https://a.example.com/events {\n\tlast_value {\n\t\tkey /s\n\t}\n}", "last_value: missing argument, expected last_value <type>..., at Caddyfile:3"},
+		{"a type twice", "sse_fanin https://a.example.com/events {\n\tlast_value a b a\n}", "last_value: the type 'a' is given twice, at Caddyfile:3"},
+		{"an empty type", "sse_fanin https://a.example.com/events {\n\tlast_value \"\"\n}", "last_value: '' is not the type of an event; unnamed events are 'message', at Caddyfile:3"},
+		{"a type of ours", "sse_fanin https://a.example.com/events {\n\tlast_value fanin.gap\n}", "last_value: 'fanin.gap' begins with 'fanin.', which is kept for the module's own events; an upstream's are renamed to 'upstream.fanin.gap', at Caddyfile:3"},
+		{"twice", "sse_fanin https://a.example.com/events {\n\tlast_value a\n\tlast_value b\n}", "last_value is given twice, first at Caddyfile:3, at Caddyfile:4"},
+		{"a key that is no pointer", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tkey symbol\n\t}\n}", "last_value: key: 'symbol' is no JSON pointer, it must begin with '/', such as /symbol, at Caddyfile:4"},
+		{"a key with a bad escape", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tkey /a~b\n\t}\n}", "last_value: key: '/a~b' is no JSON pointer: '~' must be followed by 0 (for ~) or 1 (for /), at Caddyfile:4"},
+		{"a key twice", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tkey /a\n\t\tkey /b\n\t}\n}", "key is given twice, first at Caddyfile:4, at Caddyfile:5"},
+		{"no key", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tkey\n\t}\n}", "key: missing argument, expected key <json-pointer>, at Caddyfile:4"},
+		{"max 0", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tmax 0\n\t}\n}", "max: '0' is not a whole number from 1 to 2147483647, at Caddyfile:4"},
+		{"max too large", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tmax 1000001\n\t}\n}", "last_value: max: 1000001 is out of range, it must be from 1 to 1000000, at Caddyfile:4"},
+		{"unknown option", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tsize 1\n\t}\n}", "size belongs in the block of retain: retain { size ... }, at Caddyfile:4"},
+		{"unknown word", "sse_fanin https://a.example.com/events {\n\tlast_value a {\n\t\tby /s\n\t}\n}", "unrecognized subdirective 'by' of last_value, expected one of key, max, at Caddyfile:4"},
+		{"an option beside the upstreams", "sse_fanin https://a.example.com/events {\n\tkey /s\n}", "key belongs in the block of last_value: last_value <type>... { key ... }, at Caddyfile:3"},
+		{"in a handler that names a stream", "sse_fanin prices {\n\tlast_value a\n}", "last_value belongs where the stream 'prices' is defined, together with its upstreams, at Caddyfile:3"},
+		{"start with none", "sse_fanin https://a.example.com/events {\n\theartbeat 5s\n\tstart last_value\n}", "start: 'last_value' sends the last values of the stream, but it keeps none; add 'last_value <type>...' to the stream, at Caddyfile:4"},
 	})
 }
 

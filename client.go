@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
@@ -59,6 +60,7 @@ type client struct {
 	toldGap      bool          // it was sent a gap before its position was known
 	asking       bool          // it waits for an answer, see older
 	from         int64         // what arrived from then on is wanted, unless it comes with a position, Unix ms; 0: start counts
+	hasValues    bool          // it has got the last values of its log before
 	waitUntil    int64         // how long it waits for its position without a gap, monotonic ns
 	body         *unwantedBody // nil: the request has none
 
@@ -68,6 +70,8 @@ type client struct {
 	older     atomic.Pointer[olderAnswer]
 	questions uint64
 	begin     *beginning
+
+	values *valueDelivery // the last values that it is to get before events; nil: none
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -197,6 +201,7 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 		c.ended = why
 		return after, false, true
 	}
+	c.valuesWritten()
 	return after, ended || c.behind(), false
 }
 
@@ -211,10 +216,17 @@ func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 		return head, 0, nil
 	}
 	c.buf = c.buf[:0]
-	if !c.placed {
+	switch {
+	case !c.placed:
 		c.place(now)
-	} else if p, events, err = c.events(); p != nil || err != nil {
-		return p, events, err
+	case c.values != nil:
+		if p, err = c.nextValues(now); p != nil || err != nil || c.values != nil {
+			return p, 0, err
+		}
+	default:
+		if p, events, err = c.events(); p != nil || err != nil {
+			return p, events, err
+		}
 	}
 	if c.stateVersion != c.hub.states.version.Load() {
 		c.appendStates(now)
@@ -233,6 +245,9 @@ func (c *client) behind() bool {
 	}
 	if !c.placed || c.asking {
 		return false // it is woken
+	}
+	if c.values != nil {
+		return true
 	}
 	if _, events, known := c.judged(); known && c.at.log.next.Load() == nil {
 		return events > 0
@@ -300,6 +315,11 @@ func (c *client) lag() uint64 {
 	return c.at.lag()
 }
 
+// wants reports whether the client is to get an event that is stored under a tag.
+func (c *client) wants(tag uint32, stored []byte) bool {
+	return c.view == nil || c.view.wants(tag, stored)
+}
+
 // nextEvents returns the events to write next, as the log has them.
 func (c *client) nextEvents() (chunk []byte, events int, err error) {
 	if c.view == nil {
@@ -333,12 +353,8 @@ func (c *client) events() (p []byte, events int, err error) {
 				}
 				continue
 			}
-			if c.settings.slow == slowDisconnect {
-				return nil, 0, err
-			}
-			missed := c.at.reader.SkipTo(c.at.log.first())
-			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
-			return c.buf, 0, nil
+			p, err = c.skipAhead()
+			return p, 0, err
 		}
 		log := c.at.log.following()
 		if log == nil || c.at.reader.Position() <= c.at.log.memory.Head() || !log.ready() {
@@ -348,6 +364,19 @@ func (c *client) events() (p []byte, events int, err error) {
 		c.switchLog(log, log.begins.Load())
 		c.sent.head = 0
 	}
+}
+
+// skipAhead has a client that was overtaken go on with the oldest event that can be
+// had, and returns the gap. The error is that of one that is to be disconnected.
+func (c *client) skipAhead() (p []byte, err error) {
+	if c.settings.slow == slowDisconnect {
+		return nil, eventlog.ErrOvertaken
+	}
+	from := c.valuesFrom()
+	missed := c.at.reader.SkipTo(c.at.log.first())
+	state := c.takeValues(from)
+	c.buf = c.appendGap(c.buf[:0], gapExpired, &missed, state)
+	return c.buf, nil
 }
 
 // write sends a piece that ends at the end of an event, and notes when the
@@ -399,6 +428,7 @@ func (c *client) beatByWaiting(now time.Time) {
 func (c *client) finish(r *http.Request) {
 	c.hub.counts.countEnd(c.ended)
 	c.askNoMore()
+	c.returnValues()
 	c.body.stop()
 	var deadline time.Time
 	switch c.ended {

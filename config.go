@@ -32,6 +32,7 @@ const (
 	defaultDrain        = 5 * time.Second
 	defaultLinger       = 30 * time.Second
 	defaultMaxStreams   = 1000
+	defaultLastValues   = 10_000
 
 	// of each stream of a keyed one
 	defaultKeyedMaxEventSize = 256 << 10
@@ -78,6 +79,7 @@ const (
 
 	startLive   = "live"
 	startOldest = "oldest"
+	startValues = "last_value"
 
 	primeAuto = "auto"
 	primeOn   = "on"
@@ -111,6 +113,11 @@ type Stream struct {
 	// Where the retained events are kept besides memory, so that they outlive the
 	// process. It needs the stream's name. Default: nowhere.
 	LogRaw json.RawMessage `json:"log,omitempty" caddy:"namespace=http.handlers.sse_fanin.log inline_key=kind"`
+
+	// Which last values are kept for longer than events are: the newest event of
+	// each source, type and key. Clients get them with `start last_value`, and after
+	// a gap. Default: none.
+	LastValue *LastValue `json:"last_value,omitempty"`
 
 	// The `id` that clients get with each event: `stream` is the position in
 	// the merged stream, with which a client resumes; `upstream` passes on the
@@ -437,6 +444,11 @@ func (s *Stream) validate() error {
 			return err
 		}
 	}
+	if s.LastValue != nil {
+		if err := s.LastValue.validate(); err != nil {
+			return err
+		}
+	}
 	if err := s.UpstreamOptions.validate(); err != nil {
 		return err
 	}
@@ -453,6 +465,8 @@ func (s *Stream) hasSourceSide() string {
 		return "retain"
 	case given(s.LogRaw):
 		return "log"
+	case s.LastValue != nil:
+		return "last_value"
 	case s.IDs != "":
 		return "ids"
 	case s.Envelope != "":

@@ -38,6 +38,7 @@ type streamCounts struct {
 	bytes    atomic.Uint64 // written to clients, heartbeats included
 	replayed atomic.Uint64 // events from before the client came
 	gaps     [2]atomic.Uint64
+	values   atomic.Uint64 // last values that were dropped by their bounds
 	refused  refusals
 	delay    delays
 

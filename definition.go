@@ -27,7 +27,8 @@ type definition struct {
 	owner     any    // *caddyhttp.Server of the handler that defined it; nil for the global options
 	upstreams []*upstreamDef
 	retain    eventlog.Options
-	log       *logDef // where the log is kept besides memory; nil: nowhere
+	log       *logDef       // where the log is kept besides memory; nil: nowhere
+	values    *lastValueDef // nil: no last values are kept
 	ids       string
 	shape     streamShape
 	clients   *ClientSettings // defaults for the handlers that name it; nil if there are none
@@ -200,6 +201,7 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 	if def.log, err = b.log(name, cfg, def.retain); err != nil {
 		return nil, err
 	}
+	def.values = def.lastValues(cfg.LastValue)
 	var sources []*[3]string // name, key and shape
 	for i, u := range cfg.Upstreams {
 		uds, err := b.buildUpstream(i, u, cfg, def, taken)
@@ -221,6 +223,7 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 	def.digest = digest([]any{
 		sources, def.retain, def.ids, def.shape.envelope, def.shape.sourceEvents,
 		def.shape.onDemand, def.shape.onDemand && def.shape.linger > 0, def.shape.linger, def.maxStreams,
+		def.values.digested(),
 	})
 	def.key, def.label = namedKey(name), name
 	if name == "" {

@@ -43,6 +43,14 @@ func (c *client) countWrite(bytes, events int, now time.Time) {
 	}
 }
 
+// countReplayed counts last values that were written.
+func (c *client) countReplayed(n uint64) {
+	c.sent.events += n
+	c.sent.replayed += n
+	c.hub.counts.events.Add(n)
+	c.hub.counts.replayed.Add(n)
+}
+
 // countGap counts a gap and announces it to the configuration's event handlers.
 func (c *client) countGap(why string, missed *uint64) {
 	c.sent.gaps++

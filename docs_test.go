@@ -172,7 +172,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\t{1,2}([a-z_]+)\b`).FindAllStringSubmatch(syntaxComment(t), -1) {
 		want[m[1]] = true
 	}
-	for _, word := range []string{"upstream", "events", "size", "age"} { // with their own sections; those of retain
+	for _, word := range []string{"upstream", "events", "size", "age", "key", "max"} { // with their own sections; those of retain and last_value
 		if word != "events" { // an option of upstreams, too
 			delete(want, word)
 		}

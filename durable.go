@@ -57,6 +57,7 @@ type durable struct {
 
 	older   olderEvents
 	delay   commitDelay
+	keeping valueKeeping
 	cluster cluster
 
 	// of apply, which is called by one goroutine at a time
@@ -90,6 +91,7 @@ func newDurable(h *hub, l *streamLog, def *logDef) *durable {
 	d.current.Store(l)
 	d.def.Store(def)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.keeping.due = make(chan struct{}, 1)
 	d.older.init(d)
 	d.cluster.init(d)
 	return d
@@ -185,12 +187,19 @@ func (d *durable) run() {
 	if err != nil {
 		return // it ends
 	}
+	from = d.restoreValues(store, from)
 	d.log().memory.Restore(store.Epochs(), from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
+	if keeper, ok := store.(logstore.Keeper); ok {
+		var keeping sync.WaitGroup // until the store is closed
+		defer keeping.Wait()
+		keeping.Go(func() { d.keepValues(keeper) })
+	}
 	if !d.awaitApplied(store) {
 		return
 	}
+	d.log().values.loaded()
 	d.log().begins.Store(d.firstNew())
 	d.loaded.Store(true)
 	d.hub.audience.wakeAll() // they wait for their positions
@@ -268,6 +277,16 @@ func (d *durable) reopens(before *durable) bool {
 	}
 	last := before.epochs()
 	return len(last) > 0 && slices.ContainsFunc(d.epochs(), func(e logstore.Epoch) bool { return e.ID == last[len(last)-1].ID })
+}
+
+// pause waits for a while, or until the log ends.
+func (d *durable) pause(length time.Duration) {
+	timer := time.NewTimer(length)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-d.ctx.Done():
+	}
 }
 
 // opened returns the store; nil until it is open.

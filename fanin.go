@@ -146,6 +146,8 @@ func (h *hub) detach(def *definition) { h.inputs.detach(def) }
 // newLog returns the log of a definition. Nothing is opened yet.
 func (h *hub) newLog(def *definition) *streamLog {
 	l := newStreamLog(def.inMemory(), def.ids)
+	l.values.evicted = &h.counts.values
+	l.values.adjust(def.values)
 	if def.log != nil {
 		l.durable = newDurable(h, l, def.log)
 	}
@@ -164,7 +166,7 @@ func (h *hub) applyLog(def *definition) (stalled *durable) {
 		kept = old.durable.def.Load()
 	}
 	if old.ids == def.ids && kept.same(def.log) {
-		old.memory.SetOptions(def.inMemory())
+		old.adjust(def.inMemory(), def.values)
 		if old.durable != nil {
 			old.durable.adjust(def.log)
 			old.durable.begin()
@@ -223,12 +225,7 @@ func (h *hub) publish(from *input, ev *sse.Event, typ []byte, hadID bool, enc *e
 	}
 	withID := log.ids == idsUpstream
 	body := enc.encode(ev, typ, from.name, h.shaped.Load().envelope, withID, hadID, now)
-	tag := h.tags.tag(from.sourceID, typ)
-	if !withID {
-		log.memory.Append(now, tag, body)
-		return
-	}
-	log.appendWithID(now, tag, body, ev.ID)
+	log.append(now, h.tags.tag(from.sourceID, typ), typ, body, ev.ID)
 }
 
 // reasonChanged notes that a source is down for another reason, which only

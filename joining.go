@@ -6,6 +6,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 )
@@ -91,8 +92,34 @@ func (in *inputs) reconcileLocked() {
 	if len(in.uses) > 0 {
 		in.hub.counts.keep(in.countedNamesLocked())
 	}
+	in.keepValuesLocked()
 	in.applyDemandLocked()
 	in.hub.sourceChanged()
+}
+
+// keepValuesLocked has the last values kept of those sources only that there are, or
+// may be once addresses have been found.
+func (in *inputs) keepValuesLocked() {
+	if len(in.uses) == 0 {
+		return // clients are still leaving
+	}
+	names := make(map[string]bool, len(in.sources))
+	for name := range in.sources {
+		names[name] = true
+	}
+	var sought []string // upstreams whose addresses are not known yet
+	for _, def := range in.uses {
+		for _, u := range def.upstreams {
+			if w := in.watches[u.key]; u.expands && (w == nil || len(w.addresses) == 0) {
+				sought = append(sought, memberName(u.name, ""))
+			}
+		}
+	}
+	tags := in.hub.tags
+	in.hub.log.Load().values.keepSources(func(number uint32) bool {
+		name, _, ok := tags.sourceAt(number)
+		return ok && names[name] || slices.ContainsFunc(sought, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
 }
 
 // expandLocked returns the upstreams of the configurations in use.
@@ -206,6 +233,11 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 		renamed := newInput(in.hub, one.source, wanted[name])
 		in.hub.counts.addLeft(one.countedName(), one.count())
 		renamed.use = one.source.exchange(one.use, renamed)
+		log := in.hub.log.Load()
+		log.values.renameSource(one.sourceID, renamed.sourceID)
+		if log.durable != nil {
+			log.durable.keeping.renamed()
+		}
 		in.hub.tags.noteUnused(one.name)
 		in.sources[name] = renamed
 	}

@@ -26,6 +26,9 @@ func (s *Stream) judgeWhole() error {
 	case keyed == "" && s.MaxStreams != 0:
 		return fmt.Errorf("max_streams: it bounds the keys of a keyed stream, but no upstream has a placeholder of the request")
 	}
+	if err := s.Start.judge(s.LastValue != nil); err != nil {
+		return err
+	}
 	if s.IDs != idsUpstream {
 		return nil
 	}

@@ -217,6 +217,14 @@ func listLog(w io.Writer, r *filestore.Report) {
 	for _, d := range r.Damage {
 		damage = append(damage, d.Error())
 	}
+	kept := make([]string, 0, len(r.Kept))
+	for _, name := range slices.Sorted(maps.Keys(r.Kept)) {
+		what := shown(name)
+		if name == keptValues {
+			what = "last values"
+		}
+		kept = append(kept, fmt.Sprintf("%s, %s", what, humanize.IBytes(uint64(r.Kept[name]))))
+	}
 	for _, file := range r.Aside {
 		aside = append(aside, file+" was found damaged, and is not read")
 	}
@@ -227,6 +235,7 @@ func listLog(w io.Writer, r *filestore.Report) {
 		{"epochs", epochs},
 		{"segments", []string{fmt.Sprint(r.Segments)}},
 		{"sources", sources},
+		{"kept", kept},
 		{"damage", damage},
 		{"aside", aside},
 	} {

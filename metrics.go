@@ -45,6 +45,9 @@ var metrics = streamCollector{
 	retainedEvents:   desc("retained_events", "How many events are retained."),
 	retainedBytes:    desc("retained_bytes", "How much memory the retained events take, in bytes."),
 	retainedAge:      desc("retained_age_seconds", "How old the oldest retained event is; 0 if there is none."),
+	lastValues:       desc("last_values", "How many last values are kept."),
+	valueBytes:       desc("last_values_bytes", "How much memory the last values take besides the retained events, in bytes."),
+	valuesEvicted:    desc("last_values_evicted_total", "How many last values were dropped since there were more than their bounds allow."),
 	maxLag:           desc("max_lag_events", "How many events the client that is furthest behind has still to get."),
 	logState:         desc("log_state", "What a log that is kept besides memory does: 1 for its state, 0 for the others.", "state"),
 	logHead:          desc("log_head_offset", "Number of the log's newest event; 0 if there is none."),
@@ -73,6 +76,7 @@ type streamCollector struct {
 	delivered, deliveredBytes, replayed, gaps          *prometheus.Desc
 	retainedEvents, retainedBytes, retainedAge, maxLag *prometheus.Desc
 	deliveryDelay                                      *prometheus.Desc
+	lastValues, valueBytes, valuesEvicted              *prometheus.Desc // of streams that keep last values
 
 	// Of streams whose log is kept besides memory.
 	logState, logWrites, logNodes, logFailed      *prometheus.Desc
@@ -105,6 +109,7 @@ func (m *streamCollector) Describe(ch chan<- *prometheus.Desc) {
 		m.delivered, m.deliveredBytes, m.replayed, m.gaps,
 		m.retainedEvents, m.retainedBytes, m.retainedAge, m.maxLag,
 		m.deliveryDelay,
+		m.lastValues, m.valueBytes, m.valuesEvicted,
 		m.logState, m.logWrites, m.logNodes, m.logFailed,
 		m.logHead, m.logMemoryHead, m.logFirst, m.logBytes,
 		m.logBuffered, m.logBufferedBytes,
@@ -169,6 +174,11 @@ func (m *streamCollector) collect(ch chan<- prometheus.Metric, v *streamView, no
 	}
 	s.gauge(m.retainedAge, age)
 	s.gauge(m.maxLag, float64(v.Clients.MaxLag))
+	if values := v.Log.LastValues; values != nil {
+		s.gauge(m.lastValues, float64(values.Values))
+		s.gauge(m.valueBytes, float64(values.Memory))
+		s.counter(m.valuesEvicted, values.Evicted)
+	}
 	ch <- v.delay.metric(m.deliveryDelay, v.Name)
 	if v.Log.Store != nil {
 		m.collectLog(&s, v)

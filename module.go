@@ -69,10 +69,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 }
 
 // bind gives the handler the stream it serves.
-func (h *Handler) bind(def *definition) {
+func (h *Handler) bind(def *definition) error {
 	settings := h.ClientSettings.over(def.clients).resolve()
+	if err := settings.start.judge(def.values != nil); err != nil {
+		return fmt.Errorf("stream '%s': %w", def.label, err)
+	}
 	h.service.def, h.service.settings = def, &settings
 	def.services = append(def.services, &h.service)
+	return nil
 }
 
 // ServeHTTP serves the stream. It does not call the next handler.

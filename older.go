@@ -137,7 +137,7 @@ func (o *olderEvents) serve() {
 			}
 			a := o.answer(q)
 			if a.err != nil && !errors.Is(a.err, logstore.ErrEvicted) {
-				o.pause(reopenAfter) // the client will ask again
+				o.durable.pause(reopenAfter) // the client will ask again
 			}
 			o.forgetReturn()
 			q.client.answer(&a)
@@ -146,7 +146,7 @@ func (o *olderEvents) serve() {
 			}
 			o.awaitReturn(&q.client.sub)
 			if n := min(o.waiting(), idleShare); n > 0 {
-				o.pause(time.Duration(n) * min(time.Since(began), catchUpTurn/4)) // it may have been slow
+				o.durable.pause(time.Duration(n) * min(time.Since(began), catchUpTurn/4)) // it may have been slow
 			}
 		}
 	}
@@ -183,16 +183,6 @@ func (o *olderEvents) awaitReturn(woken *subscriber) {
 		case <-o.durable.ctx.Done():
 			return
 		}
-	}
-}
-
-// pause waits for a while, or until the log ends.
-func (o *olderEvents) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-o.durable.ctx.Done():
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
@@ -67,6 +68,7 @@ func (p *clientPosition) lag() uint64 {
 // switchLog has the client read a log, from the event at next.
 func (c *client) switchLog(log *streamLog, next uint64) {
 	c.askNoMore()
+	c.hasValues = false
 	c.hub.audience.switchLog(&c.at, log, next)
 }
 
@@ -90,12 +92,12 @@ func (c *client) place(now time.Time) {
 		if !c.waited && monotonic(now) >= c.waitUntil {
 			c.waited = true
 			if c.toldGap = c.sub.asked != "" && log.resumable(); c.toldGap {
-				c.buf = c.appendGap(c.buf, gapUnknown, nil)
+				c.buf = c.appendGap(c.buf, gapUnknown, nil, nil)
 			}
 		}
 		return
 	}
-	log.memory.Expire(now)
+	log.expire(now)
 	c.sent.head = log.memory.Head() // later events are no replay
 	for {
 		begin := c.begin
@@ -121,15 +123,27 @@ func (c *client) place(now time.Time) {
 		}
 		c.placed = true
 		c.sentPosition = begin.next
-		switch {
-		case begin.gap == "":
-			if begin.fresh {
-				c.prime(begin.next, now)
-			}
-		case !c.toldGap:
-			c.buf = c.appendGap(c.buf, begin.gap, begin.missed)
+		c.appendBeginning(begin, now)
+		return
+	}
+}
+
+// appendBeginning appends what a client gets before the first event: the gap before its
+// position, or the position alone. The last values follow.
+func (c *client) appendBeginning(begin *beginning, now time.Time) {
+	if begin.gap != "" {
+		state := c.takeValues(0)
+		if !c.toldGap || c.values != nil {
+			c.buf = c.appendGap(c.buf, begin.gap, begin.missed, state)
 		}
 		return
+	}
+	if begin.fresh && c.settings.start == startValues {
+		c.at.seek(lastvalue.NoOffset)
+		c.takeValues(0)
+	}
+	if begin.fresh && c.values == nil {
+		c.prime(c.at.reader.Position(), now)
 	}
 }
 
@@ -163,6 +177,9 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 	}
 	switch state {
 	case eventlog.Known:
+		if cursor.Time == 0 && log.values.kept() { // that of a gap, see appendGap
+			b.gap, b.missed = gapExpired, new(uint64)
+		}
 		return b, true
 	case eventlog.Expired:
 		missed := b.next - cursor.Offset - 1
@@ -316,7 +333,7 @@ func requestedPosition(r *http.Request) string {
 func (c *client) startPosition() (next uint64, ok bool) {
 	start := c.settings.start
 	switch start {
-	case startLive:
+	case startLive, startValues:
 		return c.at.log.memory.Head() + 1, true
 	case startOldest:
 		return c.at.log.first(), true
@@ -341,20 +358,35 @@ type gapData struct {
 	Reason  string  `json:"reason"`
 	Missed  *uint64 `json:"missed"`
 	Resumed *string `json:"resumed"`
+	State   *int    `json:"state,omitempty"` // of a stream that keeps last values: how many follow
 }
 
 // appendGap appends the event for a gap, with an id that makes the client's
-// next reconnect good.
-func (c *client) appendGap(dst []byte, why string, missed *uint64) []byte {
+// next reconnect good. state is how many last values follow it; nil if the stream keeps
+// none.
+//
+// A client whose connection fails before it has got any of them comes back with that
+// id, and must not go without them. So the id carries no time, which tells it from that
+// of an event. An upstream's id cannot tell that: such a gap has none, and leaves the client
+// with the position that has led to it.
+func (c *client) appendGap(dst []byte, why string, missed *uint64, state *int) []byte {
 	c.countGap(why, missed)
-	gap := gapData{Reason: why, Missed: missed}
+	gap := gapData{Reason: why, Missed: missed, State: state}
 	if c.view.protects() {
 		gap.Missed = nil // most of them may be those of others
 	}
 	ev := sse.Event{Type: []byte(controlPrefix + "gap")}
-	if resumed := c.idAt(time.Now()); resumed != "" {
+	resumed := c.idAt(time.Now())
+	if c.values != nil && c.at.log.ids == idsStream {
+		cursor := c.at.reader.Cursor(time.Now())
+		cursor.Time = 0
+		resumed = cursor.String()
+	}
+	if resumed != "" {
 		gap.Resumed = &resumed
-		ev.ID = []byte(resumed)
+		if c.values == nil || c.at.log.ids == idsStream {
+			ev.ID = []byte(resumed)
+		}
 	}
 	ev.Data, _ = json.Marshal(gap) // strings and numbers cannot fail
 	return sse.AppendEvent(dst, &ev)

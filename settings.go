@@ -17,8 +17,9 @@ import (
 // they are the defaults for the handlers that name it.
 type ClientSettings struct {
 	// Where a client without a position begins: `live` (now), `oldest`
-	// (everything retained), a number (the last n), or a duration (what arrived
-	// in the last so long). Default: `live`.
+	// (everything retained), a number (the last n), a duration (what arrived in
+	// the last so long), or `last_value` (the last values, and what follows).
+	// Default: `live`.
 	Start Start `json:"start,omitempty"`
 
 	// What clients may see, by source and by type: where both are given, both must
@@ -90,9 +91,9 @@ type RetryRange struct {
 	Max caddy.Duration `json:"max,omitempty"`
 }
 
-// Start is where a client without a position begins: `live`, `oldest`, a number
-// of events, or a duration such as `5m`. In JSON a number may also stand without
-// quotes; it is one of events then, too.
+// Start is where a client without a position begins: `live`, `oldest`,
+// `last_value`, a number of events, or a duration such as `5m`. In JSON a number may
+// also stand without quotes; it is one of events then, too.
 type Start string
 
 // UnmarshalJSON accepts a string or a number.
@@ -112,7 +113,7 @@ func (s *Start) UnmarshalJSON(b []byte) error {
 }
 
 func (s Start) validate() error {
-	if s == "" || s == startLive || s == startOldest {
+	if s == "" || s == startLive || s == startOldest || s == startValues {
 		return nil
 	}
 	if _, ok := s.events(); ok {
@@ -125,7 +126,15 @@ func (s Start) validate() error {
 }
 
 func (s Start) unrecognized() error {
-	return fmt.Errorf("start: '%s' is neither live, oldest, a number of events nor a duration such as 5m", s)
+	return fmt.Errorf("start: '%s' is neither live, oldest, last_value, a number of events nor a duration such as 5m", s)
+}
+
+// judge validates that a stream has what a client without a position begins with.
+func (s Start) judge(lastValues bool) error {
+	if s == startValues && !lastValues {
+		return fmt.Errorf("start: '%s' sends the last values of the stream, but it keeps none; add 'last_value <type>...' to the stream", startValues)
+	}
+	return nil
 }
 
 // events returns the number of events, if it is one.

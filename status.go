@@ -82,9 +82,28 @@ type logStatus struct {
 	MaxBytes  int64 `json:"max_bytes"`
 	MaxAge    int64 `json:"max_age"` // milliseconds
 
+	// Of a stream that keeps last values.
+	LastValues *valuesStatus `json:"last_values,omitempty"`
+
 	// Of a log that is kept besides memory.
 	MaxMemory int64        `json:"max_memory,omitempty"`
 	Store     *storeStatus `json:"store,omitempty"`
+}
+
+// valuesStatus is the operators' view of the last values.
+type valuesStatus struct {
+	Values  int    `json:"values"`
+	Memory  int64  `json:"memory"`  // that they take besides the log's
+	Evicted uint64 `json:"evicted"` // dropped by the bounds so far
+	// How many there may be; of each key's log.
+	Max int `json:"max"`
+}
+
+// merge adds the values of another log. Those evicted are counted for all together.
+func (v *valuesStatus) merge(other *valuesStatus) {
+	v.Values += other.Values
+	v.Memory += other.Memory
+	v.Evicted, v.Max = max(v.Evicted, other.Evicted), other.Max
 }
 
 // clientsStatus is the operators' view of the clients of a stream.
@@ -172,6 +191,13 @@ func (l *logStatus) merge(other logStatus) {
 	l.MaxMemory = other.MaxMemory
 	if other.Store != nil {
 		l.Store = other.Store
+	}
+	switch {
+	case other.LastValues == nil:
+	case l.LastValues == nil:
+		l.LastValues = other.LastValues
+	default:
+		l.LastValues.merge(other.LastValues)
 	}
 	l.Head += other.Head
 	l.Events += other.Events

@@ -256,7 +256,7 @@ func recentOf(name string) []recentEvent {
 	if log == nil {
 		return nil
 	}
-	log.memory.Expire(time.Now())
+	log.expire(time.Now())
 	var events []recentEvent
 	log.newest(newestEvents, func(stored []byte, arrived int64) {
 		if ev, ok := decodeRecent(stored); ok {

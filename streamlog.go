@@ -25,6 +25,7 @@ type streamLog struct {
 	memory  *eventlog.Log // what clients read from
 	ids     string
 	durable *durable // where the log is kept besides memory; nil: nowhere
+	values  lastValues
 
 	// next is the log that came after this one; readers go through all of
 	// them. Nil for the hub's current one.
@@ -63,6 +64,7 @@ type notedID struct {
 func newStreamLog(o eventlog.Options, ids string) *streamLog {
 	l := &streamLog{memory: eventlog.New(o), ids: ids, byID: make(map[uint64]uint64)}
 	l.begins.Store(1)
+	l.values.init(l)
 	return l
 }
 
@@ -153,13 +155,40 @@ func (l *streamLog) close() {
 // resumable reports whether clients can come back with an id.
 func (l *streamLog) resumable() bool { return l.ids != idsNone }
 
+// append appends an event. typ is its type as clients get it; id is the upstream's id
+// in force, which counts with `ids upstream` only: body has its line then.
+func (l *streamLog) append(now time.Time, tag uint32, typ, body, id []byte) {
+	l.values.append(now, tag, typ, body, id)
+}
+
+// store appends an event to the log in memory. It is for append.
+func (l *streamLog) store(now time.Time, tag uint32, body, id []byte) (offset uint64, stored []byte) {
+	if l.ids == idsUpstream {
+		return l.appendWithID(now, tag, body, id)
+	}
+	return l.memory.Append(now, tag, body)
+}
+
+// expire evicts what is older than the log's bound on age.
+func (l *streamLog) expire(now time.Time) {
+	l.memory.Expire(now)
+	l.values.passed()
+}
+
+// adjust changes the bounds, and which last values are kept.
+func (l *streamLog) adjust(o eventlog.Options, values *lastValueDef) {
+	l.memory.SetOptions(o)
+	l.values.passed()
+	l.values.adjust(values)
+}
+
 // appendWithID appends an event that carries the upstream's id. The id of an
 // event that brought none of its own is the one before it: a client that has
 // it is resumed after the event that brought it, as the upstream would do.
-func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
+func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) (offset uint64, stored []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	offset := l.memory.Append(now, tag, body)
+	offset, stored = l.memory.Append(now, tag, body)
 	hash := maphash.Bytes(tagSeed, id)
 	if !l.hasLast || hash != l.lastHash {
 		n := notedID{offset: offset, hash: hash}
@@ -171,6 +200,7 @@ func (l *streamLog) appendWithID(now time.Time, tag uint32, body, id []byte) {
 		l.lastHash, l.lastID, l.hasLast = hash, n.id, true
 	}
 	l.forgetLocked()
+	return offset, stored
 }
 
 // forgetLocked forgets ids of evicted events. A client that has the event before

@@ -114,6 +114,9 @@ func (k *keyedStream) view(all []*hub) *streamView {
 		v.MaxKeys, v.Clients.Max = def.maxStreams, def.maxClients()
 		v.Log.IDs, v.Log.MaxEvents = def.ids, def.retain.MaxEvents
 		v.Log.MaxBytes, v.Log.MaxAge = def.retain.MaxBytes, def.retain.MaxAge.Milliseconds()
+		if def.values != nil {
+			v.Log.LastValues = &valuesStatus{Max: def.values.bounds.Max, Evicted: k.counts.values.Load()}
+		}
 	}
 	for _, h := range all {
 		v.addHub(h)
@@ -237,6 +240,7 @@ func (v *streamView) addLog(log *streamLog) {
 		Oldest: unixMilli(st.Oldest), Newest: unixMilli(st.Newest),
 		MaxEvents: o.MaxEvents, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge.Milliseconds(),
 	}
+	l.LastValues = log.values.status()
 	if log.durable != nil {
 		l.describe(log.durable)
 		v.commits = log.durable.delay.delays.load()

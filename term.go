@@ -69,7 +69,8 @@ func (d *durable) write(ctx context.Context, store logstore.Store, term logstore
 		announceRole(d.hub.label, true, nil)
 	}
 	d.setWriting(true)
-	nudge(d.waiting) // something may have come before
+	nudge(d.waiting)     // something may have come before
+	nudge(d.keeping.due) // whoever has written before may not have stored the last values
 	for done := false; !done; {
 		select {
 		case <-d.waiting:

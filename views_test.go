@@ -30,7 +30,8 @@ func setOf(patterns string) *pattern.Set { return pattern.ParseSet(strings.Field
 // appendTyped appends an event of a source and a type, whose data is the type.
 func appendTyped(h *hub, source, typ string) uint64 {
 	tag := h.tags.tag(h.tags.source(source, ""), []byte(typ))
-	return h.log.Load().memory.Append(time.Now(), tag, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", typ, typ))
+	offset, _ := h.log.Load().memory.Append(time.Now(), tag, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", typ, typ))
+	return offset
 }
 
 // judgeAll judges what was appended, and returns the views that are touched.

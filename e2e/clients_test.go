@@ -17,6 +17,8 @@ var clientExamples = []string{
 	"Browsers js",
 	"Typed events and the envelope js",
 	"State and gaps js",
+	"Last values caddyfile",
+	"Last values js",
 	"Sleeping laptops and frozen tabs js",
 	"In a page html", // these three in libraryexamples_test.go
 	"With React js",
@@ -131,6 +133,28 @@ func TestBrowserExample(t *testing.T) {
 			t.Errorf("%d gaps", n)
 		}
 	})
+}
+
+// TestLastValuesExample has a page begin with the present values, which are no longer
+// retained as events.
+func TestLastValuesExample(t *testing.T) {
+	t.Parallel()
+	o := typedOrigin(t, "price")
+	site := replaceAll(t, clientExample(t, "Last values", "caddyfile"), "example.com {\n", "",
+		"https://prices.example.net/events", o.URL(), "start last_value\n\t}\n}", "start last_value\nretain {\nevents 1\n}\n}")
+	s := newServer(t, wires[0], examplePage(t, script(clientExample(t, "Last values", "js")))+site)
+	waitConnected(t, 1, o)
+	prices := func(symbol string, price int) {
+		o.Emit("price", fmt.Sprintf(`{"symbol":"%s","price":%d}`, symbol, price))
+	}
+	for price, symbol := range []string{"A", "B", "A", "C"} {
+		prices(symbol, price)
+	}
+	b := newTab(t)
+	b.open(s.url("/page.html"))
+	b.wait(`prices.get("A") === 2 && prices.get("B") === 1 && prices.get("C") === 3`)
+	prices("B", 4)
+	b.wait(`prices.get("B") === 4`)
 }
 
 // TestSleepExamples has the machine sleep, as the page sees it, and the tab

@@ -25,6 +25,9 @@ var (
 	// ErrEvicted is Read's: the record at the offset is no longer retained.
 	ErrEvicted = errors.New("logstore: the record is no longer retained")
 
+	// ErrDamaged is Kept's: what was kept is not what was stored.
+	ErrDamaged = errors.New("logstore: what was kept is damaged")
+
 	// ErrInUse is that of opening a store which another process holds, and which
 	// only one can use.
 	ErrInUse = errors.New("logstore: another process uses the store")

@@ -268,7 +268,7 @@ class Stream {
 		put(f["Replay log"].b, !log.events ? "empty" : log.oldest ? "reaches back " + span(now - log.oldest) : plural(log.events, "event"));
 		const store = log.store;
 		put(f["Replay log"].small, kept(log));
-		f["Replay log"].small.hidden = !store;
+		f["Replay log"].small.hidden = !store && !log.last_values;
 		mark(f["Replay log"].small, "tone", !store ? "" : store.state === "stalled" || store.state === "closed" ? "bad" : store.state === "loading" ? "wait" : "");
 		this.bar(0, log.events || 0, log.max_events, count);
 		this.bar(1, log.bytes || 0, store && log.max_bytes, size);

@@ -107,8 +107,13 @@ function place(u) {
 	const first = String(used).replace(/^https?:\/\//, "");
 	return first + (urls.length > 1 ? "  +" + (urls.length - 1) + (u.policy ? ", " + u.policy : "") : "");
 }
-// kept describes a log that is kept besides memory.
+// kept describes what is kept besides the events in memory.
 function kept(log) {
+	const v = log.last_values;
+	return [stored(log), v && plural(v.values, "last value") + ", " + size(v.memory)].filter(Boolean).join("; ");
+}
+// stored describes a log that is kept besides memory.
+function stored(log) {
 	const s = log.store;
 	if (!s) return "";
 	const where = s.kind === "file" ? "in files" : "in " + s.kind, state = where + ": " + s.state;

@@ -205,16 +205,20 @@ func (l *Log) Options() Options {
 }
 
 // Append stores an event, with an id line if the log writes them, and returns
-// its offset. body is the encoded event up to and including its blank line; it
+// its offset, and its bytes as they are stored: they never change, and keep the
+// segment that they are in alive for as long as they are held. body is the encoded event up to and including its blank line; it
 // is copied. tag is the caller's, for NextMatching. An arrival before the
 // previous event's counts as simultaneous with it. Append panics if body has
 // 4 GiB or more; the caller's bound is far below.
-func (l *Log) Append(now time.Time, tag uint32, body []byte) (offset uint64) {
+func (l *Log) Append(now time.Time, tag uint32, body []byte) (offset uint64, stored []byte) {
 	return l.append(now, tag, body, l.ids, false)
 }
 
 // Take takes an offset without an event: readers get nothing for it.
-func (l *Log) Take(now time.Time) (offset uint64) { return l.append(now, 0, nil, false, true) }
+func (l *Log) Take(now time.Time) (offset uint64) {
+	offset, _ = l.append(now, 0, nil, false, true)
+	return offset
+}
 
 // noteTakenLocked notes that no event has an offset, the newest.
 func (l *Log) noteTakenLocked(offset uint64) {
@@ -227,7 +231,7 @@ func (l *Log) noteTakenLocked(offset uint64) {
 	}
 }
 
-func (l *Log) append(now time.Time, tag uint32, body []byte, withID, taken bool) (offset uint64) {
+func (l *Log) append(now time.Time, tag uint32, body []byte, withID, taken bool) (offset uint64, stored []byte) {
 	if uint64(len(body)) > maxBody {
 		panic("eventlog: appending an event of 4 GiB or more")
 	}
@@ -241,7 +245,7 @@ func (l *Log) append(now time.Time, tag uint32, body []byte, withID, taken bool)
 		id = l.appendIDLocked(id, offset, l.newest)
 	}
 	size := len(id) + len(body)
-	l.reserveLocked(offset, size).append(id, body, tag, l.newest)
+	stored = l.reserveLocked(offset, size).append(id, body, tag, l.newest)
 	l.payload += int64(size)
 	l.head.Store(offset)
 	if taken {
@@ -254,7 +258,7 @@ func (l *Log) append(now time.Time, tag uint32, body []byte, withID, taken bool)
 	case l.appended <- struct{}{}:
 	default:
 	}
-	return offset
+	return offset, stored
 }
 
 // appendIDLocked appends an event's id line.

@@ -148,7 +148,7 @@ func TestExpiredLogTakesNoMemoryAndGoesOn(t *testing.T) {
 	if next, state := l.After(Cursor{l.Epoch(), 10000, 0}); next != 10001 || state != Known {
 		t.Errorf("After(head) = %d, %v", next, state)
 	}
-	if offset := l.Append(start.Add(time.Hour), 0, []byte("data: y\n\n")); offset != 10001 {
+	if offset, _ := l.Append(start.Add(time.Hour), 0, []byte("data: y\n\n")); offset != 10001 {
 		t.Errorf("Append = %d, want 10001", offset)
 	}
 	if got, _, _ := readAll(t, idle, 100); got != "data: y\n\n" {

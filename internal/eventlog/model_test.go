@@ -126,7 +126,7 @@ func (m *model) append() {
 	m.events = append(m.events, e)
 
 	before := m.log.Stats().Memory
-	if got := m.log.Append(arrival, e.tag, body); got != offset {
+	if got, _ := m.log.Append(arrival, e.tag, body); got != offset {
 		m.t.Fatalf("Append = %d, want %d", got, offset)
 	}
 	clear(body) // the log has its own copy

@@ -140,13 +140,16 @@ func (s *segment) growIndex(n int) {
 	s.index.Store(&index)
 }
 
-// append stores and publishes one event. The caller has made sure of the room.
-func (s *segment) append(id, body []byte, tag uint32, t int64) {
+// append stores and publishes one event, and returns its bytes there. The caller
+// has made sure of the room.
+func (s *segment) append(id, body []byte, tag uint32, t int64) (stored []byte) {
 	events, bytes := s.load()
+	start := bytes
 	bytes += uint32(copy(s.buf[bytes:], id))
 	bytes += uint32(copy(s.buf[bytes:], body))
 	(*s.index.Load())[events] = entry{end: bytes, tag: tag, time: t}
 	s.committed.Store(uint64(events+1)<<32 | uint64(bytes))
+	return s.buf[start:bytes:bytes]
 }
 
 // newest returns a full segment of exactly the newest events whose cost stays

@@ -27,6 +27,9 @@ type Report struct {
 	Segments    int
 	Sources     map[string]logstore.Latest
 
+	// Kept has the sizes of what is kept besides the log, by its name.
+	Kept map[string]int64
+
 	// Aside has the names of damaged segments that the store has put aside.
 	Aside []string
 
@@ -114,6 +117,7 @@ func look(dir string, whole bool) (*Report, error) {
 			r.Aside = append(r.Aside, e.Name())
 		}
 	}
+	r.addKept(entries)
 	for i, first := range firsts {
 		r.add(first, i == len(firsts)-1, whole)
 	}

@@ -157,7 +157,7 @@ func (s *Store) tidy() (firsts []uint64, err error) {
 		stem, _ := strings.CutSuffix(name, indexSuffix)
 		first, isIndex := firstOf(stem + segmentSuffix)
 		_, used := slices.BinarySearch(firsts, first)
-		if isIndex && name != stem && (unfinished || !used) || unfinished && name == metaName {
+		if isIndex && name != stem && (unfinished || !used) || unfinished && (name == metaName || isKept(name)) {
 			_ = s.o.disk.remove(filepath.Join(s.o.Dir, e.Name()))
 		}
 	}

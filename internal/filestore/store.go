@@ -8,7 +8,8 @@
 // however it dies, and with SyncAlways the machine.
 //
 // A store has one goroutine, the committer, which alone writes files; only
-// damage that is found in reading is put aside by who found it. The mutex is
+// damage that is found in reading is put aside by who found it, and who has
+// something kept besides the log writes that file. The mutex is
 // never held during I/O.
 //
 // What an epoch is good for, and when a new one begins, is in recover.go: it

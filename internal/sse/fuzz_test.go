@@ -182,6 +182,9 @@ func FuzzRoundTrip(f *testing.F) {
 		NewDecoder(testMax).Decode(p, func(ev *Event) {
 			want := event{string(ev.Type), string(ev.Data), string(ev.ID)}
 			encoded := string(AppendEvent(nil, ev))
+			if typ, data := Encoded([]byte(encoded)); string(typ) != want.Type || string(data) != want.Data {
+				t.Fatalf("%q encoded as %q has type %q and data %q", want, encoded, typ, data)
+			}
 			for how, got := range map[string]outcome{
 				"reference": reference(testMax, encoded),
 				"decoder":   decodeAll(testMax, []string{encoded}),

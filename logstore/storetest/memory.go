@@ -35,6 +35,8 @@ type Memory struct {
 	since   time.Time // of the newest stall
 	buffer  int64
 	nodes   []*memoryNode // that are open
+	kept    map[string][]byte
+	keeps   int // how often something was kept
 }
 
 // memoryBuffer bounds what a node may have appended that is not committed, in

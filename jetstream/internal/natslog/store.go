@@ -42,6 +42,7 @@ type Store struct {
 	freed   chan struct{} // nobody may be writing; capacity 1 for the same reason
 
 	peers peers
+	kept  keptRevs
 
 	mu     sync.Mutex // protects what follows
 	cond   sync.Cond  // on mu: something has changed that somebody may wait for

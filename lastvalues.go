@@ -1,0 +1,319 @@
+package ssefanin
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+)
+
+// maxTaken is how many different snapshots clients hold at once: while a stream's
+// values change, each client that begins would make another one. Beyond that, one
+// gets the newest of them, and the events since.
+const maxTaken = 16
+
+// lastValues are the last values of a stream's log. The streamLog owns them.
+//
+// Safe for concurrent use.
+type lastValues struct {
+	log     *streamLog
+	evicted *atomic.Uint64 // counts the values that the bounds drop
+
+	// Changed under mu, read without.
+	def   atomic.Pointer[lastValueDef] // nil: none are kept
+	fresh atomic.Uint64                // offset of the oldest value whose bytes are the log's
+
+	// mu makes appending an event of a wanted type and noting it one step: whoever
+	// holds it finds every such event that is in the log noted.
+	mu      sync.Mutex // protects the fields below; taken before streamLog.mu
+	values  *lastvalue.Values
+	counted uint64         // of those that the bounds have dropped
+	taken   []*takenValues // that clients hold, oldest first
+
+	// restored is the offset up to which the values are known from where the log is
+	// kept. doubtful says that some of these were lost there, and older ones may count.
+	restored uint64
+	doubtful bool
+
+	// keep reports whether values of a source are kept; nil: of all.
+	keep func(number uint32) bool
+}
+
+// takenValues is a snapshot that clients hold. The lock of lastValues protects all
+// but the snapshot.
+type takenValues struct {
+	*lastvalue.Snapshot
+	head    uint64 // of the log, when a client has got it last
+	clients int
+}
+
+func (v *lastValues) init(l *streamLog) {
+	v.log, v.evicted = l, new(atomic.Uint64)
+	v.values = lastvalue.New(lastvalue.Bounds{})
+	v.fresh.Store(lastvalue.NoOffset)
+}
+
+// kept reports whether last values are kept.
+func (v *lastValues) kept() bool { return v.def.Load() != nil }
+
+// adjust makes the values those of a definition. Values of types that are new are
+// those that the log in memory has.
+func (v *lastValues) adjust(def *lastValueDef) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old := v.def.Load()
+	switch {
+	case def == nil && old == nil, def != nil && old != nil && def.text() == old.text() && def.bounds == old.bounds:
+		return
+	case def == nil:
+		v.def.Store(nil)
+		v.values.Clear()
+	default:
+		v.def.Store(def) // before the log is read: see append
+		v.values.SetBounds(def.bounds)
+		if old == nil || old.text() != def.text() {
+			v.reviewLocked(old != nil && old.by == def.by)
+		}
+	}
+	v.changedLocked()
+}
+
+// append has the log store an event. typ is its type as clients get it.
+func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
+	def := v.def.Load()
+	if def == nil || !def.wants(typ) {
+		v.log.store(now, tag, body, id)
+		if v.def.Load() != def {
+			v.review() // it may have missed this event
+		} else if def != nil {
+			v.passed()
+		}
+		return
+	}
+	key := def.keyOf(body)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	offset, stored := v.log.store(now, tag, body, id)
+	switch {
+	case v.def.Load() != def:
+		v.reviewLocked(true)
+	case offset > v.restored:
+		v.values.Put(offset, tag, key, stored)
+	}
+	v.values.Passed(v.log.memory.Tail())
+	v.changedLocked()
+}
+
+// passed copies the values of the events that the log has evicted. It is cheap if
+// there are none.
+func (v *lastValues) passed() {
+	if v.log.memory.Tail() <= v.fresh.Load() {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values.Passed(v.log.memory.Tail())
+	v.changedLocked()
+}
+
+// changedLocked follows every change of the values.
+func (v *lastValues) changedLocked() {
+	v.fresh.Store(v.values.Fresh())
+	if n := v.values.Stats().Evicted; n != v.counted {
+		v.evicted.Add(n - v.counted)
+		v.counted = n
+	}
+}
+
+// review makes the values those that the definition in use has of the values so far
+// and of the log in memory.
+func (v *lastValues) review() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reviewLocked(true)
+	v.changedLocked()
+}
+
+// reviewLocked is review. sameKeys says that the values so far have the keys that they
+// should have: their events may be in an envelope that later ones are not in.
+func (v *lastValues) reviewLocked(sameKeys bool) {
+	def := v.def.Load()
+	before := v.values.Snapshot()
+	v.values.Clear()
+	if def == nil {
+		return
+	}
+	reader := v.log.memory.NewReader(v.log.memory.Tail())
+	tail := reader.Position()
+	for _, value := range before.Between(0, tail) {
+		typ, _ := sse.Encoded(value.Event)
+		key := []byte(value.Key)
+		if !sameKeys {
+			key = def.keyOf(value.Event)
+		}
+		if def.wants(typ) {
+			v.values.Put(value.Offset, value.Tag, key, value.Event)
+		}
+	}
+	v.values.Passed(tail)
+	for {
+		var tag uint32
+		event, _, err := reader.NextMatching(1, func(of uint32, _ []byte) bool { tag = of; return true })
+		if err != nil {
+			reader.Skip() // it is evicted meanwhile
+			continue
+		}
+		if event == nil {
+			break
+		}
+		if typ, _ := sse.Encoded(event); len(event) > 0 && def.wants(typ) {
+			v.values.Put(reader.Position()-1, tag, def.keyOf(event), event)
+		}
+	}
+	v.values.Passed(v.log.memory.Tail())
+	v.forgetLocked()
+}
+
+// keepSources has the values kept of those sources only that keep accepts, by their
+// number, which is called with a lock held.
+func (v *lastValues) keepSources(keep func(number uint32) bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.keep = keep
+	v.forgetLocked()
+	v.changedLocked()
+}
+
+func (v *lastValues) forgetLocked() {
+	if keep := v.keep; keep != nil {
+		v.values.Forget(func(value *lastvalue.Value) bool { return keep(value.Tag >> tagTypeBits) })
+	}
+}
+
+// renameSource has the values of a source be those of another one's: its other name.
+func (v *lastValues) renameSource(from, to uint32) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values.Retag(func(tag uint32) uint32 {
+		if tag>>tagTypeBits == from {
+			return to<<tagTypeBits | tag&tagTypeMask
+		}
+		return tag
+	})
+	v.changedLocked()
+}
+
+// restore has the values begin with those that were stored, of the events up to an
+// offset. doubtful: some are missing that are in the log.
+func (v *lastValues) restore(t *tags, all []keptValue, upTo uint64, doubtful bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	def := v.def.Load()
+	v.values.Clear()
+	v.restored, v.doubtful = upTo, doubtful
+	for i := range all {
+		value := &all[i]
+		typ, _ := sse.Encoded(value.event)
+		if value.offset <= upTo && def != nil && def.wants(typ) {
+			v.values.Put(value.offset, t.tag(t.stored(value.source), typ), value.key, value.event)
+		}
+	}
+	v.values.Passed(upTo + 1)
+	v.changedLocked()
+}
+
+// loaded notes that the log in memory has all that the store had.
+func (v *lastValues) loaded() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.doubtful {
+		v.doubtful = false
+		v.reviewLocked(true)
+	}
+	v.forgetLocked()
+	v.changedLocked()
+}
+
+// inherit takes over the values of the log before, of which this one has lost what
+// comes from an offset on.
+func (v *lastValues) inherit(before *lastValues, next uint64) {
+	before.mu.Lock()
+	kept, def, keep := before.values.Snapshot().Between(0, next), before.def.Load(), before.keep
+	before.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.def.Store(def)
+	v.keep, v.evicted = keep, before.evicted
+	if def != nil {
+		v.values.SetBounds(def.bounds)
+	}
+	for _, value := range kept {
+		v.values.Put(value.Offset, value.Tag, []byte(value.Key), value.Event)
+	}
+	v.values.Passed(next)
+	v.changedLocked()
+}
+
+// lost drops all values: events have gone from the log before they were read, and any
+// value may be an old one.
+func (v *lastValues) lost() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values.Clear()
+	v.changedLocked()
+}
+
+// take returns the values for a client, and the head of the log at that time; nil if
+// none are kept. The client gives them back.
+func (v *lastValues) take() (taken *takenValues, head uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.def.Load() == nil {
+		return nil, 0
+	}
+	head = v.log.memory.Head()
+	if n := len(v.taken); n > 0 {
+		newest := v.taken[n-1]
+		if v.values.Is(newest.Snapshot) {
+			newest.head = head
+		} else if n < maxTaken || newest.head+1 < v.log.memory.Tail() {
+			newest = nil
+		}
+		if newest != nil {
+			newest.clients++
+			return newest, newest.head
+		}
+	}
+	taken = &takenValues{Snapshot: v.values.Snapshot(), head: head, clients: 1}
+	v.taken = append(v.taken, taken)
+	return taken, head
+}
+
+// giveBack gives back what take has returned.
+func (v *lastValues) giveBack(taken *takenValues) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if taken.clients--; taken.clients == 0 {
+		v.taken = slices.DeleteFunc(v.taken, func(other *takenValues) bool { return other == taken })
+	}
+}
+
+// stats returns the numbers.
+func (v *lastValues) stats() lastvalue.Stats {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.values.Stats()
+}
+
+// status returns the operators' view; nil if none are kept.
+func (v *lastValues) status() *valuesStatus {
+	def := v.def.Load()
+	if def == nil {
+		return nil
+	}
+	st := v.stats()
+	return &valuesStatus{Values: st.Values, Memory: st.Memory, Evicted: v.evicted.Load(), Max: def.bounds.Max}
+}
