@@ -121,12 +121,7 @@ func (d *lastValueDef) keyOf(event []byte) []byte {
 
 // wants reports whether the newest event of a type, as clients get it, is kept.
 func (d *lastValueDef) wants(typ []byte) bool {
-	for _, wanted := range d.types { // they are few: a hash would cost more
-		if wanted == string(typ) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(d.types, string(typ)) // they are few: a hash would cost more
 }
 
 // unmarshalLastValue parses: last_value <type>... { key <json-pointer> max <n> }

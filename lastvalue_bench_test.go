@@ -20,8 +20,10 @@ func BenchmarkPublish(b *testing.B) {
 		name   string
 		values *LastValue
 	}{
-		{"none", nil}, {"other", &LastValue{Types: []string{"other"}, Key: "/symbol"}},
-		{"value", &LastValue{Types: []string{"price"}}}, {"key", &LastValue{Types: []string{"price"}, Key: "/symbol"}},
+		{"none", nil},
+		{"other", &LastValue{Types: []string{"other"}, Key: "/symbol"}},
+		{"value", &LastValue{Types: []string{"price"}}},
+		{"key", &LastValue{Types: []string{"price"}, Key: "/symbol"}},
 	} {
 		b.Run(bc.name, func(b *testing.B) {
 			def := &definition{key: "b", label: "b", ids: idsStream, retain: eventlog.Options{MaxEvents: 10_000, MaxBytes: 64 << 20, IDs: true}}

@@ -116,7 +116,7 @@ func (c *modelClient) step(fails bool) (more bool) {
 	}
 	decoder := sse.NewDecoder(1 << 20)
 	decoder.Decode(p, c.receive)
-	if id := string(decoder.LastEventID()); id != "" {
+	if id := decoder.LastEventID(); id != "" {
 		c.id = id
 	}
 	return more

@@ -41,8 +41,15 @@ func startValuesSite(t *testing.T, options string) (in *instance, a, b *ssetest.
 		o         *ssetest.Origin
 		typ, data string
 	}{
-		{a, "price", price("X", 1)}, {a, "price", price("Y", 2)}, {b, "price", price("X", 3)}, {a, "", price("X", 4)},
-		{a, "price", price("X", 5)}, {b, "price", "no JSON"}, {b, "price", `{"t":1}`}, {a, "news", "1"}, {a, "news", "2"},
+		{a, "price", price("X", 1)},
+		{a, "price", price("Y", 2)},
+		{b, "price", price("X", 3)},
+		{a, "", price("X", 4)},
+		{a, "price", price("X", 5)},
+		{b, "price", "no JSON"},
+		{b, "price", `{"t":1}`},
+		{a, "news", "1"},
+		{a, "news", "2"},
 	} {
 		e.o.Emit(e.typ, e.data)
 		waitFor(t, all, e.data, func() bool { return slices.Contains(unwrapped(all), e.data) })
