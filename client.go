@@ -67,6 +67,8 @@ type client struct {
 	older     atomic.Pointer[olderAnswer]
 	questions uint64
 	begin     *beginning
+
+	evictedAt uint64 // the newest event for its view that was found to be evicted from memory
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -321,16 +323,24 @@ func (c *client) events() (p []byte, events int, err error) {
 		case p != nil:
 			return p, events, nil
 		case err != nil:
+			if c.passEvicted() {
+				continue
+			}
 			if wait, evicted := c.goOnOlder(); wait || !evicted {
 				if wait {
 					return nil, 0, nil
 				}
 				continue
 			}
+			first := c.at.log.first()
+			if !c.hasLost(c.at.reader.Position(), first) {
+				c.at.reader.SkipTo(first)
+				continue
+			}
 			if c.settings.slow == slowDisconnect {
 				return nil, 0, err
 			}
-			missed := c.at.reader.SkipTo(c.at.log.first())
+			missed := c.at.reader.SkipTo(first)
 			c.buf = c.appendGap(c.buf[:0], gapExpired, &missed)
 			return c.buf, 0, nil
 		}

@@ -104,7 +104,8 @@ type Log struct {
 	payload   int64      // committed bytes in segments
 	memory    int64      // cost of segments
 	newest    int64      // arrival of the newest event, Unix ms; outlives it
-	taken     []stretch  // offsets that no event has, oldest first; some may be evicted
+	evicted   evictions
+	taken     []stretch // offsets that no event has, oldest first; some may be evicted
 }
 
 // stretch is a row of offsets.
@@ -132,6 +133,7 @@ func (l *Log) Restore(epochs []logstore.Epoch, next uint64) {
 	defer l.mu.Unlock()
 	l.epochs = slices.Clone(epochs)
 	l.segments, l.payload, l.memory, l.taken = nil, 0, 0, nil
+	l.evicted.restart(next)
 	l.head.Store(next - 1)
 	l.tail.Store(next)
 }
