@@ -72,6 +72,8 @@ type client struct {
 	begin     *beginning
 
 	values *valueDelivery // the last values that it is to get before events; nil: none
+
+	evictedAt uint64 // the newest event for its view that was found to be evicted from memory
 }
 
 // serveStream answers a request with the stream until the client, the stream
@@ -347,10 +349,18 @@ func (c *client) events() (p []byte, events int, err error) {
 		case p != nil:
 			return p, events, nil
 		case err != nil:
+			if c.passEvicted() {
+				continue
+			}
 			if wait, evicted := c.goOnOlder(); wait || !evicted {
 				if wait {
 					return nil, 0, nil
 				}
+				continue
+			}
+			first := c.at.log.first()
+			if !c.hasLost(c.at.reader.Position(), first) {
+				c.at.reader.SkipTo(first)
 				continue
 			}
 			p, err = c.skipAhead()

@@ -68,7 +68,7 @@ func (p *clientPosition) lag() uint64 {
 // switchLog has the client read a log, from the event at next.
 func (c *client) switchLog(log *streamLog, next uint64) {
 	c.askNoMore()
-	c.hasValues = false
+	c.hasValues, c.evictedAt = false, 0
 	c.hub.audience.switchLog(&c.at, log, next)
 }
 
@@ -110,6 +110,9 @@ func (c *client) place(now time.Time) {
 		}
 		c.begin = nil
 		c.at.seek(begin.next)
+		if c.passEvicted() {
+			begin.next = c.at.reader.Position()
+		}
 		if begin.next < log.memory.Tail() && log.durable != nil {
 			// the time of its event is part of the position
 			wait, evicted := c.goOnOlder()
@@ -182,6 +185,9 @@ func (c *client) beginning(asked string, now time.Time) (b beginning, ok bool) {
 		}
 		return b, true
 	case eventlog.Expired:
+		if !c.hasLost(cursor.Offset+1, b.next) {
+			return b, true
+		}
 		missed := b.next - cursor.Offset - 1
 		b.gap, b.missed = gapExpired, &missed
 		return b, true
@@ -264,6 +270,34 @@ func (c *client) goOnOlder() (wait, evicted bool) {
 		return false, true
 	}
 	return true, false
+}
+
+// hasLost reports whether an event for the client may be among those from one
+// offset on and before another, which nobody has any more.
+func (c *client) hasLost(from, first uint64) bool {
+	if c.view == nil {
+		return from < first
+	}
+	log := c.at.log
+	if log.durable != nil {
+		log.memory.GoneBefore(first)
+	}
+	lost, _ := log.memory.Evicted(from, first, c.view.mayWant)
+	return lost != 0
+}
+
+// passEvicted has a filtered client go on at the oldest event in memory, if none
+// for it was evicted from there since its position. It reports whether the client
+// has moved.
+func (c *client) passEvicted() bool {
+	at, tail := c.at.reader.Position(), c.at.log.memory.Tail()
+	if c.view == nil || at >= tail || at <= c.evictedAt {
+		return false
+	}
+	if c.evictedAt, _ = c.at.log.memory.Evicted(at, tail, c.view.mayWant); c.evictedAt != 0 {
+		return false
+	}
+	return c.at.reader.SkipTo(tail) > 0
 }
 
 // beginningByID begins after the event with the upstream's id. To a client that may

@@ -138,10 +138,25 @@ func parseRFC3339(text string) (int64, error) {
 func (c *client) beginningSince() (b beginning, ok bool) {
 	next, all, ok := c.since(c.from)
 	b = beginning{next: next, fresh: true}
-	if !all { // of any source and type: a filter makes no difference
+	if ok && !all && c.hasLostSince(c.from) {
 		b.gap = gapExpired
 	}
 	return b, ok
+}
+
+// hasLostSince reports whether an event for the client may be gone that arrived at a
+// time (Unix ms) or later, where some such event is, or may be.
+func (c *client) hasLostSince(t int64) bool {
+	log := c.at.log
+	if c.view == nil || t <= log.earlier.Load() {
+		return true
+	}
+	first := log.first()
+	if log.durable != nil {
+		log.memory.GoneBefore(first)
+	}
+	lost, arrived := log.memory.Evicted(1, first, c.view.mayWant)
+	return lost != 0 && arrived >= t
 }
 
 // since returns the offset of the first event that arrived at a time (Unix ms)

@@ -105,7 +105,8 @@ type Log struct {
 	memory    int64      // cost of segments
 	newest    int64      // arrival of the newest event, Unix ms; outlives it
 	dropped   int64      // as evictedLocked, for the segments that are gone
-	taken     []stretch  // offsets that no event has, oldest first; some may be evicted
+	evicted   evictions
+	taken     []stretch // offsets that no event has, oldest first; some may be evicted
 }
 
 // stretch is a row of offsets.
@@ -139,6 +140,7 @@ func (l *Log) Restore(epochs []logstore.Epoch, next uint64) {
 	if next > 1 {
 		l.dropped = anyEvicted
 	}
+	l.evicted.restart(next)
 	l.head.Store(next - 1)
 	l.tail.Store(next)
 }

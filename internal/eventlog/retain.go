@@ -100,9 +100,7 @@ func (l *Log) shrinkLocked() {
 	// stays. Readers find its copy when they are through with the original.
 	s := l.segments[0]
 	short := s.newest(int(l.tail.Load()-s.base), l.maxBytes)
-	if gone := short.base - s.base; gone > 0 {
-		l.dropped = s.entries()[gone-1].time
-	}
+	l.noteEvictedLocked(s, int(short.base-s.base))
 	l.tail.Store(short.base)
 	l.segments[0] = short
 	l.payload = int64(len(short.buf))
@@ -140,13 +138,13 @@ func (l *Log) advanceLocked(to uint64) {
 // forgets it entirely; it lives on only as long as readers stand in it.
 func (l *Log) dropOldestLocked() {
 	s := l.segments[0]
-	_, bytes := s.load()
+	events, bytes := s.load()
+	l.noteEvictedLocked(s, int(events))
 	l.payload -= int64(bytes)
 	l.memory -= s.cost()
 	if next := s.next(); next > l.tail.Load() {
 		l.tail.Store(next)
 	}
-	l.dropped = s.lastTime()
 	l.segments[0] = nil
 	l.segments = l.segments[1:]
 	if len(l.segments) == 0 {

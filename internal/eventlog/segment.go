@@ -108,6 +108,9 @@ func (s *segment) end(n int) uint32 {
 	return (*s.index.Load())[n-1].end
 }
 
+// size returns how many bytes the event numbered i has.
+func (s *segment) size(i int) uint32 { return s.end(i+1) - s.end(i) }
+
 // sinceTime returns how many events are older than t.
 func (s *segment) sinceTime(t int64) int {
 	entries := s.entries()
