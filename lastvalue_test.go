@@ -119,6 +119,19 @@ func TestLastValuesOfAFilteredClient(t *testing.T) {
 	getsDatas(t, none, "3")
 }
 
+// What a client may not see is not among the values, nor in their number.
+func TestLastValuesOfWhatMayBeSeen(t *testing.T) {
+	in, a, b := startValuesSite(t, "retain {\nevents 1\n}")
+	in.reload("", valuesSite([]*ssetest.Origin{a, b}, "only source a\nretain {\nevents 1\n}"))
+	c := in.connect("/events")
+	getsDatas(t, c, price("Y", 2), price("X", 5))
+	c = in.connect("/events", resumeFrom("0123456789-1-0zzzzzzzz"), onceOnly)
+	getsDatas(t, c, price("Y", 2), price("X", 5))
+	if gap, _ := gapOf(t, c); gap.State == nil || *gap.State != 2 || gap.Missed != nil {
+		t.Errorf("the gap is %+v", gap)
+	}
+}
+
 // gapOf waits for a client's first gap.
 func gapOf(t *testing.T, c *ssetest.Client) (gap gapData, id string) {
 	t.Helper()

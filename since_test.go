@@ -313,6 +313,7 @@ func TestSinceOfWhatIsGone(t *testing.T) {
 			for _, at := range []int64{base + 11, base + 1000} { // nothing arrived before e
 				in.begins(t, ssetest.ClientConfig{URL: sincePath(at)}, "", "e")
 			}
+			in.begins(t, ssetest.ClientConfig{URL: sincePath(base) + "&type=other"}, "", "") // nothing of that is gone
 			c := in.begins(t, ssetest.ClientConfig{URL: sincePath(base) + "&type=message"}, gapExpired, "e")
 			arrive(t, base+2000, "f")
 			gets(t, c, "e", "f")
