@@ -86,10 +86,9 @@ func (o *Only) resolve() onlySettings {
 }
 
 func templates(texts []string) []pattern.Template {
-	var all []pattern.Template
-	for _, text := range texts {
-		t, _ := pattern.ParseTemplate(text) // validated at load
-		all = append(all, t)
+	all := make([]pattern.Template, len(texts))
+	for i, text := range texts {
+		all[i], _ = pattern.ParseTemplate(text) // validated at load
 	}
 	return all
 }

@@ -35,6 +35,7 @@ type stream struct {
 	retain    int      // events; 0: the default
 	ids       string
 	filters   bool
+	only      bool // which lets all through, but goes the way of what protects
 	mayRefuse bool // max_clients or max_streams
 	stays     bool // no configuration is without it
 }
@@ -196,6 +197,7 @@ func (p *plan) drawStream(rnd *rand.Rand, index int) *stream {
 		add("ids none")
 	}
 	s.filters = chance(rnd, 2)
+	s.only = s.ids != "upstream" && chance(rnd, 4)
 	return s
 }
 

@@ -110,6 +110,9 @@ func (st *streamState) drawSettings(rnd *rand.Rand, s *stream) {
 	if s.filters {
 		add("filters on")
 	}
+	if s.only {
+		add("only type *")
+	}
 	if chance(rnd, 8) {
 		st.full = true
 		add("max_clients %d %s", 1+rnd.IntN(3), pick(rnd, "reject", "retry"))

@@ -217,6 +217,10 @@ func (w *watch) gapLocked(e ssetest.Event) {
 		w.violateLocked("a gap says unknown of the log's own cursor %s", w.last)
 	case gap.Reason == "expired" && !same:
 		w.violateLocked("a gap says expired of another log than that of %s", w.last)
+	case w.stream.only:
+		if gap.Missed != nil {
+			w.violateLocked("a gap says %d missed to a client that may not see everything", *gap.Missed)
+		}
 	case gap.Reason == "expired" && gap.Missed == nil, gap.Reason == "expired" && *gap.Missed == 0:
 		w.violateLocked("a gap says expired and nothing missed")
 	case gap.Reason == "expired" && w.filter.any() && *gap.Missed != c.offset-w.last.offset:

@@ -1,6 +1,9 @@
 package eventlog
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 const (
 	// The most entries that a log notes of evicted events, some 40 bytes each:
@@ -122,9 +125,7 @@ func (v *evictions) shorten() {
 // join adds the stretch that follows.
 func (s *evictedStretch) join(next *evictedStretch) {
 	s.last = next.last
-	for tag, e := range next.newest {
-		s.newest[tag] = e
-	}
+	maps.Copy(s.newest, next.newest)
 }
 
 // gone joins the stretches that are wholly before an offset.
