@@ -41,7 +41,7 @@ func Once(d *caddyfile.Dispenser, seen map[string]caddyfile.Token) error {
 	return nil
 }
 
-// Block has read read each subdirective of the current block, none of which may come
+// Block has each subdirective of the current block read, none of which may come
 // twice, and returns how many there are.
 func Block(d *caddyfile.Dispenser, read func() error) (n int, err error) {
 	seen := make(map[string]caddyfile.Token)
