@@ -41,7 +41,7 @@ type historyCounts struct {
 // recentMinutes ago.
 type recentCounts struct {
 	expired, unknown     uint64
-	full, streams, other uint64 // refused clients, by reason
+	full, streams, only, other uint64 // refused clients, by reason
 	timeouts, overtaken  uint64 // clients that read too slowly
 }
 
@@ -56,6 +56,8 @@ func recentCountsOf(st *streamStatus) recentCounts {
 			c.full = n
 		case "streams":
 			c.streams = n
+		case "only":
+			c.only = n
 		case "exit": // the process ends, there is nothing to do about it
 		default:
 			c.other += n
@@ -68,13 +70,14 @@ func recentCountsOf(st *streamStatus) recentCounts {
 func (c recentCounts) since(before recentCounts) recentCounts {
 	return recentCounts{
 		expired: grown(before.expired, c.expired), unknown: grown(before.unknown, c.unknown),
-		full: grown(before.full, c.full), streams: grown(before.streams, c.streams), other: grown(before.other, c.other),
+		full: grown(before.full, c.full), streams: grown(before.streams, c.streams),
+		only: grown(before.only, c.only), other: grown(before.other, c.other),
 		timeouts: grown(before.timeouts, c.timeouts), overtaken: grown(before.overtaken, c.overtaken),
 	}
 }
 
 // refused returns how many clients got no stream.
-func (c recentCounts) refused() uint64 { return c.full + c.streams + c.other }
+func (c recentCounts) refused() uint64 { return c.full + c.streams + c.only + c.other }
 
 func noPoint() (p historyPoint) {
 	for i := range p {

@@ -218,6 +218,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"only with a control character", "", withUpstream(`"only":{"source":["a\u0000"]}`), "only: source: 'a\x00': the pattern has a control character, which no name has"},
 		{"only with a brace", "", withUpstream(`"only":{"type":["user.id}"]}`), "only: type: 'user.id}': a '}' ends no placeholder; expected {name}"},
 		{"only with a short placeholder", "", withUpstream(`"only":{"type":["user.{header.X-User}"]}`), "only: type: 'user.{header.X-User}': outside of a Caddyfile, that is written 'user.{http.request.header.X-User}'"},
+		{"only an upstream that there is not", "", `{"handler":"sse_fanin","upstreams":[{"name":"a","urls":["https://a.example.com"]},{"name":"b","urls":["https://b.example.com"]}],"stream":"s","only":{"source":["a","c"]}}`, "only: source: 'c' is none of the stream's upstreams, which are: a, b"},
 		{"only of a global stream", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}],"only":{"type":[]}}}}`, reference, "only: type: the list is empty, so nobody would see anything; give at least one pattern"},
 		{"filters", "", withUpstream(`"filters":"yes"`), "filters: unrecognized value 'yes', expected on or off"},
 		// client settings

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/option"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/pattern"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
@@ -16,7 +17,8 @@ import (
 // key the newest event, for longer than events are retained.
 type LastValue struct {
 	// The types of the events, as clients get them: with the `prefix` of their
-	// upstream, and `message` for unnamed ones.
+	// upstream, and `message` for unnamed ones. `*` stands for any characters, also
+	// for none.
 	Types []string `json:"types,omitempty"`
 
 	// What tells the events of one type apart: a JSON pointer (RFC 6901) to a
@@ -67,7 +69,8 @@ func (l *LastValue) validate() error {
 
 // lastValueDef is which last values a stream keeps. Immutable.
 type lastValueDef struct {
-	types  []string          // as clients get them, "" for unnamed ones; sorted
+	types  []string          // that have no wildcard, as clients get them, "" for unnamed ones; sorted
+	wild   *pattern.Set      // the others; nil: there are none
 	key    lastvalue.Pointer // in the data as the log has it
 	bounds lastvalue.Bounds
 	by     string // the key, as it is configured
@@ -83,13 +86,19 @@ func (d *definition) lastValues(l *LastValue) *lastValueDef {
 	if def.bounds.Max == 0 {
 		def.bounds.Max = defaultLastValues
 	}
+	var wild []string
 	for _, typ := range l.Types {
+		if strings.Contains(typ, "*") {
+			wild = append(wild, typ)
+			continue
+		}
 		if typ == unnamedType {
 			def.types = append(def.types, "")
 		}
 		def.types = append(def.types, typ) // an upstream may also name it so
 	}
 	slices.Sort(def.types)
+	def.wild = pattern.ParseSet(wild)
 	if l.Key != "" {
 		def.key, _ = lastvalue.ParsePointer(l.Key)
 		if d.shape.envelope {
@@ -110,7 +119,7 @@ func (d *lastValueDef) digested() any {
 
 // text is the same for those that keep the same values, if there is room for them.
 func (d *lastValueDef) text() string {
-	return strings.Join(append(slices.Clone(d.types), d.by), "\n")
+	return strings.Join(append(slices.Clone(d.types), d.wild.Key(), d.by), "\n")
 }
 
 // keyOf returns the key of an event as the log has it; nil if it has none.
@@ -121,7 +130,16 @@ func (d *lastValueDef) keyOf(event []byte) []byte {
 
 // wants reports whether the newest event of a type, as clients get it, is kept.
 func (d *lastValueDef) wants(typ []byte) bool {
-	return slices.Contains(d.types, string(typ)) // they are few: a hash would cost more
+	if slices.Contains(d.types, string(typ)) { // they are few: a hash would cost more
+		return true
+	}
+	if d.wild == nil {
+		return false
+	}
+	if len(typ) == 0 {
+		return d.wild.Match(unnamedType)
+	}
+	return d.wild.Match(string(typ))
 }
 
 // unmarshalLastValue parses: last_value <type>... { key <json-pointer> max <n> }

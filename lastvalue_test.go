@@ -132,6 +132,29 @@ func TestLastValuesOfWhatMayBeSeen(t *testing.T) {
 	}
 }
 
+// A time that a client names takes the place of what the handler begins with.
+func TestSinceInPlaceOfLastValues(t *testing.T) {
+	in, a, _ := startValuesSite(t, "")
+	c := in.connect("/events?since=0")
+	getsDatas(t, c, price("X", 1), price("Y", 2), price("X", 3), price("X", 4), price("X", 5), "no JSON", `{"t":1}`, "1", "2")
+	c = in.connect("/events?since=2999-01-01T00:00:00Z")
+	a.Emit("price", price("Y", 6))
+	getsDatas(t, c, price("Y", 6))
+}
+
+func TestLastValuesOfPatterns(t *testing.T) {
+	def := (&definition{retain: eventlog.Options{MaxBytes: 1}}).lastValues(&LastValue{Types: []string{"order", "*price", "mess*"}})
+	for typ, want := range map[string]bool{"order": true, "order.a": false, "price": true, "a.price": true, "prices": false, "": true, "message": true} {
+		if got := def.wants([]byte(typ)); got != want {
+			t.Errorf("of type %q: %t, want %t", typ, got, want)
+		}
+	}
+	other := (&definition{retain: eventlog.Options{MaxBytes: 1}}).lastValues(&LastValue{Types: []string{"order", "*price"}})
+	if def.text() == other.text() {
+		t.Error("other patterns keep the same values")
+	}
+}
+
 // gapOf waits for a client's first gap.
 func gapOf(t *testing.T, c *ssetest.Client) (gap gapData, id string) {
 	t.Helper()

@@ -74,6 +74,9 @@ func (h *Handler) bind(def *definition) error {
 	if err := settings.start.judge(def.values != nil); err != nil {
 		return fmt.Errorf("stream '%s': %w", def.label, err)
 	}
+	if err := h.ClientSettings.over(def.clients).Only.judge(def); err != nil {
+		return fmt.Errorf("stream '%s': %w", def.label, err)
+	}
 	h.service.def, h.service.settings = def, &settings
 	def.services = append(def.services, &h.service)
 	return nil

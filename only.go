@@ -55,6 +55,29 @@ func (o *Only) validate() error {
 	return nil
 }
 
+// judge validates that a stream has the sources that are named as such. Which of
+// those an upstream with dynamic addresses has is not known; they begin with its name.
+func (o *Only) judge(def *definition) error {
+	if o == nil {
+		return nil
+	}
+	var names []string
+	for _, u := range def.upstreams {
+		names = append(names, u.name)
+	}
+	for _, text := range o.Source {
+		if strings.ContainsAny(text, "*{") {
+			continue
+		}
+		if !slices.ContainsFunc(def.upstreams, func(u *upstreamDef) bool {
+			return text == u.name || text == u.upstream || u.expands && strings.HasPrefix(text, memberName(u.name, ""))
+		}) {
+			return fmt.Errorf("only: source: '%s' is none of the stream's upstreams, which are: %s", text, strings.Join(slices.Sorted(slices.Values(names)), ", "))
+		}
+	}
+	return nil
+}
+
 // over returns what o gives, and for what it does not, what base does: o can be
 // nil, and so can base.
 func (o *Only) over(base *Only) *Only {

@@ -141,7 +141,7 @@ func (c *client) appendBeginning(begin *beginning, now time.Time) {
 		}
 		return
 	}
-	if begin.fresh && c.settings.start == startValues {
+	if begin.fresh && c.from == 0 && c.settings.start == startValues {
 		c.at.seek(lastvalue.NoOffset)
 		c.takeValues(0)
 	}

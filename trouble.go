@@ -323,6 +323,13 @@ func (s *oneHistory) clientTroubles(st *streamStatus) []trouble {
 		}
 		found = append(found, t)
 	}
+	if n.only > 0 {
+		found = append(found, trouble{
+			Kind: "refused", Level: levelWarn,
+			What:   fmt.Sprintf("%s refused in the last %d minutes: a placeholder of only was empty for them", was(n.only, "client"), recentMinutes),
+			Remedy: "Caddy's log names the placeholder. See that these clients are logged in, and that what authenticates them stands before sse_fanin.",
+		})
+	}
 	if n.other > 0 {
 		found = append(found, trouble{
 			Kind: "refused", Level: levelWarn,

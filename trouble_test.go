@@ -46,6 +46,7 @@ func TestTroubleIsRecent(t *testing.T) {
 		"full":          {func(v *streamView) { v.Clients.Refused = map[refusal]uint64{refusedFull: 9} }, "s refused bad"},
 		"too many keys": {func(v *streamView) { v.Clients.Refused = map[refusal]uint64{refusedStreams: 9} }, "s refused bad"},
 		"wrong keys":    {func(v *streamView) { v.Clients.Refused = map[refusal]uint64{refusedKey: 9} }, "s refused warn"},
+		"not logged in": {func(v *streamView) { v.Clients.Refused = map[refusal]uint64{refusedOnly: 9} }, "s refused warn"},
 		"exit":          {func(v *streamView) { v.Clients.Refused = map[refusal]uint64{refusedExit: 9} }, ""},
 		"too large":     {func(v *streamView) { v.Upstreams[0].Skipped++ }, "s/a skipped bad"},
 		"unstable":      {func(v *streamView) { v.Upstreams[0].Disconnects += unstableEnds }, "s/a unstable warn"},
