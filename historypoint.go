@@ -40,9 +40,9 @@ type historyCounts struct {
 // recentCounts are the counters that the verdict compares with their values
 // recentMinutes ago.
 type recentCounts struct {
-	expired, unknown     uint64
+	expired, unknown           uint64
 	full, streams, only, other uint64 // refused clients, by reason
-	timeouts, overtaken  uint64 // clients that read too slowly
+	timeouts, overtaken        uint64 // clients that read too slowly
 }
 
 func recentCountsOf(st *streamStatus) recentCounts {
