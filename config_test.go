@@ -200,7 +200,7 @@ func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 // The handler's settings come before those of the global stream, and those
 // before the defaults.
 func TestClientSettingsAreLayered(t *testing.T) {
-	const app = `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com/events"]}],
+	const app = `{"streams":{"prices":{"upstreams":[{"name":"a","urls":["https://a.example.com/events"]},{"name":"c","urls":["https://c.example.com/events"]}],
 		"start":"oldest","only":{"source":["a"],"type":["b*"]},"filters":"on","prime":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
 		"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"1s","on_reload":"drain"}}}`
 	own := clientSettings{

@@ -154,7 +154,7 @@ func TestGapOfTypesWithoutANumber(t *testing.T) {
 // files, too, is a gap if it was for the client.
 func TestFilteredClientOfALogInFiles(t *testing.T) {
 	o := newOrigin(t, ssetest.OriginConfig{})
-	site := kept(t.TempDir(), "memory 64KiB", "retain {\nevents 0\nsize 64MiB\n}\nonly type {http.request.header.X-User}\nupstream u "+o.URL())
+	site := kept(t.TempDir(), "memory 64KiB", "retain {\nevents 0\nsize 64MiB\n}\nonly type {http.request.header.X-User}\ndrain 20ms\nupstream u "+o.URL())
 	in := serve(t, "", site)
 	awaitWriting(t)
 	up(t, o)

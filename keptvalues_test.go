@@ -237,6 +237,7 @@ func TestStoredLastValuesThatDoNotFit(t *testing.T) {
 				o.Emit(e.typ, price(e.key, i))
 				hasGot(t, c, price(e.key, i))
 			}
+			c.Close() // else the stream is open until it has been drained
 			in.stop()
 			if change == nil {
 				file := filepath.Join(dir, "s", keptValues+".kept")

@@ -220,19 +220,21 @@ func TestOnlyWithAnErrorPage(t *testing.T) {
 // only looks at what clients see: the type with its prefix, in an envelope or not.
 func TestOnlyLooksAtTheFinalType(t *testing.T) {
 	for _, envelope := range []string{"", "envelope json"} {
-		o := plain(t)
-		in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nstream s\nprefix p.\nevents price message\nonly type p.price p.message\n"+envelope+"\n}\nsse_fanin /other s {\nonly type price message\n}\nsse_fanin /all s")
-		up(t, o)
-		c, other, all := in.connect("/events"), in.connect("/other"), in.connect("/all")
-		o.Emit("halt", "no")
-		o.Emit("", "unnamed")
-		o.Emit("price", "end")
-		for _, got := range []*ssetest.Client{c, all} {
-			waitFor(t, got, "the end", func() bool { return len(got.Events()) == 2 })
-		}
-		if n := len(other.Events()); n != 0 {
-			t.Errorf("%s: %d events by their original type", envelope, n)
-		}
+		t.Run(envelope, func(t *testing.T) {
+			o := plain(t)
+			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nstream s\nprefix p.\nevents price message\nonly type p.price p.message\n"+envelope+"\n}\nsse_fanin /other s {\nonly type price message\n}\nsse_fanin /all s")
+			up(t, o)
+			c, other, all := in.connect("/events"), in.connect("/other"), in.connect("/all")
+			o.Emit("halt", "no")
+			o.Emit("", "unnamed")
+			o.Emit("price", "end")
+			for _, got := range []*ssetest.Client{c, all} {
+				waitFor(t, got, "the end", func() bool { return len(got.Events()) == 2 })
+			}
+			if n := len(other.Events()); n != 0 {
+				t.Errorf("%d events by their original type", n)
+			}
+		})
 	}
 }
 

@@ -261,7 +261,7 @@ func TestSince(t *testing.T) {
 
 // A position counts more than a time, except with `ids none`, where there is none.
 func TestPositionBeforeSince(t *testing.T) {
-	in, base := sinceSite(t, "")
+	in, base := sinceSite(t, "drain 20ms")
 	whole := in.begins(t, ssetest.ClientConfig{URL: "/oldest"}, "", "a b c d e")
 	atD := whole.Events()[3].ID
 	in.begins(t, ssetest.ClientConfig{URL: sincePath(base), LastEventID: atD}, "", "e")
