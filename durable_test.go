@@ -160,6 +160,7 @@ func TestOlderEventsComeFromTheFiles(t *testing.T) {
 		odd = append(odd, want[i])
 	}
 	check("/events?type=odd", "", odd)
+	whole.Close() // else the stream is open until it has been drained
 	in.stop()
 	in.reload("", site)
 	awaitWriting(t)
