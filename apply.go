@@ -15,22 +15,39 @@ import (
 // This file takes what the store has committed over into the log in memory.
 
 // follow has what the store has committed appended to the log in memory. run
-// owns it; it ends when the store is closed.
+// owns it; it ends when the store is closed. Where eviction has overtaken it, it stops
+// to read the last values, for which the store is not to wait.
 func (d *durable) follow(store logstore.Store, from uint64) {
-	err := store.Follow(context.Background(), from, func(batch []logstore.Record) { d.apply(store, batch) })
-	if !errors.Is(err, logstore.ErrClosed) {
-		d.logger().Error("reading the log has ended", zap.Error(err))
+	for {
+		ctx, cancel := context.WithCancel(context.Background())
+		err := store.Follow(ctx, from, func(batch []logstore.Record) {
+			d.apply(store, batch)
+			if d.again > 0 {
+				cancel()
+			}
+		})
+		cancel()
+		switch {
+		case errors.Is(err, logstore.ErrClosed):
+			return
+		case d.again == 0:
+			d.logger().Error("reading the log has ended", zap.Error(err))
+			return
+		}
+		from = d.restoreAt(store, d.again, d.again)
+		d.again = 0
 	}
 }
 
-// apply appends committed records to the log in memory. The store calls it.
+// apply appends committed records to the log in memory, until it stops. The store calls
+// it.
 func (d *durable) apply(store logstore.Store, batch []logstore.Record) {
-	for len(batch) > 0 {
+	for len(batch) > 0 && d.again == 0 {
 		batch = batch[d.applySome(store, batch):]
 	}
 }
 
-// applySome applies as much of a batch as goes to one log in memory.
+// applySome applies as much of a batch as goes to one log in memory, or stops.
 func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n int) {
 	log, n := d.log(), len(batch)
 	if d.shared() {
@@ -47,9 +64,13 @@ func (d *durable) applySome(store logstore.Store, batch []logstore.Record) (n in
 		}
 	}
 	batch = batch[:n]
-	if batch[0].Offset != log.memory.Head()+1 { // what was between is gone
-		log.memory.Restore(store.Epochs(), batch[0].Offset)
-		log.values.lost()
+	if first := batch[0].Offset; first != log.memory.Head()+1 { // what was between is gone
+		if !log.values.goesOn(first) {
+			d.again = first
+			return 0
+		}
+		log.values.lost(first)
+		log.memory.Restore(store.Epochs(), first)
 	}
 	for i := range batch {
 		r := &batch[i]

@@ -63,6 +63,7 @@ type durable struct {
 	// of apply, which is called by one goroutine at a time
 	idInForce string // of the newest event, with `ids upstream`
 	scratch   []byte
+	again     uint64 // where it has stopped, to go on once last values are restored; 0: it has not
 
 	mu      sync.Mutex // protects the fields below
 	begun   bool
@@ -187,8 +188,7 @@ func (d *durable) run() {
 	if err != nil {
 		return // it ends
 	}
-	from = d.restoreValues(store, from)
-	d.log().memory.Restore(store.Epochs(), from)
+	from = d.restoreAt(store, from, store.Status().First)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
 	if keeper, ok := store.(logstore.Keeper); ok {

@@ -26,6 +26,13 @@ type keptValue struct {
 	key, event []byte
 }
 
+// foundValues are the last values that are stored, as far as they are those of the log.
+type foundValues struct {
+	all      []keptValue
+	upTo     uint64 // they are those of the events up to here; 0: there are none
+	doubtful bool   // some of them are of events after that, or others are wanted
+}
+
 // goodUpTo returns up to which offset the values are those of a log with these epochs and
 // this end, which may have lost events since. False: it is another log.
 func (k *keptLog) goodUpTo(epochs []logstore.Epoch, last uint64) (upTo uint64, ok bool) {

@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,9 @@ const (
 	// keepPause is how long nothing is stored after that, where little is retained.
 	keepPause = 10 * time.Millisecond
 )
+
+// completeEvery is how often missing last values are looked for where they are found.
+var completeEvery = 5 * time.Second // shorter in tests
 
 // valueKeeping is when a durable log has its last values stored: whenever a quarter of
 // what is read into memory at a start, or of what is retained, has come since, and
@@ -62,7 +66,8 @@ func (k *valueKeeping) note(batch []logstore.Record, def *logDef) {
 }
 
 // keepValues has the last values stored when they are due, while this process writes
-// the log, and at the end. run owns it; it ends with the log.
+// the log, and at the end, and has missing ones completed. run owns it; it ends with the
+// log.
 func (d *durable) keepValues(store logstore.Keeper) {
 	failing := false
 	for {
@@ -70,8 +75,11 @@ func (d *durable) keepValues(store logstore.Keeper) {
 		if age := d.def.Load().bounds.Age; age > 0 {
 			every = min(every, max(age/4, time.Second))
 		}
-		if failing {
+		switch {
+		case failing:
 			every = reopenAfter
+		case d.log().values.incomplete():
+			every = completeEvery
 		}
 		timer := time.NewTimer(every)
 		select {
@@ -85,20 +93,25 @@ func (d *durable) keepValues(store logstore.Keeper) {
 			_ = d.storeValues(ctx, store, keptAtEnd) // the log has them, too
 			return
 		}
+		d.completeValues(store)
 		err := d.storeValues(d.ctx, store, 0)
 		if err != nil && !failing && d.ctx.Err() == nil {
 			d.logger().Error("the last values cannot be stored; if that lasts, those that do not change are missing after a restart", zap.Error(err))
 		}
 		failing = err != nil
-		d.pause(keepPause)
+		if d.log().values.incomplete() {
+			d.pause(completeEvery)
+		} else {
+			d.pause(keepPause)
+		}
 	}
 }
 
 // storeValues stores the last values. What is larger than most is left out; 0 is no bound.
 func (d *durable) storeValues(ctx context.Context, store logstore.Keeper, most int) error {
 	log := d.log()
-	if d.shared() && !d.writing.Load() || !d.keeping.stale.Swap(false) {
-		return nil // whoever writes stores them
+	if d.shared() && !d.writing.Load() || log.values.incomplete() || !d.keeping.stale.Swap(false) {
+		return nil // whoever writes stores them, and some of what is stored may be missing here
 	}
 	taken, head := log.values.take()
 	if taken == nil {
@@ -122,37 +135,62 @@ func (d *durable) storeValues(ctx context.Context, store logstore.Keeper, most i
 	return err
 }
 
-// restoreValues has the last values begin with those that are stored, and returns from
-// which offset on the log is to be read into memory for that: from, as a rule.
-func (d *durable) restoreValues(store logstore.Store, from uint64) uint64 {
+// findValues reads what is found.
+func (d *durable) findValues(store logstore.Keeper) (*foundValues, error) {
+	log, found := d.log(), new(foundValues)
+	body, err := store.Kept(d.ctx, keptValues)
+	if err != nil || body == nil {
+		return found, err
+	}
+	k, all, err := parseKept(body)
+	if err != nil || k.ids != log.ids {
+		return found, err
+	}
+	upTo, ok := k.goodUpTo(store.Epochs(), store.Status().Last)
+	if def := log.values.def.Load(); ok && def != nil {
+		found.all, found.upTo, found.doubtful = all, upTo, upTo < k.upTo || k.text != def.text()
+	}
+	return found, nil // otherwise they are of another log
+}
+
+// restoreAt has the log in memory go on at an offset, with the last values that are
+// stored, and returns from which offset on it is to be read for that: from, as a rule.
+// first is the oldest that can be read. Nothing is being applied.
+func (d *durable) restoreAt(store logstore.Store, from, first uint64) uint64 {
 	log := d.log()
-	keeper, ok := store.(logstore.Keeper)
-	if !ok || !log.values.kept() {
-		return from
+	if keeper, ok := store.(logstore.Keeper); ok && log.values.kept() {
+		found, err := d.findValues(keeper)
+		if err != nil && d.ctx.Err() == nil {
+			d.logger().Error("the last values cannot be read from where the log is; those remain whose events are read into memory", zap.Error(err))
+		}
+		if found.upTo > 0 && found.upTo+1 >= first && log.values.restore(d.hub.tags, found, true) {
+			from = min(from, found.upTo+1)
+		}
 	}
-	body, err := keeper.Kept(d.ctx, keptValues)
-	var k keptLog
-	var all []keptValue
-	if err == nil && body != nil {
-		k, all, err = parseKept(body)
+	log.values.lost(from)
+	log.memory.Restore(store.Epochs(), from)
+	return from
+}
+
+// completeValues reads again what is stored if values are missing, since it was older
+// than what could be read of the log. Whoever writes stores newer ones in time; if that
+// is this process, there are no others.
+func (d *durable) completeValues(store logstore.Keeper) {
+	log := d.log()
+	if !log.values.incomplete() {
+		return
 	}
-	if err != nil && d.ctx.Err() == nil {
-		d.logger().Error("the last values cannot be read from where the log is; those remain whose events are read into memory", zap.Error(err))
+	found, err := d.findValues(store)
+	epochs := store.Epochs()
+	switch {
+	case found.upTo > 0 && epochs[len(epochs)-1].ID == log.memory.Epoch() && log.values.restore(d.hub.tags, found, false):
+		return
+	case d.shared() && (!d.writing.Load() || err != nil && !errors.Is(err, logstore.ErrDamaged) && !errors.Is(err, errKept)):
+		return
+	case found.upTo > 0:
+		d.logger().Error("the last values that are stored are older than the log reaches back, and are not used", zap.Uint64("offset", found.upTo), zap.Uint64("first", store.Status().First))
 	}
-	if err != nil || body == nil || k.ids != log.ids {
-		return from
-	}
-	st := store.Status()
-	upTo, ok := k.goodUpTo(store.Epochs(), st.Last)
-	if !ok {
-		return from // they are of another log
-	}
-	if upTo+1 < st.First {
-		d.logger().Error("the last values that are stored are older than the log reaches back, and are not used", zap.Uint64("offset", upTo), zap.Uint64("first", st.First))
-		return from
-	}
-	log.values.restore(d.hub.tags, all, upTo, upTo < k.upTo || k.text != log.values.def.Load().text())
-	return min(from, upTo+1)
+	log.values.giveUp()
 }
 
 // renamed has the last values stored soon: the log has their events by the name that

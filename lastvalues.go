@@ -34,9 +34,12 @@ type lastValues struct {
 	taken   []*takenValues // that clients hold, oldest first
 
 	// restored is the offset up to which the values are known from where the log is
-	// kept. doubtful says that some of these were lost there, and older ones may count.
+	// kept; it may be beyond the head. doubtful says that some of these were lost there,
+	// and older ones may count. missing is the offset from which on values have been
+	// noted, where those of the events before are not known; 0: they are.
 	restored uint64
 	doubtful bool
+	missing  uint64
 
 	// keep reports whether values of a source are kept; nil: of all.
 	keep func(number uint32) bool
@@ -98,7 +101,7 @@ func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
 	defer v.mu.Unlock()
 	offset, stored := v.log.store(now, tag, body, id)
 	switch {
-	case v.def.Load() != def:
+	case v.def.Load() != def || v.doubtful && offset > v.restored:
 		v.reviewLocked(true)
 	case offset > v.restored:
 		v.values.Put(offset, tag, key, stored)
@@ -143,6 +146,7 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 	def := v.def.Load()
 	before := v.values.Snapshot()
 	v.values.Clear()
+	v.restored, v.doubtful = 0, false // what is beyond the head comes with its event
 	if def == nil {
 		return
 	}
@@ -206,23 +210,47 @@ func (v *lastValues) renameSource(from, to uint32) {
 	v.changedLocked()
 }
 
-// restore has the values begin with those that were stored, of the events up to an
-// offset. doubtful: some are missing that are in the log.
-func (v *lastValues) restore(t *tags, all []keptValue, upTo uint64, doubtful bool) {
+// restore has the values be those that were found. afresh says that the log in memory is
+// about to go on elsewhere; otherwise newer ones stay. False: those that were stored are
+// too old for these.
+func (v *lastValues) restore(t *tags, found *foundValues, afresh bool) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	var newer []*lastvalue.Value
+	if !afresh {
+		if found.upTo+1 < v.missing {
+			return false
+		}
+		newer = v.values.Snapshot().Between(found.upTo+1, lastvalue.NoOffset)
+	}
 	def := v.def.Load()
 	v.values.Clear()
-	v.restored, v.doubtful = upTo, doubtful
-	for i := range all {
-		value := &all[i]
+	v.restored, v.doubtful, v.missing = found.upTo, found.doubtful, 0
+	for i := range found.all {
+		value := &found.all[i]
 		typ, _ := sse.Encoded(value.event)
-		if value.offset <= upTo && def != nil && def.wants(typ) {
+		if value.offset <= found.upTo && def != nil && def.wants(typ) {
 			v.values.Put(value.offset, t.tag(t.stored(value.source), typ), value.key, value.event)
 		}
 	}
-	v.values.Passed(upTo + 1)
+	v.values.Passed(found.upTo + 1) // they are part of what was read
+	v.putLocked(newer)
+	if len(newer) > 0 {
+		v.values.Passed(v.log.memory.Tail())
+	}
+	if !afresh && v.doubtful && v.restored <= v.log.memory.Head() {
+		v.reviewLocked(true)
+	}
+	v.forgetLocked()
 	v.changedLocked()
+	return true
+}
+
+// putLocked notes values that another one has had, in the order of their offsets.
+func (v *lastValues) putLocked(values []*lastvalue.Value) {
+	for _, value := range values {
+		v.values.Put(value.Offset, value.Tag, []byte(value.Key), value.Event)
+	}
 }
 
 // loaded notes that the log in memory has all that the store had.
@@ -230,7 +258,6 @@ func (v *lastValues) loaded() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.doubtful {
-		v.doubtful = false
 		v.reviewLocked(true)
 	}
 	v.forgetLocked()
@@ -241,29 +268,53 @@ func (v *lastValues) loaded() {
 // comes from an offset on.
 func (v *lastValues) inherit(before *lastValues, next uint64) {
 	before.mu.Lock()
-	kept, def, keep := before.values.Snapshot().Between(0, next), before.def.Load(), before.keep
+	kept, def, keep, missing := before.values.Snapshot().Between(0, next), before.def.Load(), before.keep, before.missing
 	before.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.def.Store(def)
-	v.keep, v.evicted = keep, before.evicted
+	v.keep, v.evicted, v.missing = keep, before.evicted, missing
 	if def != nil {
 		v.values.SetBounds(def.bounds)
 	}
-	for _, value := range kept {
-		v.values.Put(value.Offset, value.Tag, []byte(value.Key), value.Event)
-	}
+	v.putLocked(kept)
 	v.values.Passed(next)
 	v.changedLocked()
 }
 
-// lost drops all values: events have gone from the log before they were read, and any
-// value may be an old one.
-func (v *lastValues) lost() {
+// goesOn reports whether the values need nothing if the log goes on with another event
+// than the next: what is before it is known, or has been missing already.
+func (v *lastValues) goesOn(next uint64) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.def.Load() == nil || v.missing > 0 || next > v.log.memory.Head() && next <= v.restored+1
+}
+
+// lost drops all values if events before an offset have gone from the log before they
+// were read: any value may be an old one.
+func (v *lastValues) lost(next uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if next <= v.restored+1 {
+		return
+	}
 	v.values.Clear()
+	v.restored, v.doubtful, v.missing = 0, false, next
 	v.changedLocked()
+}
+
+// incomplete reports whether values are missing whose events were never read.
+func (v *lastValues) incomplete() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.def.Load() != nil && v.missing > 0
+}
+
+// giveUp makes do with the values that there are: nobody has those that are missing.
+func (v *lastValues) giveUp() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.missing = 0
 }
 
 // take returns the values for a client, and the head of the log at that time; nil if

@@ -9,6 +9,6 @@ import (
 
 func TestMain(m *testing.M) {
 	// Many tests wait for the next look at a log.
-	watchEvery, reopenAfter = 100*time.Millisecond, 100*time.Millisecond
+	watchEvery, reopenAfter, completeEvery = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	ssetest.Main(m, ssetest.Suite{})
 }

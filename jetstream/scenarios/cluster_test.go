@@ -3,6 +3,7 @@ package scenarios
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -19,6 +20,8 @@ type clusterConfig struct {
 	rate    float64 // events a second, of both origins together
 	lease   time.Duration
 	options string // more of log jetstream
+	stream  string // more of the stream
+	retain  string // default: more than any scenario has
 	nearest bool   // a Caddy is given the NATS server of its number only, not all
 	standby bool   // every Caddy has the origins connected, which have no ids, and send nothing again
 
@@ -100,6 +103,9 @@ func startCluster(t *testing.T, cfg clusterConfig) *cluster {
 	return c
 }
 
+// retainAll has no event go while a scenario lasts.
+const retainAll = "events 0\nsize 256MiB"
+
 // site returns the directives of a Caddy that is to use these servers. The origins
 // are sockets of the file system, which all hosts share.
 func (c *cluster) site(cfg *clusterConfig, servers []*natsServer) string {
@@ -112,9 +118,9 @@ func (c *cluster) site(cfg *clusterConfig, servers []*natsServer) string {
 		retry 50ms
 		heartbeat 1s
 		retain {
-			events 0
-			size 256MiB
+			%s
 		}
+		%s
 		log jetstream {
 			servers %s
 			replicas 3
@@ -123,7 +129,7 @@ func (c *cluster) site(cfg *clusterConfig, servers []*natsServer) string {
 		}
 	}
 	sse_fanin_status /status
-`, c.origins[0].URL(), c.origins[1].URL(), urls(servers...), cfg.lease, cfg.options)
+`, c.origins[0].URL(), c.origins[1].URL(), cmp.Or(cfg.retain, retainAll), cfg.stream, urls(servers...), cfg.lease, cfg.options)
 }
 
 // goOn waits until every client has what the origins have sent by now.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,13 +46,8 @@ func (n *node) start() {
 	n.t.Helper()
 	binary, err := ssetest.Build("./cmd/caddy-cluster", false)
 	must(n.t, err)
-	site := "http://node {\nbind unix/" + n.addr
-	if host, port, err := net.SplitHostPort(n.addr); err == nil {
-		site = "http://node:" + port + " {\nbind " + host
-	}
-	text := fmt.Sprintf("{\nadmin off\nauto_https off\npersist_config off\n}\n%s\n%s\n}\n", site, n.config)
 	file := filepath.Join(n.dir, "Caddyfile")
-	must(n.t, os.WriteFile(file, []byte(text), 0o600))
+	must(n.t, os.WriteFile(file, []byte(n.caddyfile()), 0o600))
 	n.Process = n.host.start(n.t, n.dir, binary, "run", "--config", file, "--adapter", "caddyfile")
 	process := n.Process
 	n.t.Cleanup(func() {
@@ -61,9 +58,41 @@ func (n *node) start() {
 	})
 }
 
+// caddyfile is the node's whole configuration.
+func (n *node) caddyfile() string {
+	site := "http://node {\nbind unix/" + n.addr
+	if host, port, err := net.SplitHostPort(n.addr); err == nil {
+		site = "http://node:" + port + " {\nbind " + host
+	}
+	return fmt.Sprintf("{\nadmin unix/%s\nauto_https off\npersist_config off\n}\n%s\n%s\n}\n", n.admin(), site, n.config)
+}
+
+// admin is the socket of the admin API.
+func (n *node) admin() string { return filepath.Join(n.dir, "admin.sock") }
+
+// reload has the node use other directives of the site, without an exit.
+func (n *node) reload(config string) {
+	n.t.Helper()
+	n.config = config
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", n.admin())
+		},
+	}}
+	resp, err := client.Post("http://127.0.0.1/load", "text/caddyfile", strings.NewReader(n.caddyfile()))
+	must(n.t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		answer, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		n.t.Fatalf("%s answers a reload with %s: %s", n.name, resp.Status, answer)
+	}
+}
+
 // nodeStatus is what a node knows of the log.
 type nodeStatus struct {
 	State   string
+	First   uint64
 	Last    uint64
 	Resyncs uint64
 	Refused uint64
