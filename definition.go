@@ -215,6 +215,9 @@ func (b *builder) build(name string, cfg *Stream) (*definition, error) {
 			def.placeholders = append(def.placeholders, ud.headerPlaceholders...)
 		}
 	}
+	if err := cfg.LastValue.judge(def); err != nil {
+		return nil, err
+	}
 	b.warnOfTwins(name, def.upstreams)
 	slices.Sort(def.placeholders)
 	def.placeholders = slices.Compact(def.placeholders)

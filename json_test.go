@@ -56,6 +56,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"unknown key of the transport", "", withUpstream(`"transport":{"protocol":"http","tsl":{}}`), `json: unknown field "tsl"`},
 		{"unknown key of last_value", "", withUpstream(`"last_value":{"types":["a"],"by":"/s"}`), `json: unknown field "by"`},
 		{"last_value empty", "", withUpstream(`"last_value":{}`), "last_value: it has no types; give the types of the events whose newest is kept, 'message' for unnamed ones"},
+		{"last_value of a type that does not come", "", `{"handler":"sse_fanin","upstreams":[{"urls":["https://a.example.com"],"events":["x*"]}],"last_value":{"types":["price"]}}`, "last_value: there would be none, since 'events' and 'prefix' of the upstreams leave no events of 'price'"},
 		{"last_value negative", "", withUpstream(`"last_value":{"types":["a"],"max":-1}`), "last_value: max: -1 is out of range, it must be from 1 to 1000000"},
 		{"last_value with a bad key", "", withUpstream(`"last_value":{"types":["a"],"key":"s"}`), "last_value: key: 's' is no JSON pointer, it must begin with '/', such as /symbol"},
 		{"start without last values", "", withUpstream(`"start":"last_value"`), "start: 'last_value' sends the last values of the stream, but it keeps none; add 'last_value <type>...' to the stream"},
@@ -219,6 +220,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"only with a brace", "", withUpstream(`"only":{"type":["user.id}"]}`), "only: type: 'user.id}': a '}' ends no placeholder; expected {name}"},
 		{"only with a short placeholder", "", withUpstream(`"only":{"type":["user.{header.X-User}"]}`), "only: type: 'user.{header.X-User}': outside of a Caddyfile, that is written 'user.{http.request.header.X-User}'"},
 		{"only an upstream that there is not", "", `{"handler":"sse_fanin","upstreams":[{"name":"a","urls":["https://a.example.com"]},{"name":"b","urls":["https://b.example.com"]}],"stream":"s","only":{"source":["a","c"]}}`, "only: source: 'c' is none of the stream's upstreams, which are: a, b"},
+		{"only a type that does not come", "", `{"handler":"sse_fanin","upstreams":[{"urls":["https://a.example.com"],"prefix":"p."}],"only":{"type":["price","x"]}}`, "only: type: nobody would see anything, since 'events' and 'prefix' of the upstreams leave no events of 'price', 'x'"},
 		{"only of a global stream", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}],"only":{"type":[]}}}}`, reference, "only: type: the list is empty, so nobody would see anything; give at least one pattern"},
 		{"filters", "", withUpstream(`"filters":"yes"`), "filters: unrecognized value 'yes', expected on or off"},
 		// client settings

@@ -109,6 +109,17 @@ func (d *definition) lastValues(l *LastValue) *lastValueDef {
 	return def
 }
 
+// judge validates that the upstreams may send what is to be kept.
+func (l *LastValue) judge(def *definition) error {
+	if l == nil || slices.ContainsFunc(l.Types, func(typ string) bool { return strings.Contains(typ, "*") || def.maySend(typ) }) {
+		return nil
+	}
+	return fmt.Errorf("last_value: there would be none, since 'events' and 'prefix' of the upstreams leave no events of %s", quoted(l.Types))
+}
+
+// quoted lists types in an error.
+func quoted(types []string) string { return "'" + strings.Join(types, "', '") + "'" }
+
 // digested is the part of the stream's identity; nil for none.
 func (d *lastValueDef) digested() any {
 	if d == nil {

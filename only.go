@@ -75,6 +75,9 @@ func (o *Only) judge(def *definition) error {
 			return fmt.Errorf("only: source: '%s' is none of the stream's upstreams, which are: %s", text, strings.Join(slices.Sorted(slices.Values(names)), ", "))
 		}
 	}
+	if o.Type != nil && !slices.ContainsFunc(o.Type, func(text string) bool { return strings.ContainsAny(text, "*{") || def.maySend(text) }) {
+		return fmt.Errorf("only: type: nobody would see anything, since 'events' and 'prefix' of the upstreams leave no events of %s", quoted(o.Type))
+	}
 	return nil
 }
 

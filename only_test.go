@@ -222,7 +222,7 @@ func TestOnlyLooksAtTheFinalType(t *testing.T) {
 	for _, envelope := range []string{"", "envelope json"} {
 		t.Run(envelope, func(t *testing.T) {
 			o := plain(t)
-			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nstream s\nprefix p.\nevents price message\nonly type p.price p.message\n"+envelope+"\n}\nsse_fanin /other s {\nonly type price message\n}\nsse_fanin /all s")
+			in := serve(t, "", "sse_fanin /events "+o.URL()+" {\nstream s\nprefix p.\nevents price message\nonly type p.price p.message\n"+envelope+"\n}\nsse_fanin /other s {\nonly type price message pric*\n}\nsse_fanin /all s")
 			up(t, o)
 			c, other, all := in.connect("/events"), in.connect("/other"), in.connect("/all")
 			o.Emit("halt", "no")

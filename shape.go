@@ -2,6 +2,8 @@ package ssefanin
 
 import (
 	"bytes"
+	"slices"
+	"strings"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/pattern"
 )
@@ -32,6 +34,20 @@ func (s *shape) takes(typ []byte) bool {
 		return s.events.Match(unnamedType)
 	}
 	return s.events == nil || s.events.Match(string(typ))
+}
+
+// maySend reports whether clients may see events of a type.
+func (s *shape) maySend(typ string) bool {
+	if strings.HasPrefix(typ, renamed) {
+		return true
+	}
+	original, ok := strings.CutPrefix(typ, s.prefix)
+	return ok && s.takes([]byte(original))
+}
+
+// maySend reports whether clients may see events of a type.
+func (d *definition) maySend(typ string) bool {
+	return slices.ContainsFunc(d.upstreams, func(u *upstreamDef) bool { return u.shape.maySend(typ) })
 }
 
 // finalType is the type that clients see. It is valid until the next call.
