@@ -22,6 +22,7 @@ type judge struct {
 	verdicts []verdict
 	strict   int             // pairs of events between which nothing may be lost
 	filtered int             // events that a filtered client must have
+	values   int             // last values after gaps
 	excused  map[string]bool // stream/feed whose source was not the same all the time
 	repeats  map[string]bool // feeds whose origins may repeat what nobody remembers
 	renames  []renaming      // in order
@@ -355,7 +356,7 @@ func (j *judge) String() string {
 	for _, ep := range j.epochs {
 		events += len(ep.at)
 	}
-	return fmt.Sprintf("judged %d logs, %d events, %d without a hole, %d filtered", len(j.epochs), events, j.strict, j.filtered)
+	return fmt.Sprintf("judged %d logs, %d events, %d without a hole, %d filtered, %d last values", len(j.epochs), events, j.strict, j.filtered, j.values)
 }
 
 // cursor is a position as clients know it.

@@ -34,6 +34,7 @@ type stream struct {
 	source    []string // subdirectives of the source side
 	retain    int      // events; 0: the default
 	ids       string
+	values    lastValues
 	filters   bool
 	only      bool // which lets all through, but goes the way of what protects
 	mayRefuse bool // max_clients or max_streams
@@ -172,6 +173,10 @@ func (p *plan) drawStream(rnd *rand.Rand, index int) *stream {
 	if chance(rnd, 2) {
 		s.retain = pick(rnd, 20, 100, 1000, 20000)
 		add("retain {\nevents %d\n}", s.retain)
+	}
+	if chance(rnd, 2) {
+		s.drawLastValues(rnd)
+		add("%s", s.values.option())
 	}
 	if chance(rnd, 3) {
 		add("envelope json")

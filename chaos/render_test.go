@@ -97,7 +97,11 @@ func (st *streamState) drawSettings(rnd *rand.Rand, s *stream) {
 			add("%s %s", word, pick(rnd, values...))
 		}
 	}
-	maybe(2, "start", "oldest", "live", "10", "500", "2s")
+	starts := []string{"oldest", "live", "10", "500", "2s"}
+	if len(s.values.types) > 0 {
+		starts = append(starts, "last_value", "last_value", "last_value")
+	}
+	maybe(2, "start", starts...)
 	maybe(2, "heartbeat", "100ms", "1s", "0")
 	maybe(2, "retry", "10ms", "20ms 100ms")
 	maybe(2, "prime", "on", "off", "auto")

@@ -36,6 +36,7 @@ type watch struct {
 	numbers map[string]*order // by feed, of the connection
 	history []string
 	runs    []run
+	values  valuesWatch
 	seen    map[string]uint64 // the newest number, by feed and type
 }
 
@@ -82,13 +83,14 @@ func (w *watch) connecting(id string) {
 	switch w.stream.ids {
 	case "stream":
 		c, ok := parseCursor(id)
+		may := w.values.connectingLocked(c)
 		switch {
 		case id == "":
 			w.last = cursor{}
 		case !ok:
 			w.violateLocked("the id is no cursor: %q", id)
 		default:
-			if c.epoch == w.last.epoch && c.offset < w.last.offset {
+			if c.epoch == w.last.epoch && c.offset < w.last.offset && !may {
 				w.violateLocked("the cursor goes back, from %s", w.last)
 			}
 			w.last = c
@@ -138,31 +140,36 @@ func (w *watch) event(e ssetest.Event) {
 	}
 	w.seen[feed+" "+typ] = max(w.seen[feed+" "+typ], n)
 	if w.stream.ids == "stream" {
-		w.placeLocked(e, feed, n)
+		w.placeLocked(e, feed, n, typ)
 		return
 	}
 	w.numberLocked(u, f, n)
 }
 
 // placeLocked judges an event's offset.
-func (w *watch) placeLocked(e ssetest.Event, feed string, n uint64) {
+func (w *watch) placeLocked(e ssetest.Event, feed string, n uint64, typ string) {
 	c, ok := parseCursor(e.ID)
-	switch {
-	case !ok:
+	if !ok {
 		w.violateLocked("%s:%d has no cursor but %q", feed, n, e.ID)
 		return
+	}
+	if w.valueLocked(c, feed, n, typ) {
+		w.judge.record(w, c, feed, n, e)
+		return
+	}
+	starting := w.startingLocked(feed, n, typ)
+	switch {
 	case w.last.epoch == "": // its first event
 	case c.epoch != w.last.epoch:
 		w.violateLocked("another log than that of %s, without a gap", w.last)
 	case c.offset <= w.last.offset:
 		w.violateLocked("offset %d comes after %d", c.offset, w.last.offset)
-	case c.offset != w.last.offset+1 && w.filter.any():
+	case c.offset != w.last.offset+1 && w.filter.any() && !starting:
 		w.violateLocked("offset %d comes after %d, without a gap", c.offset, w.last.offset)
 	}
-	first := w.last.epoch == ""
 	w.last = c
-	if first {
-		w.beginLocked()
+	if starting {
+		w.beginLocked() // anew with each that may be a value
 	}
 	if len(w.runs) > 0 {
 		r := &w.runs[len(w.runs)-1]
@@ -196,6 +203,7 @@ func (w *watch) gapLocked(e ssetest.Event) {
 		Reason  string
 		Missed  *uint64
 		Resumed string
+		State   *int
 	}
 	if err := json.Unmarshal([]byte(e.Data), &gap); err != nil {
 		w.violateLocked("a gap that is no JSON: %q", e.Data)
@@ -221,13 +229,15 @@ func (w *watch) gapLocked(e ssetest.Event) {
 		if gap.Missed != nil {
 			w.violateLocked("a gap says %d missed to a client that may not see everything", *gap.Missed)
 		}
-	case gap.Reason == "expired" && gap.Missed == nil, gap.Reason == "expired" && *gap.Missed == 0:
+	case gap.Reason == "expired" && gap.Missed == nil, gap.Reason == "expired" && *gap.Missed == 0 && (w.last.epoch == "" || w.values.lost != w.last):
 		w.violateLocked("a gap says expired and nothing missed")
+	case w.values.starting != nil: // where the log went on after the values is not known
 	case gap.Reason == "expired" && w.filter.any() && *gap.Missed != c.offset-w.last.offset:
 		w.violateLocked("a gap says %d missed, from %s to %s", *gap.Missed, w.last, c)
 	}
 	w.last = c
 	w.beginLocked()
+	w.beginValuesLocked(c, gap.State)
 }
 
 // complete judges whether a filtered client got everything that its filter
@@ -235,6 +245,7 @@ func (w *watch) gapLocked(e ssetest.Event) {
 func (w *watch) complete() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.completeValuesLocked()
 	for _, r := range w.runs {
 		w.judge.mu.Lock()
 		ep := w.judge.epochs[r.to.epoch]
