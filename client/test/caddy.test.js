@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { connect as dial } from "node:net";
@@ -16,9 +17,14 @@ import { Browser, until } from "../fakes/tabs.js";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const skip = spawnSync("go", ["version"]).status === 0 ? false : "there is no go";
 
-// build makes the binary once.
+// build makes the binary once, for all tests, and returns its name.
 let built;
-const build = (dir) => (built ??= promisify(execFile)("go", ["build", "-buildvcs=false", "-o", dir, "./cmd/caddy"], { cwd: root }));
+const build = () => (built ??= (async () => {
+	const dir = await mkdtemp(join(tmpdir(), "sse-fanin-client-"));
+	process.on("exit", () => rmSync(dir, { recursive: true }));
+	await promisify(execFile)("go", ["build", "-buildvcs=false", "-o", dir, "./cmd/caddy"], { cwd: root });
+	return join(dir, "caddy");
+})());
 
 async function listening(server) {
 	server.listen(0, "127.0.0.1");
@@ -40,7 +46,7 @@ async function freePort() {
 async function serve(t, options = "") {
 	const dir = await mkdtemp(join(tmpdir(), "sse-fanin-client-"));
 	t.after(() => rm(dir, { recursive: true }));
-	await build(dir);
+	const binary = await build();
 	const upstreams = new Set();
 	const upstream = createServer((_, response) => {
 		response.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
@@ -67,8 +73,9 @@ http://127.0.0.1:${port} {
 `);
 	let caddy;
 	async function start() {
-		caddy = spawn(join(dir, "caddy"), ["run", "--config", file, "--adapter", "caddyfile"], { stdio: "ignore", env: { ...process.env, HOME: dir } });
+		caddy = spawn(binary, ["run", "--config", file, "--adapter", "caddyfile"], { stdio: "ignore", env: { ...process.env, HOME: dir } });
 		for (let up = false; !up; await after(5)) {
+			assert.equal(caddy.exitCode, null, "Caddy has ended");
 			const socket = dial(port, "127.0.0.1");
 			up = await Promise.race([once(socket, "connect").then(() => true), once(socket, "close").then(() => false)]).catch(() => false);
 			socket.destroy();
