@@ -30,6 +30,8 @@
 //   - A client's offsets rise by one, over disconnects, unless it got a
 //     fanin.gap, whose `missed` is right; a filtered client got all that its
 //     filter lets through, and nothing else, by the name that the upstream had.
+//   - The last values after a gap are as many as it says, and from before it; each is
+//     the newest of its key, and where everything is kept none is missing.
 //   - In each log the numbers of each origin's events rise, but for those from
 //     before the first that an origin sends unasked, once, and have no hole
 //     where the origin resumes and the upstream was never removed.

@@ -171,12 +171,15 @@ func (p *plan) drawStream(rnd *rand.Rand, index int) *stream {
 	}
 	add := func(format string, args ...any) { s.source = append(s.source, fmt.Sprintf(format, args...)) }
 	if chance(rnd, 2) {
-		s.retain = pick(rnd, 20, 100, 1000, 20000)
-		add("retain {\nevents %d\n}", s.retain)
-	}
-	if chance(rnd, 2) {
 		s.drawLastValues(rnd)
 		add("%s", s.values.option())
+	}
+	if chance(rnd, 2) {
+		s.retain = pick(rnd, 20, 100, 1000, 20000)
+		if len(s.values.types) > 0 {
+			s.retain = pick(rnd, 3, 10, 20, 1000) // they are for what is gone
+		}
+		add("retain {\nevents %d\n}", s.retain)
 	}
 	if chance(rnd, 3) {
 		add("envelope json")
