@@ -163,7 +163,7 @@ func (d *durable) restoreAt(store logstore.Store, from, first uint64) uint64 {
 		if err != nil && d.ctx.Err() == nil {
 			d.logger().Error("the last values cannot be read from where the log is; those remain whose events are read into memory", zap.Error(err))
 		}
-		if found.upTo > 0 && found.upTo+1 >= first && log.values.restore(d.hub.tags, found, true) {
+		if found.upTo > 0 && found.upTo+1 >= first && log.values.restore(found, true) {
 			from = min(from, found.upTo+1)
 		}
 	}
@@ -183,7 +183,7 @@ func (d *durable) completeValues(store logstore.Keeper) {
 	found, err := d.findValues(store)
 	epochs := store.Epochs()
 	switch {
-	case found.upTo > 0 && epochs[len(epochs)-1].ID == log.memory.Epoch() && log.values.restore(d.hub.tags, found, false):
+	case found.upTo > 0 && epochs[len(epochs)-1].ID == log.memory.Epoch() && log.values.restore(found, false):
 		return
 	case d.shared() && (!d.writing.Load() || err != nil && !errors.Is(err, logstore.ErrDamaged) && !errors.Is(err, errKept)):
 		return

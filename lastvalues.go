@@ -20,6 +20,7 @@ const maxTaken = 16
 // Safe for concurrent use.
 type lastValues struct {
 	log     *streamLog
+	tags    *tags          // of the hub
 	evicted *atomic.Uint64 // counts the values that the bounds drop
 
 	// Changed under mu, read without.
@@ -69,7 +70,7 @@ func (v *lastValues) adjust(def *lastValueDef) {
 	defer v.mu.Unlock()
 	old := v.def.Load()
 	switch {
-	case def == nil && old == nil, def != nil && old != nil && def.text() == old.text() && def.bounds == old.bounds:
+	case def == nil && old == nil, def != nil && old != nil && def.same(old):
 		return
 	case def == nil:
 		v.def.Store(nil)
@@ -96,7 +97,7 @@ func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
 		}
 		return
 	}
-	key := def.keyOf(body)
+	key := v.keyOf(def, tag, body)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	offset, stored := v.log.store(now, tag, body, id)
@@ -140,8 +141,13 @@ func (v *lastValues) review() {
 	v.changedLocked()
 }
 
+// keyOf returns the key of an event under a tag, as the log has it.
+func (v *lastValues) keyOf(def *lastValueDef, tag uint32, event []byte) []byte {
+	return def.keyOf(event, tag>>tagTypeBits, v.tags)
+}
+
 // reviewLocked is review. sameKeys says that the values so far have the keys that they
-// should have: their events may be in an envelope that later ones are not in.
+// should have.
 func (v *lastValues) reviewLocked(sameKeys bool) {
 	def := v.def.Load()
 	before := v.values.Snapshot()
@@ -156,7 +162,7 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 		typ, _ := sse.Encoded(value.Event)
 		key := []byte(value.Key)
 		if !sameKeys {
-			key = def.keyOf(value.Event)
+			key = v.keyOf(def, value.Tag, value.Event)
 		}
 		if def.wants(typ) {
 			v.values.Put(value.Offset, value.Tag, key, value.Event)
@@ -174,7 +180,7 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 			break
 		}
 		if typ, _ := sse.Encoded(event); len(event) > 0 && def.wants(typ) {
-			v.values.Put(reader.Position()-1, tag, def.keyOf(event), event)
+			v.values.Put(reader.Position()-1, tag, v.keyOf(def, tag, event), event)
 		}
 	}
 	v.values.Passed(v.log.memory.Tail())
@@ -213,7 +219,7 @@ func (v *lastValues) renameSource(from, to uint32) {
 // restore has the values be those that were found. afresh says that the log in memory is
 // about to go on elsewhere; otherwise newer ones stay. False: those that were stored are
 // too old for these.
-func (v *lastValues) restore(t *tags, found *foundValues, afresh bool) bool {
+func (v *lastValues) restore(found *foundValues, afresh bool) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var newer []*lastvalue.Value
@@ -230,7 +236,7 @@ func (v *lastValues) restore(t *tags, found *foundValues, afresh bool) bool {
 		value := &found.all[i]
 		typ, _ := sse.Encoded(value.event)
 		if value.offset <= found.upTo && def != nil && def.wants(typ) {
-			v.values.Put(value.offset, t.tag(t.stored(value.source), typ), value.key, value.event)
+			v.values.Put(value.offset, v.tags.tag(v.tags.stored(value.source), typ), value.key, value.event)
 		}
 	}
 	v.values.Passed(found.upTo + 1) // they are part of what was read
@@ -273,7 +279,7 @@ func (v *lastValues) inherit(before *lastValues, next uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.def.Store(def)
-	v.keep, v.evicted, v.missing = keep, before.evicted, missing
+	v.tags, v.keep, v.evicted, v.missing = before.tags, keep, before.evicted, missing
 	if def != nil {
 		v.values.SetBounds(def.bounds)
 	}

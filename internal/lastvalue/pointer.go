@@ -42,11 +42,6 @@ func ParsePointer(text string) (Pointer, error) {
 	return p, nil
 }
 
-// Under returns the pointer to the same below a member of another document.
-func (p Pointer) Under(member string) Pointer {
-	return Pointer{append([]token{{member, -1}}, p.tokens...)}
-}
-
 // Scalar returns the string, number, boolean or null that the pointer points to in
 // a JSON text: the text of the value, with strings in one form whatever escapes they
 // are written with. Nil: there is none, or it is an object or an array, or the text is

@@ -1,0 +1,127 @@
+package ssefanin
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+)
+
+// presentKeys are the last values of a log, each its key and its offset.
+func presentKeys(v *lastValues) (all []string) {
+	taken, _ := v.take()
+	defer v.giveBack(taken)
+	for _, value := range taken.Between(0, lastvalue.NoOffset) {
+		all = append(all, fmt.Sprint(value.Key, value.Offset))
+	}
+	return all
+}
+
+// An envelope is no part of a key: the values stay, and later events replace them,
+// whether they come in one or not, and whatever else the same reload changes.
+func TestLastValuesWhileTheEnvelopeChanges(t *testing.T) {
+	const kept, other = "last_value price {\nkey /s\n}\n", "last_value price trade {\nkey /n\n}\n"
+	for name, tc := range map[string]struct {
+		before, after string
+		want          []int
+	}{
+		"turned on":             {kept, kept + "envelope json\n", []int{0, 2, 3, 5}},
+		"turned off":            {kept + "envelope json\n", kept, []int{0, 2, 3, 5}},
+		"turned on, a new key":  {kept, other + "envelope json\n", []int{0, 1, 2, 3, 4, 5}},
+		"turned off, a new key": {kept + "envelope json\n", other, []int{0, 1, 2, 3, 4, 5}},
+		"turned on, the first":  {"", kept + "envelope json\n", []int{0, 2, 3, 5}},
+		"turned off, the first": {"envelope json\n", kept, []int{0, 2, 3, 5}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := plain(t)
+			site := func(options string) string {
+				if strings.Contains(options, "last_value") {
+					options += "start last_value\n"
+				}
+				return "sse_fanin /events {\nstream s\nupstream a " + a.URL() + "\n" + options + "}"
+			}
+			in := serve(t, "", site(tc.before))
+			up(t, a)
+			all := in.connect("/events")
+			var sent []string
+			emit := func(symbols string) {
+				for symbol := range strings.SplitSeq(symbols, " ") {
+					typ := "price"
+					if len(sent) == 4 && strings.Contains(tc.after, "trade") {
+						typ = "trade"
+					}
+					sent = append(sent, price(symbol, len(sent)))
+					a.Emit(typ, sent[len(sent)-1])
+				}
+				waitFor(t, all, "all events", func() bool { return len(received(all)) == len(sent) })
+			}
+			emit("A B")
+			if strings.Contains(tc.after, "/n") {
+				emit("C")
+			} else {
+				emit("B")
+			}
+			in.reload("", site(tc.after))
+			emit("C D D")
+			var want []string
+			for _, n := range tc.want {
+				want = append(want, sent[n])
+			}
+			getsDatas(t, in.connect("/events"), want...)
+		})
+	}
+}
+
+// An upstream that sends such envelopes itself is not mistaken for one in an envelope.
+func TestLastValuesOfAnUpstreamWithEnvelopes(t *testing.T) {
+	for _, key := range []string{"/data/s", "/source"} {
+		for _, wrapped := range []bool{false, true} {
+			h := valuesHub(eventlog.Options{MaxEvents: 100, MaxBytes: 1 << 20}, 100)
+			h.shaped.Store(&streamShape{envelope: wrapped})
+			def := &definition{ids: idsStream, retain: eventlog.Options{MaxBytes: 1 << 20}, shape: streamShape{envelope: wrapped}}
+			log := h.log.Load()
+			log.adjust(log.memory.Options(), def.lastValues(&LastValue{Types: []string{"v"}, Key: key}))
+			in := &input{hub: h, name: "outer", sourceID: h.tags.source("outer", "")}
+			in.shape.Store(new(shape))
+			enc := new(encoder)
+			for _, from := range []string{"one", "two", "one"} {
+				ev := &sse.Event{Type: []byte("v"), Data: []byte(`{"s":"` + from + `","source":"no"}`)}
+				ev.Data = slices.Clone(enc.wrap(ev, ev.Type, from, time.Now()))
+				in.deliver(ev, false, enc, time.Now())
+				enc.reset()
+			}
+			if got, want := presentKeys(&log.values), []string{`"two"2`, `"one"3`}; !slices.Equal(got, want) {
+				t.Errorf("%s, in an envelope of its own %t: there are %q, want %q", key, wrapped, got, want)
+			}
+		}
+	}
+}
+
+func TestUnwrap(t *testing.T) {
+	for _, tc := range []struct{ typ, data, from, want string }{
+		{"v", `{ "s" : 1 }`, "a", `{"s":1}`},
+		{"", `[1]`, `qu"ote`, `[1]`},
+		{`t"\`, "no JSON", "\u2028<", `"no JSON"`},
+		{"v", "", "", `""`},
+	} {
+		ev := &sse.Event{Type: []byte(tc.typ), Data: []byte(tc.data), ID: []byte(`"id\`)}
+		wrapped := new(encoder).wrap(ev, ev.Type, tc.from, time.UnixMilli(5))
+		from, data, ok := unwrap(wrapped, ev.Type)
+		if !ok || string(data) != tc.want || !isJSONString(from, tc.from) || isJSONString(from, tc.from+"x") {
+			t.Errorf("%s: got %s from %s, %t", wrapped, data, from, ok)
+		}
+		if _, _, ok := unwrap(wrapped, []byte("other")); ok {
+			t.Errorf("%s is taken for an event of another type", wrapped)
+		}
+		for n := range wrapped {
+			if _, _, ok := unwrap(wrapped[:n], ev.Type); ok && wrapped[n-1] != '}' {
+				t.Errorf("%s is taken for an envelope", wrapped[:n])
+			}
+		}
+	}
+}
