@@ -148,7 +148,8 @@ func (d *durable) findValues(store logstore.Keeper) (*foundValues, error) {
 	}
 	upTo, ok := k.goodUpTo(store.Epochs(), store.Status().Last)
 	if def := log.values.def.Load(); ok && def != nil {
-		found.all, found.upTo, found.doubtful = all, upTo, upTo < k.upTo || k.text != def.text()
+		found.all, found.upTo, found.rekeyed = all, upTo, k.text != def.text()
+		found.doubtful = upTo < k.upTo || found.rekeyed
 	}
 	return found, nil // otherwise they are of another log
 }

@@ -236,7 +236,11 @@ func (v *lastValues) restore(found *foundValues, afresh bool) bool {
 		value := &found.all[i]
 		typ, _ := sse.Encoded(value.event)
 		if value.offset <= found.upTo && def != nil && def.wants(typ) {
-			v.values.Put(value.offset, v.tags.tag(v.tags.stored(value.source), typ), value.key, value.event)
+			tag, key := v.tags.tag(v.tags.stored(value.source), typ), value.key
+			if found.rekeyed {
+				key = v.keyOf(def, tag, value.event)
+			}
+			v.values.Put(value.offset, tag, key, value.event)
 		}
 	}
 	v.values.Passed(found.upTo + 1) // they are part of what was read

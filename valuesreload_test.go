@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/eventlog"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 // presentKeys are the last values of a log, each its key and its offset.
@@ -122,6 +124,54 @@ func TestUnwrap(t *testing.T) {
 			if _, _, ok := unwrap(wrapped[:n], ev.Type); ok && wrapped[n-1] != '}' {
 				t.Errorf("%s is taken for an envelope", wrapped[:n])
 			}
+		}
+	}
+}
+
+// What another configuration changes while Caddy is away counts for the values that are
+// stored, and for the events that are read: another key, and an envelope.
+func TestStoredLastValuesOfAnotherConfiguration(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		for _, tc := range []struct {
+			from, to string
+			want     []uint64
+		}{
+			{"key /s", "key /n", []uint64{2, 3, 5}},
+			{"start last_value", "start last_value\nenvelope json", []uint64{1, 2, 5}},
+		} {
+			t.Run(fmt.Sprintf("%s, killed %t", tc.to, killed), func(t *testing.T) {
+				o := newOrigin(t, ssetest.OriginConfig{})
+				dir := t.TempDir()
+				retain := "" // all is read from the log
+				if !killed {
+					retain = "retain {\nevents 2\n}"
+				}
+				site := keptValuesSite(dir, o, retain)
+				in := serve(t, "", site)
+				c := in.connect("/events")
+				up(t, o)
+				for _, data := range []string{price("A", 1), price("B", 1), price("C", 2)} {
+					o.Emit("price", data)
+					hasGot(t, c, data)
+				}
+				o.Emit("news", "4")
+				hasGot(t, c, "4")
+				at := dir
+				if killed {
+					at = copied(t, dir)
+				}
+				c.Close()
+				in.stop()
+				in.reload("", strings.NewReplacer(tc.from, tc.to, dir, at).Replace(site))
+				awaitWriting(t)
+				c = in.connect("/events")
+				up(t, o)
+				o.Emit("price", price("C", 3))
+				waitFor(t, c, "the event", func() bool { return slices.Contains(unwrapped(c), price("C", 3)) })
+				if got := slices.Sorted(maps.Keys(storedValues(t))); !slices.Equal(got, tc.want) {
+					t.Errorf("there are the values of %v, want %v", got, tc.want)
+				}
+			})
 		}
 	}
 }
