@@ -42,6 +42,10 @@ type lastValues struct {
 	doubtful bool
 	missing  uint64
 
+	// renamed are the names that sources were given while the log has events from
+	// before, oldest first.
+	renamed []renaming
+
 	// keep reports whether values of a source are kept; nil: of all.
 	keep func(number uint32) bool
 }
@@ -158,6 +162,7 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 	}
 	reader := v.log.memory.NewReader(v.log.memory.Tail())
 	tail := reader.Position()
+	known := before.Between(tail, lastvalue.NoOffset)
 	for _, value := range before.Between(0, tail) {
 		typ, _ := sse.Encoded(value.Event)
 		key := []byte(value.Key)
@@ -179,9 +184,20 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 		if event == nil {
 			break
 		}
-		if typ, _ := sse.Encoded(event); len(event) > 0 && def.wants(typ) {
-			v.values.Put(reader.Position()-1, tag, v.keyOf(def, tag, event), event)
+		typ, _ := sse.Encoded(event)
+		if len(event) == 0 || !def.wants(typ) {
+			continue
 		}
+		offset, key, kept := reader.Position()-1, v.keyOf(def, tag, event), true
+		for len(known) > 0 && known[0].Offset < offset {
+			known = known[1:]
+		}
+		if len(known) > 0 && known[0].Offset == offset {
+			tag = known[0].Tag // its source may have been renamed before a restart
+		} else if tag, kept = v.renamedLocked(offset, tag); !kept {
+			continue
+		}
+		v.values.Put(offset, tag, key, event)
 	}
 	v.values.Passed(v.log.memory.Tail())
 	v.forgetLocked()
@@ -201,19 +217,6 @@ func (v *lastValues) forgetLocked() {
 	if keep := v.keep; keep != nil {
 		v.values.Forget(func(value *lastvalue.Value) bool { return keep(value.Tag >> tagTypeBits) })
 	}
-}
-
-// renameSource has the values of a source be those of another one's: its other name.
-func (v *lastValues) renameSource(from, to uint32) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.values.Retag(func(tag uint32) uint32 {
-		if tag>>tagTypeBits == from {
-			return to<<tagTypeBits | tag&tagTypeMask
-		}
-		return tag
-	})
-	v.changedLocked()
 }
 
 // restore has the values be those that were found. afresh says that the log in memory is

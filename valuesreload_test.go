@@ -175,3 +175,77 @@ func TestStoredLastValuesOfAnotherConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// A source by another name has its values and no other one's, also where names are
+// exchanged or passed on, and where what is kept changes afterwards.
+func TestLastValuesOfRenamedUpstreams(t *testing.T) {
+	for name, tc := range map[string]struct {
+		steps string // the names of the two sources, - for none
+		want  string // the values of each source, by the number of the event
+	}{
+		"another name":   {"a b;c b", "0 2,1 3"},
+		"exchanged":      {"a b;b a", "0 2,1 3"},
+		"twice":          {"a b;b a;a b", "0 2,1 3"},
+		"passed on":      {"a b;b c", "0 2,1 3"},
+		"of one removed": {"a b;b -", "0 2,"},
+	} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, stored %t", name, stored), func(t *testing.T) {
+				both := plainOrigins(t, 2)
+				dir := t.TempDir()
+				var in *instance
+				site := func(names, values string) string {
+					site := "sse_fanin /events {\nstream s\nstart last_value\nfilters on\n" + values + "\n"
+					if stored {
+						site += "log file {\ndir " + dir + "\n}\n"
+					}
+					for i, name := range strings.Fields(names) {
+						if name != "-" {
+							site += "upstream " + name + " " + both[i].URL() + "\n"
+						}
+					}
+					return site + "}"
+				}
+				steps := strings.Split(tc.steps, ";")
+				const kept, other = "last_value price {\nkey /s\n}", "last_value price {\nkey /n\n}"
+				in = serve(t, "", site(steps[0], kept))
+				connected(t, both...)
+				all := in.connect("/events")
+				for n, o := range []*ssetest.Origin{both[0], both[1], both[0], both[1]} {
+					data := price(fmt.Sprint("S", n/2), n)
+					o.Emit("price", data)
+					hasGot(t, all, data)
+				}
+				verify := func() {
+					t.Helper()
+					last := strings.Fields(steps[len(steps)-1])
+					for i, want := range strings.Split(tc.want, ",") {
+						if last[i] == "-" {
+							continue
+						}
+						var datas []string
+						for _, n := range strings.Fields(want) {
+							datas = append(datas, price(fmt.Sprint("S", (n[0]-'0')/2), int(n[0]-'0')))
+						}
+						c := in.connect("/events?source=" + last[i])
+						getsDatas(t, c, datas...)
+						c.Close() // else the stream waits for it at its end
+					}
+				}
+				for _, step := range steps[1:] {
+					in.reload("", site(step, kept))
+				}
+				verify()
+				in.reload("", site(steps[len(steps)-1], other))
+				verify()
+				all.Close()
+				if stored { // the names in the log are the old ones
+					in.stop()
+					in.reload("", site(steps[len(steps)-1], kept))
+					awaitWriting(t)
+					verify()
+				}
+			})
+		}
+	}
+}
