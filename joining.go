@@ -242,7 +242,7 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 	if len(numbers) > 0 {
 		log.values.renameSources(numbers, head)
 		if log.durable != nil {
-			log.durable.keeping.renamed()
+			log.durable.keeping.hasten()
 		}
 	}
 	return postponed

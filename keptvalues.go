@@ -113,18 +113,17 @@ func (d *durable) storeValues(ctx context.Context, store logstore.Keeper, most i
 	if d.shared() && !d.writing.Load() || log.values.incomplete() || !d.keeping.stale.Swap(false) {
 		return nil // whoever writes stores them, and some of what is stored may be missing here
 	}
-	taken, head := log.values.take()
-	if taken == nil {
+	all, head := log.values.snapshot()
+	if all == nil {
 		return nil
 	}
 	k := keptLog{upTo: head, epoch: log.memory.Epoch(), ids: log.ids, text: log.values.def.Load().text()}
 	body := k.appendHead(nil)
-	for _, value := range taken.Between(0, lastvalue.NoOffset) {
+	for _, value := range all.Between(0, lastvalue.NoOffset) {
 		if source, _, ok := d.hub.tags.sourceAt(value.Tag >> tagTypeBits); ok {
 			body = appendKept(body, source, value)
 		}
 	}
-	log.values.giveBack(taken)
 	if most > 0 && len(body) > most {
 		return nil
 	}
@@ -194,9 +193,10 @@ func (d *durable) completeValues(store logstore.Keeper) {
 	log.values.giveUp()
 }
 
-// renamed has the last values stored soon: the log has their events by the name that
-// their source had.
-func (k *valueKeeping) renamed() {
+// hasten has the last values stored soon, since what is read of the log at the next start
+// would be other ones: it has their events by the names that their sources had, or other
+// values are wanted.
+func (k *valueKeeping) hasten() {
 	k.stale.Store(true)
 	nudge(k.due)
 }

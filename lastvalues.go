@@ -25,7 +25,7 @@ type lastValues struct {
 
 	// Changed under mu, read without.
 	def   atomic.Pointer[lastValueDef] // nil: none are kept
-	fresh atomic.Uint64                // offset of the oldest value whose bytes are the log's
+	until atomic.Uint64                // where the log's tail may be without passed having anything to do
 
 	// mu makes appending an event of a wanted type and noting it one step: whoever
 	// holds it finds every such event that is in the log noted.
@@ -50,32 +50,31 @@ type lastValues struct {
 	keep func(number uint32) bool
 }
 
-// takenValues is a snapshot that clients hold. The lock of lastValues protects all
-// but the snapshot.
+// takenValues is a snapshot that clients hold. The lock of lastValues protects it.
 type takenValues struct {
-	*lastvalue.Snapshot
-	head    uint64 // of the log, when a client has got it last
-	clients int
+	snapshot *lastvalue.Snapshot // nil: it was revoked
+	head     uint64              // of the log, when a client has got it last
+	clients  int
 }
 
 func (v *lastValues) init(l *streamLog) {
 	v.log, v.evicted = l, new(atomic.Uint64)
 	v.values = lastvalue.New(lastvalue.Bounds{})
-	v.fresh.Store(lastvalue.NoOffset)
+	v.until.Store(lastvalue.NoOffset)
 }
 
 // kept reports whether last values are kept.
 func (v *lastValues) kept() bool { return v.def.Load() != nil }
 
 // adjust makes the values those of a definition. Values of types that are new are
-// those that the log in memory has.
-func (v *lastValues) adjust(def *lastValueDef) {
+// those that the log in memory has. It reports whether the values may be other ones.
+func (v *lastValues) adjust(def *lastValueDef) (changed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old := v.def.Load()
 	switch {
 	case def == nil && old == nil, def != nil && old != nil && def.same(old):
-		return
+		return false
 	case def == nil:
 		v.def.Store(nil)
 		v.values.Clear()
@@ -87,6 +86,7 @@ func (v *lastValues) adjust(def *lastValueDef) {
 		}
 	}
 	v.changedLocked()
+	return true
 }
 
 // append has the log store an event. typ is its type as clients get it.
@@ -115,10 +115,10 @@ func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
 	v.changedLocked()
 }
 
-// passed copies the values of the events that the log has evicted. It is cheap if
-// there are none.
+// passed copies the values of the events that the log has evicted, and revokes snapshots.
+// It is cheap if there are none.
 func (v *lastValues) passed() {
-	if v.log.memory.Tail() <= v.fresh.Load() {
+	if v.log.memory.Tail() <= v.until.Load() {
 		return
 	}
 	v.mu.Lock()
@@ -129,11 +129,26 @@ func (v *lastValues) passed() {
 
 // changedLocked follows every change of the values.
 func (v *lastValues) changedLocked() {
-	v.fresh.Store(v.values.Fresh())
+	v.revokeLocked()
 	if n := v.values.Stats().Evicted; n != v.counted {
 		v.evicted.Add(n - v.counted)
 		v.counted = n
 	}
+}
+
+// revokeLocked takes from the clients the snapshots that are older than all that the log
+// retains. They have no more use for them, and those that are blocked in a write would
+// keep events in memory that are long gone. It follows every change of taken.
+func (v *lastValues) revokeLocked() {
+	tail, until := v.log.memory.Tail(), v.values.Fresh()
+	for len(v.taken) > 0 && v.taken[0].head+1 < tail {
+		v.taken[0].snapshot = nil
+		v.taken = v.taken[1:]
+	}
+	if len(v.taken) > 0 {
+		until = min(until, v.taken[0].head+1)
+	}
+	v.until.Store(until)
 }
 
 // review makes the values those that the definition in use has of the values so far
@@ -341,7 +356,7 @@ func (v *lastValues) take() (taken *takenValues, head uint64) {
 	head = v.log.memory.Head()
 	if n := len(v.taken); n > 0 {
 		newest := v.taken[n-1]
-		if v.values.Is(newest.Snapshot) {
+		if v.values.Is(newest.snapshot) {
 			newest.head = head
 		} else if n < maxTaken || newest.head+1 < v.log.memory.Tail() {
 			newest = nil
@@ -351,9 +366,32 @@ func (v *lastValues) take() (taken *takenValues, head uint64) {
 			return newest, newest.head
 		}
 	}
-	taken = &takenValues{Snapshot: v.values.Snapshot(), head: head, clients: 1}
+	taken = &takenValues{snapshot: v.values.Snapshot(), head: head, clients: 1}
 	v.taken = append(v.taken, taken)
+	v.revokeLocked()
 	return taken, head
+}
+
+// between returns the values that a client has taken of the events from offset from on
+// and before offset to. False: they were revoked, as the log has evicted the event after
+// them.
+func (v *lastValues) between(taken *takenValues, from, to uint64) (values []*lastvalue.Value, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if taken.snapshot == nil {
+		return nil, false
+	}
+	return taken.snapshot.Between(from, to), true
+}
+
+// snapshot returns the values, and the head of the log at that time; nil if none are kept.
+func (v *lastValues) snapshot() (s *lastvalue.Snapshot, head uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.def.Load() == nil {
+		return nil, 0
+	}
+	return v.values.Snapshot(), v.log.memory.Head()
 }
 
 // giveBack gives back what take has returned.
@@ -362,6 +400,7 @@ func (v *lastValues) giveBack(taken *takenValues) {
 	defer v.mu.Unlock()
 	if taken.clients--; taken.clients == 0 {
 		v.taken = slices.DeleteFunc(v.taken, func(other *takenValues) bool { return other == taken })
+		v.revokeLocked()
 	}
 }
 

@@ -16,9 +16,8 @@ import (
 
 // presentKeys are the last values of a log, each its key and its offset.
 func presentKeys(v *lastValues) (all []string) {
-	taken, _ := v.take()
-	defer v.giveBack(taken)
-	for _, value := range taken.Between(0, lastvalue.NoOffset) {
+	now, _ := v.snapshot()
+	for _, value := range now.Between(0, lastvalue.NoOffset) {
 		all = append(all, fmt.Sprint(value.Key, value.Offset))
 	}
 	return all
@@ -241,7 +240,7 @@ func TestLastValuesOfRenamedUpstreams(t *testing.T) {
 				all.Close()
 				if stored { // the names in the log are the old ones
 					in.stop()
-					in.reload("", site(steps[len(steps)-1], kept))
+					in.reload("", site(steps[len(steps)-1], other))
 					awaitWriting(t)
 					verify()
 				}
