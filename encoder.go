@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
@@ -105,6 +106,64 @@ func writeJSONString(b *bytes.Buffer, s string) {
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(s)       // a string into a buffer cannot fail
 	b.Truncate(b.Len() - 1) // Encode ends with a line end
+}
+
+// unwrap returns what wrap was given: the source, as a JSON string, and the data, if
+// that was JSON; else it is a JSON string. They are parts of wrapped. typ is the event's
+// final type. False: wrapped is not from wrap.
+func unwrap(wrapped, typ []byte) (from, data []byte, ok bool) {
+	if len(typ) == 0 {
+		typ = []byte(unnamedType)
+	}
+	rest, ok := bytes.CutPrefix(wrapped, []byte(`{"source":`))
+	if !ok {
+		return nil, nil, false
+	}
+	from, rest = cutJSONString(rest)
+	if rest, ok = bytes.CutPrefix(rest, []byte(`,"type":`)); !ok {
+		return nil, nil, false
+	}
+	quoted, rest := cutJSONString(rest)
+	if rest, ok = bytes.CutPrefix(rest, []byte(`,"id":`)); !ok || !isJSONString(quoted, string(typ)) {
+		return nil, nil, false
+	}
+	_, rest = cutJSONString(rest)
+	if rest, ok = bytes.CutPrefix(rest, []byte(`,"time":`)); !ok {
+		return nil, nil, false
+	}
+	rest = bytes.TrimLeft(rest, "-0123456789")
+	if rest, ok = bytes.CutPrefix(rest, []byte(`,"data":`)); !ok {
+		return nil, nil, false
+	}
+	data, ok = bytes.CutSuffix(rest, []byte{'}'})
+	return from, data, ok
+}
+
+// cutJSONString cuts text after the JSON string that it begins with; there is no rest
+// if it does not begin with one.
+func cutJSONString(text []byte) (quoted, rest []byte) {
+	if len(text) == 0 || text[0] != '"' {
+		return nil, nil
+	}
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return text[:i+1], text[i+1:]
+		}
+	}
+	return nil, nil
+}
+
+// isJSONString reports whether quoted is s, as writeJSONString writes it.
+func isJSONString(quoted []byte, s string) bool {
+	if n := len(quoted); n == len(s)+2 && string(quoted[1:n-1]) == s {
+		return !strings.ContainsAny(s, `"\`)
+	}
+	var b bytes.Buffer
+	writeJSONString(&b, s)
+	return bytes.Equal(b.Bytes(), quoted)
 }
 
 func appendMillis(dst []byte, t time.Time) []byte {

@@ -146,7 +146,7 @@ func (h *hub) detach(def *definition) { h.inputs.detach(def) }
 // newLog returns the log of a definition. Nothing is opened yet.
 func (h *hub) newLog(def *definition) *streamLog {
 	l := newStreamLog(def.inMemory(), def.ids)
-	l.values.evicted = &h.counts.values
+	l.values.evicted, l.values.tags = &h.counts.values, h.tags
 	l.values.adjust(def.values)
 	if def.log != nil {
 		l.durable = newDurable(h, l, def.log)

@@ -226,6 +226,8 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 	for _, one := range renames {
 		delete(in.sources, one.name)
 	}
+	log, numbers := in.hub.log.Load(), make(map[uint32]uint32)
+	head := log.memory.Head()
 	for name, one := range renames {
 		if other := in.sources[name]; other != nil {
 			in.leaveLocked(other)
@@ -233,13 +235,15 @@ func (in *inputs) renameSourcesLocked(all used, wanted map[string]*upstreamDef) 
 		renamed := newInput(in.hub, one.source, wanted[name])
 		in.hub.counts.addLeft(one.countedName(), one.count())
 		renamed.use = one.source.exchange(one.use, renamed)
-		log := in.hub.log.Load()
-		log.values.renameSource(one.sourceID, renamed.sourceID)
-		if log.durable != nil {
-			log.durable.keeping.renamed()
-		}
+		numbers[one.sourceID] = renamed.sourceID
 		in.hub.tags.noteUnused(one.name)
 		in.sources[name] = renamed
+	}
+	if len(numbers) > 0 {
+		log.values.renameSources(numbers, head)
+		if log.durable != nil {
+			log.durable.keeping.hasten()
+		}
 	}
 	return postponed
 }

@@ -31,6 +31,7 @@ type foundValues struct {
 	all      []keptValue
 	upTo     uint64 // they are those of the events up to here; 0: there are none
 	doubtful bool   // some of them are of events after that, or others are wanted
+	rekeyed  bool   // they may have other keys than are wanted
 }
 
 // goodUpTo returns up to which offset the values are those of a log with these epochs and

@@ -113,18 +113,17 @@ func (d *durable) storeValues(ctx context.Context, store logstore.Keeper, most i
 	if d.shared() && !d.writing.Load() || log.values.incomplete() || !d.keeping.stale.Swap(false) {
 		return nil // whoever writes stores them, and some of what is stored may be missing here
 	}
-	taken, head := log.values.take()
-	if taken == nil {
+	all, head := log.values.snapshot()
+	if all == nil {
 		return nil
 	}
 	k := keptLog{upTo: head, epoch: log.memory.Epoch(), ids: log.ids, text: log.values.def.Load().text()}
 	body := k.appendHead(nil)
-	for _, value := range taken.Between(0, lastvalue.NoOffset) {
+	for _, value := range all.Between(0, lastvalue.NoOffset) {
 		if source, _, ok := d.hub.tags.sourceAt(value.Tag >> tagTypeBits); ok {
 			body = appendKept(body, source, value)
 		}
 	}
-	log.values.giveBack(taken)
 	if most > 0 && len(body) > most {
 		return nil
 	}
@@ -148,7 +147,8 @@ func (d *durable) findValues(store logstore.Keeper) (*foundValues, error) {
 	}
 	upTo, ok := k.goodUpTo(store.Epochs(), store.Status().Last)
 	if def := log.values.def.Load(); ok && def != nil {
-		found.all, found.upTo, found.doubtful = all, upTo, upTo < k.upTo || k.text != def.text()
+		found.all, found.upTo, found.rekeyed = all, upTo, k.text != def.text()
+		found.doubtful = upTo < k.upTo || found.rekeyed
 	}
 	return found, nil // otherwise they are of another log
 }
@@ -163,7 +163,7 @@ func (d *durable) restoreAt(store logstore.Store, from, first uint64) uint64 {
 		if err != nil && d.ctx.Err() == nil {
 			d.logger().Error("the last values cannot be read from where the log is; those remain whose events are read into memory", zap.Error(err))
 		}
-		if found.upTo > 0 && found.upTo+1 >= first && log.values.restore(d.hub.tags, found, true) {
+		if found.upTo > 0 && found.upTo+1 >= first && log.values.restore(found, true) {
 			from = min(from, found.upTo+1)
 		}
 	}
@@ -183,7 +183,7 @@ func (d *durable) completeValues(store logstore.Keeper) {
 	found, err := d.findValues(store)
 	epochs := store.Epochs()
 	switch {
-	case found.upTo > 0 && epochs[len(epochs)-1].ID == log.memory.Epoch() && log.values.restore(d.hub.tags, found, false):
+	case found.upTo > 0 && epochs[len(epochs)-1].ID == log.memory.Epoch() && log.values.restore(found, false):
 		return
 	case d.shared() && (!d.writing.Load() || err != nil && !errors.Is(err, logstore.ErrDamaged) && !errors.Is(err, errKept)):
 		return
@@ -193,9 +193,10 @@ func (d *durable) completeValues(store logstore.Keeper) {
 	log.values.giveUp()
 }
 
-// renamed has the last values stored soon: the log has their events by the name that
-// their source had.
-func (k *valueKeeping) renamed() {
+// hasten has the last values stored soon, since what is read of the log at the next start
+// would be other ones: it has their events by the names that their sources had, or other
+// values are wanted.
+func (k *valueKeeping) hasten() {
 	k.stale.Store(true)
 	nudge(k.due)
 }

@@ -26,10 +26,9 @@ func storedValues(t *testing.T) map[uint64]string {
 	t.Helper()
 	awaitWriting(t)
 	v := &hubNamed(t, "s").log.Load().values
-	taken, _ := v.take()
-	defer v.giveBack(taken)
+	now, _ := v.snapshot()
 	all := make(map[uint64]string)
-	for _, value := range taken.Between(0, lastvalue.NoOffset) {
+	for _, value := range now.Between(0, lastvalue.NoOffset) {
 		all[value.Offset] = value.Key
 	}
 	return all

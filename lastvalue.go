@@ -71,9 +71,11 @@ func (l *LastValue) validate() error {
 type lastValueDef struct {
 	types  []string          // that have no wildcard, as clients get them, "" for unnamed ones; sorted
 	wild   *pattern.Set      // the others; nil: there are none
-	key    lastvalue.Pointer // in the data as the log has it
+	key    lastvalue.Pointer // in the data as the upstream sends it
 	bounds lastvalue.Bounds
 	by     string // the key, as it is configured
+
+	envelope bool // the log has the data in one, but that of events before a reload
 }
 
 // lastValues returns which last values a definition keeps, nil for none. The configuration
@@ -101,11 +103,8 @@ func (d *definition) lastValues(l *LastValue) *lastValueDef {
 	def.wild = pattern.ParseSet(wild)
 	if l.Key != "" {
 		def.key, _ = lastvalue.ParsePointer(l.Key)
-		if d.shape.envelope {
-			def.key = def.key.Under("data")
-		}
 	}
-	def.by = l.Key
+	def.by, def.envelope = l.Key, d.shape.envelope
 	return def
 }
 
@@ -133,9 +132,30 @@ func (d *lastValueDef) text() string {
 	return strings.Join(append(slices.Clone(d.types), d.wild.Key(), d.by), "\n")
 }
 
-// keyOf returns the key of an event as the log has it; nil if it has none.
-func (d *lastValueDef) keyOf(event []byte) []byte {
-	_, data := sse.Encoded(event)
+// same reports whether nothing is to change.
+func (d *lastValueDef) same(other *lastValueDef) bool {
+	return d.text() == other.text() && d.bounds == other.bounds && d.envelope == other.envelope
+}
+
+// keyOf returns the key of an event as the log has it; nil if it has none. It is the same
+// whether the event is in an envelope or not, since the log has events of both forms after
+// a reload. source is the number of the event's source.
+func (d *lastValueDef) keyOf(event []byte, source uint32, names *tags) []byte {
+	typ, data := sse.Encoded(event)
+	from, inner, wrapped := unwrap(data, typ)
+	switch {
+	case !wrapped:
+		return d.key.Scalar(data)
+	case d.envelope:
+		return d.key.Scalar(inner)
+	}
+	// It is of before the reload, or the upstream sends such envelopes, as another fan-in
+	// does: that one's sources have names of their own.
+	if name, _, ok := names.sourceAt(source); ok && isJSONString(from, name) {
+		if key := d.key.Scalar(inner); key != nil {
+			return key
+		}
+	}
 	return d.key.Scalar(data)
 }
 

@@ -107,7 +107,9 @@ func (c *modelClient) step(fails bool) (more bool) {
 	if c.id == "" && c.next == 0 { // the head is written
 		c.next = c.at.reader.Position()
 		if c.client.values != nil {
-			c.state = len(c.client.values.rest)
+			d := c.client.values
+			rest, _ := d.of.between(d.taken, d.next, d.end)
+			c.state = len(rest)
 		}
 	}
 	p := c.out.Body.Bytes()
@@ -179,9 +181,8 @@ func (c *modelClient) verify() {
 			t.Fatalf("it holds event %d of %s, and the newest is %d", n, key, c.m.newest[key])
 		}
 	}
-	taken, _ := v.take()
-	defer v.giveBack(taken)
-	for _, value := range taken.Between(0, ^uint64(0)) {
+	now, _ := v.snapshot()
+	for _, value := range now.Between(0, ^uint64(0)) {
 		if want := c.m.all[value.Offset-1]; c.values[want.Key] != want.N {
 			t.Fatalf("it has not got the value %+v", want)
 		}

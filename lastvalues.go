@@ -20,11 +20,12 @@ const maxTaken = 16
 // Safe for concurrent use.
 type lastValues struct {
 	log     *streamLog
+	tags    *tags          // of the hub
 	evicted *atomic.Uint64 // counts the values that the bounds drop
 
 	// Changed under mu, read without.
 	def   atomic.Pointer[lastValueDef] // nil: none are kept
-	fresh atomic.Uint64                // offset of the oldest value whose bytes are the log's
+	until atomic.Uint64                // where the log's tail may be without passed having anything to do
 
 	// mu makes appending an event of a wanted type and noting it one step: whoever
 	// holds it finds every such event that is in the log noted.
@@ -41,36 +42,39 @@ type lastValues struct {
 	doubtful bool
 	missing  uint64
 
+	// renamed are the names that sources were given while the log has events from
+	// before, oldest first.
+	renamed []renaming
+
 	// keep reports whether values of a source are kept; nil: of all.
 	keep func(number uint32) bool
 }
 
-// takenValues is a snapshot that clients hold. The lock of lastValues protects all
-// but the snapshot.
+// takenValues is a snapshot that clients hold. The lock of lastValues protects it.
 type takenValues struct {
-	*lastvalue.Snapshot
-	head    uint64 // of the log, when a client has got it last
-	clients int
+	snapshot *lastvalue.Snapshot // nil: it was revoked
+	head     uint64              // of the log, when a client has got it last
+	clients  int
 }
 
 func (v *lastValues) init(l *streamLog) {
 	v.log, v.evicted = l, new(atomic.Uint64)
 	v.values = lastvalue.New(lastvalue.Bounds{})
-	v.fresh.Store(lastvalue.NoOffset)
+	v.until.Store(lastvalue.NoOffset)
 }
 
 // kept reports whether last values are kept.
 func (v *lastValues) kept() bool { return v.def.Load() != nil }
 
 // adjust makes the values those of a definition. Values of types that are new are
-// those that the log in memory has.
-func (v *lastValues) adjust(def *lastValueDef) {
+// those that the log in memory has. It reports whether the values may be other ones.
+func (v *lastValues) adjust(def *lastValueDef) (changed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old := v.def.Load()
 	switch {
-	case def == nil && old == nil, def != nil && old != nil && def.text() == old.text() && def.bounds == old.bounds:
-		return
+	case def == nil && old == nil, def != nil && old != nil && def.same(old):
+		return false
 	case def == nil:
 		v.def.Store(nil)
 		v.values.Clear()
@@ -82,6 +86,7 @@ func (v *lastValues) adjust(def *lastValueDef) {
 		}
 	}
 	v.changedLocked()
+	return true
 }
 
 // append has the log store an event. typ is its type as clients get it.
@@ -96,7 +101,7 @@ func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
 		}
 		return
 	}
-	key := def.keyOf(body)
+	key := v.keyOf(def, tag, body)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	offset, stored := v.log.store(now, tag, body, id)
@@ -110,10 +115,10 @@ func (v *lastValues) append(now time.Time, tag uint32, typ, body, id []byte) {
 	v.changedLocked()
 }
 
-// passed copies the values of the events that the log has evicted. It is cheap if
-// there are none.
+// passed copies the values of the events that the log has evicted, and revokes snapshots.
+// It is cheap if there are none.
 func (v *lastValues) passed() {
-	if v.log.memory.Tail() <= v.fresh.Load() {
+	if v.log.memory.Tail() <= v.until.Load() {
 		return
 	}
 	v.mu.Lock()
@@ -124,11 +129,26 @@ func (v *lastValues) passed() {
 
 // changedLocked follows every change of the values.
 func (v *lastValues) changedLocked() {
-	v.fresh.Store(v.values.Fresh())
+	v.revokeLocked()
 	if n := v.values.Stats().Evicted; n != v.counted {
 		v.evicted.Add(n - v.counted)
 		v.counted = n
 	}
+}
+
+// revokeLocked takes from the clients the snapshots that are older than all that the log
+// retains. They have no more use for them, and those that are blocked in a write would
+// keep events in memory that are long gone. It follows every change of taken.
+func (v *lastValues) revokeLocked() {
+	tail, until := v.log.memory.Tail(), v.values.Fresh()
+	for len(v.taken) > 0 && v.taken[0].head+1 < tail {
+		v.taken[0].snapshot = nil
+		v.taken = v.taken[1:]
+	}
+	if len(v.taken) > 0 {
+		until = min(until, v.taken[0].head+1)
+	}
+	v.until.Store(until)
 }
 
 // review makes the values those that the definition in use has of the values so far
@@ -140,8 +160,13 @@ func (v *lastValues) review() {
 	v.changedLocked()
 }
 
+// keyOf returns the key of an event under a tag, as the log has it.
+func (v *lastValues) keyOf(def *lastValueDef, tag uint32, event []byte) []byte {
+	return def.keyOf(event, tag>>tagTypeBits, v.tags)
+}
+
 // reviewLocked is review. sameKeys says that the values so far have the keys that they
-// should have: their events may be in an envelope that later ones are not in.
+// should have.
 func (v *lastValues) reviewLocked(sameKeys bool) {
 	def := v.def.Load()
 	before := v.values.Snapshot()
@@ -152,11 +177,12 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 	}
 	reader := v.log.memory.NewReader(v.log.memory.Tail())
 	tail := reader.Position()
+	known := before.Between(tail, lastvalue.NoOffset)
 	for _, value := range before.Between(0, tail) {
 		typ, _ := sse.Encoded(value.Event)
 		key := []byte(value.Key)
 		if !sameKeys {
-			key = def.keyOf(value.Event)
+			key = v.keyOf(def, value.Tag, value.Event)
 		}
 		if def.wants(typ) {
 			v.values.Put(value.Offset, value.Tag, key, value.Event)
@@ -173,9 +199,20 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 		if event == nil {
 			break
 		}
-		if typ, _ := sse.Encoded(event); len(event) > 0 && def.wants(typ) {
-			v.values.Put(reader.Position()-1, tag, def.keyOf(event), event)
+		typ, _ := sse.Encoded(event)
+		if len(event) == 0 || !def.wants(typ) {
+			continue
 		}
+		offset, key, kept := reader.Position()-1, v.keyOf(def, tag, event), true
+		for len(known) > 0 && known[0].Offset < offset {
+			known = known[1:]
+		}
+		if len(known) > 0 && known[0].Offset == offset {
+			tag = known[0].Tag // its source may have been renamed before a restart
+		} else if tag, kept = v.renamedLocked(offset, tag); !kept {
+			continue
+		}
+		v.values.Put(offset, tag, key, event)
 	}
 	v.values.Passed(v.log.memory.Tail())
 	v.forgetLocked()
@@ -197,23 +234,10 @@ func (v *lastValues) forgetLocked() {
 	}
 }
 
-// renameSource has the values of a source be those of another one's: its other name.
-func (v *lastValues) renameSource(from, to uint32) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.values.Retag(func(tag uint32) uint32 {
-		if tag>>tagTypeBits == from {
-			return to<<tagTypeBits | tag&tagTypeMask
-		}
-		return tag
-	})
-	v.changedLocked()
-}
-
 // restore has the values be those that were found. afresh says that the log in memory is
 // about to go on elsewhere; otherwise newer ones stay. False: those that were stored are
 // too old for these.
-func (v *lastValues) restore(t *tags, found *foundValues, afresh bool) bool {
+func (v *lastValues) restore(found *foundValues, afresh bool) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var newer []*lastvalue.Value
@@ -230,7 +254,11 @@ func (v *lastValues) restore(t *tags, found *foundValues, afresh bool) bool {
 		value := &found.all[i]
 		typ, _ := sse.Encoded(value.event)
 		if value.offset <= found.upTo && def != nil && def.wants(typ) {
-			v.values.Put(value.offset, t.tag(t.stored(value.source), typ), value.key, value.event)
+			tag, key := v.tags.tag(v.tags.stored(value.source), typ), value.key
+			if found.rekeyed {
+				key = v.keyOf(def, tag, value.event)
+			}
+			v.values.Put(value.offset, tag, key, value.event)
 		}
 	}
 	v.values.Passed(found.upTo + 1) // they are part of what was read
@@ -273,7 +301,7 @@ func (v *lastValues) inherit(before *lastValues, next uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.def.Store(def)
-	v.keep, v.evicted, v.missing = keep, before.evicted, missing
+	v.tags, v.keep, v.evicted, v.missing = before.tags, keep, before.evicted, missing
 	if def != nil {
 		v.values.SetBounds(def.bounds)
 	}
@@ -328,7 +356,7 @@ func (v *lastValues) take() (taken *takenValues, head uint64) {
 	head = v.log.memory.Head()
 	if n := len(v.taken); n > 0 {
 		newest := v.taken[n-1]
-		if v.values.Is(newest.Snapshot) {
+		if v.values.Is(newest.snapshot) {
 			newest.head = head
 		} else if n < maxTaken || newest.head+1 < v.log.memory.Tail() {
 			newest = nil
@@ -338,9 +366,32 @@ func (v *lastValues) take() (taken *takenValues, head uint64) {
 			return newest, newest.head
 		}
 	}
-	taken = &takenValues{Snapshot: v.values.Snapshot(), head: head, clients: 1}
+	taken = &takenValues{snapshot: v.values.Snapshot(), head: head, clients: 1}
 	v.taken = append(v.taken, taken)
+	v.revokeLocked()
 	return taken, head
+}
+
+// between returns the values that a client has taken of the events from offset from on
+// and before offset to. False: they were revoked, as the log has evicted the event after
+// them.
+func (v *lastValues) between(taken *takenValues, from, to uint64) (values []*lastvalue.Value, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if taken.snapshot == nil {
+		return nil, false
+	}
+	return taken.snapshot.Between(from, to), true
+}
+
+// snapshot returns the values, and the head of the log at that time; nil if none are kept.
+func (v *lastValues) snapshot() (s *lastvalue.Snapshot, head uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.def.Load() == nil {
+		return nil, 0
+	}
+	return v.values.Snapshot(), v.log.memory.Head()
 }
 
 // giveBack gives back what take has returned.
@@ -349,6 +400,7 @@ func (v *lastValues) giveBack(taken *takenValues) {
 	defer v.mu.Unlock()
 	if taken.clients--; taken.clients == 0 {
 		v.taken = slices.DeleteFunc(v.taken, func(other *takenValues) bool { return other == taken })
+		v.revokeLocked()
 	}
 }
 

@@ -78,10 +78,9 @@ func (n *overtakenNode) has(want map[string]uint64) {
 	var got map[string]uint64
 	eventually(n.t, 0, fmt.Sprintf("the values are %v", want), func() bool {
 		v := &durableOf(n.t).log().values
-		taken, _ := v.take()
-		defer v.giveBack(taken)
+		now, _ := v.snapshot()
 		got = make(map[string]uint64)
-		for _, value := range taken.Between(0, lastvalue.NoOffset) {
+		for _, value := range now.Between(0, lastvalue.NoOffset) {
 			got[strings.Trim(value.Key, `"`)] = value.Offset
 		}
 		return maps.Equal(got, want)

@@ -179,7 +179,9 @@ func (l *streamLog) expire(now time.Time) {
 func (l *streamLog) adjust(o eventlog.Options, values *lastValueDef) {
 	l.memory.SetOptions(o)
 	l.values.passed()
-	l.values.adjust(values)
+	if l.values.adjust(values) && l.durable != nil {
+		l.durable.keeping.hasten()
+	}
 }
 
 // appendWithID appends an event that carries the upstream's id. The id of an

@@ -3,17 +3,17 @@ package ssefanin
 import (
 	"sync"
 	"time"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 )
 
 // valueDelivery is where a client is among the last values that it gets before it
-// goes on in the log. It belongs to the client.
+// goes on in the log. It belongs to the client. Between turns, and while a write is under
+// way, it refers to none of the values.
 type valueDelivery struct {
 	of    *lastValues
 	taken *takenValues
 	head  uint64 // of the log, at the time of the values
-	rest  []*lastvalue.Value
+	next  uint64 // offset from which on they are still to come
+	end   uint64 // offset before which they are
 
 	buf     *[]byte // of the write that is under way, from valueBuffers; nil: there is none
 	written int     // values in that write
@@ -37,9 +37,10 @@ func (c *client) takeValues(from uint64) (state *int) {
 	if c.at.reader.Position() > head+1 {
 		c.at.seek(head + 1)
 	}
-	d := &valueDelivery{of: v, taken: taken, head: head, rest: taken.Between(from, c.at.reader.Position())}
+	d := &valueDelivery{of: v, taken: taken, head: head, next: from, end: c.at.reader.Position()}
 	state = new(int)
-	for _, value := range d.rest {
+	all, _ := v.between(taken, d.next, d.end)
+	for _, value := range all {
 		if c.wants(value.Tag, value.Event) {
 			*state++
 		}
@@ -57,7 +58,7 @@ func (c *client) takeValues(from uint64) (state *int) {
 func (c *client) valuesFrom() uint64 {
 	switch {
 	case c.values != nil:
-		return c.values.rest[0].Offset
+		return c.values.next
 	case c.hasValues:
 		return c.at.reader.Position()
 	default:
@@ -71,24 +72,29 @@ func (c *client) valuesFrom() uint64 {
 // overtaken, and is not to go on.
 func (c *client) nextValues(now time.Time) (p []byte, err error) {
 	d := c.values
-	if len(d.rest) == 0 {
+	if d.next >= d.end {
 		c.returnValues()
 		c.prime(c.at.reader.Position(), now)
 		return c.buf, nil
 	}
-	if d.head+1 < c.at.log.memory.Tail() {
-		// A client so slow would keep events in memory that are long gone from the log.
-		return c.skipAhead()
+	rest, ok := d.of.between(d.taken, d.next, d.end)
+	if !ok || d.head+1 < c.at.log.memory.Tail() {
+		return c.skipAhead() // what comes after them is gone
 	}
-	for passed := 0; len(d.rest) > 0 && passed < maxPassedValues; d.rest = d.rest[1:] {
-		event := d.rest[0].Event
-		if !c.wants(d.rest[0].Tag, event) {
+	for passed := 0; passed < maxPassedValues; {
+		if len(rest) == 0 {
+			d.next = d.end
+			break
+		}
+		event := rest[0].Event
+		if !c.wants(rest[0].Tag, event) {
+			d.next, rest = rest[0].Offset+1, rest[1:]
 			passed++
 			continue
 		}
 		if d.buf == nil {
 			if len(event) > maxWrite {
-				d.rest, d.written = d.rest[1:], 1
+				d.next, d.written = rest[0].Offset+1, 1
 				return event, nil
 			}
 			d.buf = valueBuffers.Get().(*[]byte)
@@ -97,6 +103,7 @@ func (c *client) nextValues(now time.Time) (p []byte, err error) {
 			break
 		}
 		*d.buf = append(*d.buf, event...)
+		d.next, rest = rest[0].Offset+1, rest[1:]
 		d.written++
 	}
 	if d.buf == nil {

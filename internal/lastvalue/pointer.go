@@ -42,35 +42,27 @@ func ParsePointer(text string) (Pointer, error) {
 	return p, nil
 }
 
-// Under returns the pointer to the same below a member of another document.
-func (p Pointer) Under(member string) Pointer {
-	return Pointer{append([]token{{member, -1}}, p.tokens...)}
-}
-
 // Scalar returns the string, number, boolean or null that the pointer points to in
 // a JSON text: the text of the value, with strings in one form whatever escapes they
 // are written with. Nil: there is none, or it is an object or an array, or the text is
-// no JSON as far as it is read. It reads no further than the value. Of members with the
-// same name, the first counts.
+// not one JSON value, as far as a scanner sees. Of members with the same name, the last
+// counts, as in a browser.
 func (p Pointer) Scalar(text []byte) []byte {
 	if len(p.tokens) == 0 {
 		return nil
 	}
-	s := scanner{text: text}
-	for _, t := range p.tokens {
-		if !s.enter(t) {
+	for i, t := range p.tokens {
+		s := scanner{text: text}
+		value := s.find(t)
+		if s.space(); value == nil || i == 0 && s.at < len(text) {
 			return nil
 		}
+		text = value
 	}
-	s.space()
-	if c := s.peek(); c == '{' || c == '[' {
+	if text[0] == '{' || text[0] == '[' {
 		return nil
 	}
-	start := s.at
-	if !s.skip() {
-		return nil
-	}
-	return canonical(text[start:s.at])
+	return canonical(text)
 }
 
 // canonical returns a scalar in the form that equal ones share. Numbers are equal
@@ -89,8 +81,8 @@ func canonical(scalar []byte) []byte {
 // maxDepth is how deep the values that are passed over may be nested.
 const maxDepth = 1000
 
-// scanner reads a JSON text as far as it has to. It finds the ends of values, and
-// leaves it open whether what it passes over is JSON in every detail.
+// scanner reads a JSON text. It finds the ends of values, and leaves it open whether what
+// it passes over is JSON in every detail.
 type scanner struct {
 	text []byte
 	at   int
@@ -125,37 +117,61 @@ func (s *scanner) take(c byte) bool {
 	return true
 }
 
-// enter moves to the value of a member or an element. False: there is none.
-func (s *scanner) enter(t token) bool {
-	switch {
-	case s.take('{'):
+// find passes over an object or an array and returns the value of one of its members or
+// elements; nil if there is none.
+func (s *scanner) find(t token) (value []byte) {
+	if s.take('{') {
 		for {
 			s.space()
 			start := s.at
-			if s.peek() != '"' || !s.skip() {
-				return false
+			if s.peek() != '"' || !s.skipString() {
+				return nil
 			}
 			name := s.text[start:s.at]
 			if !s.take(':') {
-				return false
+				return nil
 			}
+			member := s.next()
 			if isName(name, t.name) {
-				return true
+				value = member
 			}
-			if !s.skip() || !s.take(',') {
-				return false
+			switch {
+			case member == nil:
+				return nil
+			case s.take('}'):
+				return value
+			case !s.take(','):
+				return nil
 			}
 		}
-	case t.index >= 0 && s.take('['):
-		for range t.index {
-			if !s.skip() || !s.take(',') {
-				return false
-			}
-		}
-		s.space()
-		return s.peek() != ']'
 	}
-	return false
+	if t.index < 0 || !s.take('[') {
+		return nil
+	}
+	for n := 0; ; n++ {
+		element := s.next()
+		if n == t.index {
+			value = element
+		}
+		switch {
+		case element == nil:
+			return nil
+		case s.take(']'):
+			return value
+		case !s.take(','):
+			return nil
+		}
+	}
+}
+
+// next passes over a value and returns it; nil if there is none.
+func (s *scanner) next() []byte {
+	s.space()
+	start := s.at
+	if !s.skip() {
+		return nil
+	}
+	return s.text[start:s.at]
 }
 
 // isName reports whether a string in a JSON text is a name.

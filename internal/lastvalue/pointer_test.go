@@ -24,7 +24,14 @@ func TestScalar(t *testing.T) {
 		{"/a", `{"a":{}}`, ``},
 		{"/a", `{"a":[1]}`, ``},
 		{"/a", `{"b":1}`, ``},
-		{"/a", `{"a":1,"a":2}`, `1`},
+		{"/a", `{"a":1,"a":2}`, `2`},
+		{"/a/b", `{"a":{"b":1},"a":3}`, ``},
+		{"/a/b", `{"a":3,"a":{"b":1}}`, `1`},
+		{"/a", `{"a":1} junk`, ``},
+		{"/a", "{\"a\":1}\n", `1`},
+		{"/a", `{"a":1}{"a":1}`, ``},
+		{"/a", `{"a":1,"b":`, ``},
+		{"/0", `[1] 2`, ``},
 		{"/a", `{"a":`, ``},
 		{"/a", `{"a":"open`, ``},
 		{"/a", `{"a":nothing}`, ``},
@@ -45,9 +52,6 @@ func TestScalar(t *testing.T) {
 		}
 		if got := string(p.Scalar([]byte(tc.text))); got != tc.want {
 			t.Errorf("%s in %.60s: got %s, want %s", tc.pointer, tc.text, got, tc.want)
-		}
-		if got := string(p.Under("data").Scalar([]byte(`{"source":"a","data":` + tc.text + `}`))); got != tc.want && json.Valid([]byte(tc.text)) {
-			t.Errorf("%s in %.60s in an envelope: got %s, want %s", tc.pointer, tc.text, got, tc.want)
 		}
 	}
 	if got := new(Pointer).Scalar([]byte(`{"":1}`)); got != nil {
@@ -94,44 +98,9 @@ func lookUp(p Pointer, text []byte) (scalar []byte) {
 	return canonical(value)
 }
 
-// repeats reports whether an object in a JSON text has two members of a name: the
-// first counts here, the last one for encoding/json.
-func repeats(text []byte) bool {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	var names []map[string]bool // nil for an array
-	isName := true
-	for {
-		token, err := dec.Token()
-		if err != nil {
-			return false
-		}
-		switch token := token.(type) {
-		case json.Delim:
-			switch token {
-			case '{':
-				names, isName = append(names, map[string]bool{}), true
-			case '[':
-				names = append(names, nil)
-			default:
-				names, isName = names[:len(names)-1], true
-			}
-			continue
-		case string:
-			if n := len(names); n > 0 && names[n-1] != nil && isName {
-				if names[n-1][token] {
-					return true
-				}
-				names[n-1][token], isName = true, false
-				continue
-			}
-		}
-		isName = true
-	}
-}
-
 func FuzzScalar(f *testing.F) {
 	for _, text := range []string{
-		`{"a":1}`, `{"a":{"b":[1,"x",null]},"b":"\u00e4\n"}`, `[[1,2],{"a":"b"}]`, `{"a":"\ud800"}`, `"a"`, `{"a":1e9,"b":{}}`, "{\"a\":\"\xff\"}",
+		`{"a":1}`, `{"a":1,"b":{},"a":2}`, `{"a":{"b":[1,"x",null]},"b":"\u00e4\n"}`, `[[1,2],{"a":"b"}]`, `{"a":"\ud800"}`, `"a"`, `{"a":1e9,"b":{}}`, "{\"a\":\"\xff\"}",
 	} {
 		for _, pointer := range []string{"/a", "/a/b/1", "/1/a", "/b", "/"} {
 			f.Add(pointer, []byte(text))
@@ -143,7 +112,7 @@ func FuzzScalar(f *testing.F) {
 			return
 		}
 		got := p.Scalar(text)
-		if !json.Valid(text) || repeats(text) {
+		if !json.Valid(text) {
 			return // it is not to panic
 		}
 		if want := lookUp(p, text); string(got) != string(want) {

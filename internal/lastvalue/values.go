@@ -199,33 +199,35 @@ func (v *Values) Forget(keep func(*Value) bool) {
 	}
 }
 
-// Retag gives values another tag: that of their source by another name. Where the
-// other name has a value of the same key, the newer one stays.
-func (v *Values) Retag(change func(tag uint32) uint32) {
-	for e := v.head; e != nil; {
-		next := e.next
-		if tag := change(e.value.Tag); tag != e.value.Tag {
-			v.retag(e, tag)
+// Retag gives values other tags, those of their sources by other names, and drops the
+// values that change has none for. All change at once, so tags may be exchanged. Of values
+// that become the same one, the newest stays.
+func (v *Values) Retag(change func(*Value) (to uint32, keep bool)) {
+	v.Forget(func(value *Value) bool { _, keep := change(value); return keep })
+	var changed []*entry
+	for e := v.head; e != nil; e = e.next {
+		tag, _ := change(e.value)
+		if tag == e.value.Tag {
+			continue
 		}
-		e = next
+		delete(v.byID, id{e.value.Tag, e.value.Key})
+		retagged := *e.value
+		retagged.Tag = tag
+		e.value = &retagged
+		changed = append(changed, e)
 	}
-}
-
-func (v *Values) retag(e *entry, tag uint32) {
-	v.snapshot = nil
-	other := v.byID[id{tag, e.value.Key}]
-	if other != nil && other.value.Offset > e.value.Offset {
-		v.remove(e)
-		return
+	for _, e := range changed {
+		v.snapshot = nil
+		key := id{e.value.Tag, e.value.Key}
+		other := v.byID[key]
+		if other != nil && other.value.Offset > e.value.Offset {
+			e, other = other, e
+		}
+		if other != nil {
+			v.remove(other)
+		}
+		v.byID[key] = e
 	}
-	if other != nil {
-		v.remove(other)
-	}
-	delete(v.byID, id{e.value.Tag, e.value.Key})
-	retagged := *e.value
-	retagged.Tag = tag
-	e.value = &retagged
-	v.byID[id{tag, retagged.Key}] = e
 }
 
 // Snapshot returns the values as they are: the same one until one of them changes.

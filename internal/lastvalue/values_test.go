@@ -183,26 +183,28 @@ func TestRetag(t *testing.T) {
 	v := New(Bounds{10, 1 << 20})
 	put := func(offset uint64, tag uint32, key string) { v.Put(offset, tag, []byte(key), fmt.Append(nil, offset)) }
 	put(1, 1, "only")
-	put(2, 1, "older")
-	put(3, 2, "older")
-	put(4, 2, "newer")
-	put(5, 1, "newer")
-	put(6, 3, "other")
-	v.Retag(func(tag uint32) uint32 {
-		if tag == 1 {
-			return 2
-		}
-		return tag
+	put(2, 1, "both")
+	put(3, 2, "both")
+	put(4, 3, "gone")
+	put(5, 4, "both")
+	put(6, 5, "same")
+	put(7, 6, "same")
+	put(8, 6, "newer")
+	put(9, 5, "newer")
+	v.Retag(func(value *Value) (to uint32, keep bool) {
+		return map[uint32]uint32{1: 2, 2: 1, 4: 4, 5: 6, 6: 6}[value.Tag], value.Tag != 3
 	})
 	got := make(map[string]uint32)
 	for _, value := range v.Snapshot().Between(0, NoOffset) {
 		got[string(value.Event)] = value.Tag
 	}
-	if want := map[string]uint32{"1": 2, "3": 2, "5": 2, "6": 3}; !maps.Equal(got, want) {
+	if want := map[string]uint32{"1": 2, "2": 2, "3": 1, "5": 4, "7": 6, "9": 6}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	put(7, 2, "only")
-	if n := v.Stats().Values; n != 4 {
+	put(10, 2, "only")
+	put(11, 1, "both")
+	put(12, 6, "newer")
+	if n := v.Stats().Values; n != 6 {
 		t.Errorf("an event of the source by its new name is another value: there are %d", n)
 	}
 }
