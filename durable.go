@@ -189,6 +189,7 @@ func (d *durable) run() {
 		return // it ends
 	}
 	from = d.restoreAt(store, from, store.Status().First)
+	d.holdEvents(store, from)
 	parts.Go(func() { d.follow(store, from) })
 	parts.Go(d.older.serve)
 	if keeper, ok := store.(logstore.Keeper); ok {
@@ -218,7 +219,7 @@ func (d *durable) open() logstore.Store {
 	logged, began := "", time.Now()
 	for {
 		def := d.def.Load()
-		store, err := def.opener.Open(d.ctx, d.hub.label, logstore.OpenOptions{Bounds: def.bounds, Logger: d.logger()})
+		store, err := def.opener.Open(d.ctx, d.hub.label, logstore.OpenOptions{Bounds: def.bounds, Hold: d.log().values.kept(), Logger: d.logger()})
 		d.mu.Lock()
 		d.store, d.err = store, err
 		if err == nil {

@@ -115,6 +115,7 @@ func (d *durable) storeValues(ctx context.Context, store logstore.Keeper, most i
 	}
 	all, head := log.values.snapshot()
 	if all == nil {
+		d.holdEvents(store, logstore.HoldNone)
 		return nil
 	}
 	k := keptLog{upTo: head, epoch: log.memory.Epoch(), ids: log.ids, text: log.values.def.Load().text()}
@@ -130,8 +131,21 @@ func (d *durable) storeValues(ctx context.Context, store logstore.Keeper, most i
 	err := store.Keep(ctx, keptValues, body)
 	if err != nil {
 		d.keeping.stale.Store(true)
+		return err
 	}
-	return err
+	d.holdEvents(store, head+1)
+	return nil
+}
+
+// holdEvents has the events from an offset on stay, which are not in what is stored, until they
+// are: else a kill during a flood would lose all values.
+func (d *durable) holdEvents(store logstore.Store, from uint64) {
+	if !d.log().values.kept() {
+		from = logstore.HoldNone
+	}
+	if holder, ok := store.(logstore.Holder); ok {
+		holder.Hold(from)
+	}
 }
 
 // findValues reads what is found.

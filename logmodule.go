@@ -262,7 +262,7 @@ func (f *FileLog) Memory() int64 { return f.MaxMemory }
 
 // Open implements logstore.Opener.
 func (f *FileLog) Open(_ context.Context, stream string, o logstore.OpenOptions) (logstore.Store, error) {
-	store, err := filestore.Open(filestore.Options{Dir: f.Key(stream), Sync: f.sync, Bounds: o.Bounds, Logger: o.Logger})
+	store, err := filestore.Open(filestore.Options{Dir: f.Key(stream), Sync: f.sync, Bounds: o.Bounds, Hold: o.Hold, Logger: o.Logger})
 	if err != nil {
 		return nil, err // and not a store that is nil
 	}

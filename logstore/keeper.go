@@ -29,3 +29,19 @@ type Keeper interface {
 	// wraps ErrDamaged. Keep replaces these, too.
 	Kept(ctx context.Context, name string) ([]byte, error)
 }
+
+// Holder is a Keeper that evicts no records which are needed besides what is kept, as far
+// as it can: what is kept is of some record, and those after it say what has changed since.
+// JetStream's servers evict by themselves, so not every Keeper is one.
+type Holder interface {
+	Keeper
+
+	// Hold has the records from an offset on stay, and those before it go when the
+	// bounds say so. It returns at once, and holds until the next call. Where a store
+	// opened with OpenOptions.Hold has not been called, it holds all. The store bounds
+	// what it holds: it may take some more bytes than Bounds, but not any number.
+	Hold(from uint64)
+}
+
+// HoldNone is beyond every record.
+const HoldNone = ^uint64(0)

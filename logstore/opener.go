@@ -58,6 +58,9 @@ type Advice struct {
 type OpenOptions struct {
 	Bounds Bounds
 
+	// Hold has a Holder hold all records until it is called; see there.
+	Hold bool
+
 	// Logger is for as long as the store is open.
 	Logger *zap.Logger
 }

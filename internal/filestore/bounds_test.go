@@ -186,3 +186,29 @@ func TestWhatWaitsIsAShareOfWhatIsRetained(t *testing.T) {
 		})
 	}
 }
+
+// What is held stays, also when the log is opened anew, but not without a bound.
+func TestHeldRecordsStay(t *testing.T) {
+	t.Parallel()
+	o := quick(t.TempDir(), SyncOff)
+	o.Bounds, o.segment, o.Hold = logstore.Bounds{Bytes: 20_000}, 1000, true
+	fill(t, o, 1000)
+	s := open(t, o)
+	if first := s.Status().First; first != 1 {
+		t.Fatalf("the oldest record is %d, and all are held", first)
+	}
+	s.Hold(500)
+	eventually(t, s, "what is not held goes", func(st logstore.Status) bool { return st.First > 400 && st.First <= 500 })
+	s.Hold(logstore.HoldNone)
+	eventually(t, s, "the bound is kept", func(st logstore.Status) bool { return st.Bytes <= 20_000 })
+}
+
+func TestHeldRecordsAreBounded(t *testing.T) {
+	s := &Store{bounds: logstore.Bounds{Bytes: 100}}
+	for range 10 {
+		s.segments = append(s.segments, &segment{first: 1, next: 2, size: mostHeld / 4})
+	}
+	if n := len(s.overdueLocked()); n != 5 {
+		t.Errorf("%d segments are to go, want 5", n)
+	}
+}

@@ -19,6 +19,10 @@ const (
 
 	// minEvents keeps a log of few events from being as many files.
 	minEvents = 1000
+
+	// mostHeld is how many bytes more than the bounds allow are held at most. It is a
+	// second's worth of a stream of 32 MB/s, and storing last values takes less.
+	mostHeld = 32 << 20
 )
 
 // segmentSizeLocked is the size from which on a segment is full.
@@ -76,6 +80,11 @@ func (s *Store) overdueLocked() []*segment {
 		}
 		bytes -= seg.size
 		events -= seg.events()
+	}
+	for held := int64(0); n > 0 && s.segments[n-1].next > s.held; n-- {
+		if held += s.segments[n-1].size; held > mostHeld {
+			break
+		}
 	}
 	return s.segments[:n:n]
 }

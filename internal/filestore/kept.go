@@ -99,4 +99,4 @@ func (r *Report) addKept(entries []os.DirEntry) {
 }
 
 // Interface guards
-var _ logstore.Keeper = (*Store)(nil)
+var _ logstore.Holder = (*Store)(nil)

@@ -69,6 +69,9 @@ type Options struct {
 	// What is retained.
 	Bounds logstore.Bounds
 
+	// Whether all records are held until Hold is called. Default: none are.
+	Hold bool
+
 	// How many bytes of memory the records that wait to be committed may take.
 	// Default: 16 MiB. No more waits than a quarter of what is retained.
 	Buffer int
@@ -101,6 +104,7 @@ type Store struct {
 	saved    uint64
 	every    time.Duration // as Options.Sync
 	bounds   logstore.Bounds
+	held     uint64     // offset from which on records are held, see Hold
 	changed  bool       // they were, since the committer looked
 	segments []*segment // oldest first, without holes; the last one is written to
 	offset   uint64     // of the record that is committed next
@@ -156,7 +160,9 @@ func Open(o Options) (*Store, error) {
 		o: o, every: o.Sync, bounds: o.Bounds, state: logstore.Following, since: time.Now(), unsaved: true,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
-	s.cond.L = &s.mu
+	if s.cond.L = &s.mu; !o.Hold {
+		s.held = logstore.HoldNone
+	}
 	var err error
 	if s.lock, err = lockDir(o.Dir); err != nil {
 		return nil, fmt.Errorf("opening a log: %w", err)
@@ -205,6 +211,14 @@ func (s *Store) Epochs() []logstore.Epoch {
 func (s *Store) SetBounds(b logstore.Bounds) {
 	s.mu.Lock()
 	s.bounds, s.changed = b, true
+	s.mu.Unlock()
+	s.rouse()
+}
+
+// Hold implements logstore.Holder.
+func (s *Store) Hold(from uint64) {
+	s.mu.Lock()
+	s.held, s.changed = from, true
 	s.mu.Unlock()
 	s.rouse()
 }
