@@ -367,7 +367,7 @@ func (s *subscriber) takeTurn(now time.Time) (after time.Time, more bool) {
 	switch {
 	case last:
 		s.turn.Store(turnNone)
-		close(s.left)
+		s.client.out.over()
 		return after, false
 	case more || !s.turn.CompareAndSwap(turnTaken, turnIdle):
 		s.turn.Store(turnQueued)
