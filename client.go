@@ -147,18 +147,19 @@ func (s *clientSettings) drawRetry() time.Duration {
 }
 
 // turn serves the client with one write at most, so that one that is far behind
-// takes turns with all others. now is the time, after the time of its end.
-// more: there was more to do already. last: the stream is at its end. One
-// writer at a time calls it.
-func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
+// takes turns with all others. now is the time, after the time of its end, f the
+// buffer of the writer. more: there was more to do already. last: the stream is at
+// its end. One writer at a time calls it.
+func (c *client) turn(now time.Time, f *frame) (after time.Time, more, last bool) {
 	defer func() {
 		if value := recover(); value != nil {
 			c.caught(value)
 			after, more, last = time.Now(), false, true
 		}
 	}()
+	begins := c.at.log == nil
 	why, ended := c.sub.endDue(now)
-	if ended && c.at.log != nil { // the head is written in any case
+	if ended && !begins { // the head is written in any case
 		c.ended = why
 		return now, false, true
 	}
@@ -170,9 +171,12 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	case len(p) == 0:
 		return now, c.behind(), false // it may have looked at much that it does not want
 	}
-	if after, why = c.write(p, events, now); why != "" {
+	if after, why = c.write(f, p, events, now); why != "" {
 		c.ended = why
 		return after, false, true
+	}
+	if begins {
+		c.out = c.out.next()
 	}
 	return after, ended || c.behind(), false
 }
@@ -299,9 +303,9 @@ func (c *client) events() (p []byte, events int, err error) {
 
 // write sends a piece that ends at the end of an event, and notes when the
 // next heartbeat is due. events is how many events of the log it is.
-func (c *client) write(p []byte, events int, now time.Time) (after time.Time, why endReason) {
+func (c *client) write(f *frame, p []byte, events int, now time.Time) (after time.Time, why endReason) {
 	c.sub.deadline.startWrite(now)
-	err := c.out.write(p, events > 0)
+	err := c.out.write(f, p, events > 0)
 	c.sub.deadline.endWrite()
 	after = time.Now()
 	if err != nil {
@@ -343,9 +347,9 @@ func (c *client) finish() {
 	c.hub.counts.countEnd(c.ended)
 	c.askNoMore()
 	var deadline time.Time
-	switch c.ended {
-	case endTimeout: // the connection is broken, or the stream reset
-	case endExit:
+	switch {
+	case c.ended == endTimeout || c.panics != nil: // the connection is broken, or the stream reset
+	case c.ended == endExit:
 		deadline = time.Now().Add(exitTimeout)
 	default:
 		deadline = time.Now().Add(c.settings.writeTimeout)

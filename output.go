@@ -12,9 +12,14 @@ type output interface {
 	// others.
 	begin()
 
-	// write writes a piece of the stream, and sends it. A constant piece is one
-	// of the log, whose bytes never change.
-	write(p []byte, constant bool) error
+	// write writes a piece of the stream, which is not empty, and sends it. f is
+	// the buffer of the writer. A constant piece is one of the log, whose bytes
+	// never change.
+	write(f *frame, p []byte, constant bool) error
+
+	// next returns the output to go on with: itself, or a better one. It is called
+	// once, when the first write has succeeded.
+	next() output
 
 	// over has the client's end taken care of: end called, and the client taken
 	// off its stream. It is called once, after the last turn, and never blocks.
@@ -29,29 +34,33 @@ type output interface {
 // responseOutput is the output through net/http and what Caddy has put before
 // it. The goroutine of the request waits for the client's end meanwhile.
 type responseOutput struct {
-	w    http.ResponseWriter
-	r    *http.Request
-	sub  *subscriber
-	body *unwantedBody // nil: the request has none
+	w     http.ResponseWriter
+	chain http.ResponseWriter // w, or Caddy's idle writer above it
+	r     *http.Request
+	sub   *subscriber
+	body  *unwantedBody // nil: the request has none
+	first *firstBlock   // nil: the connection cannot be taken over
 }
 
 // newResponseOutput returns the output of a request. The subscriber is made
 // before.
 func newResponseOutput(sub *subscriber, w http.ResponseWriter, r *http.Request) *responseOutput {
-	o := &responseOutput{w: w, r: r, sub: sub, body: bodyOf(w, r)}
-	if idle := sub.deadline.idle; w == http.ResponseWriter(idle) {
-		o.w = idle.ResponseWriter // deadlines are all that it is for
-	}
-	return o
+	return &responseOutput{w: w, chain: w, r: r, sub: sub, body: bodyOf(w, r)}
 }
 
 func (o *responseOutput) begin() {
+	idle := o.sub.deadline.idle
+	o.first = watchFirstBlock(idle, o.r)
+	if o.chain == http.ResponseWriter(idle) {
+		o.w = idle.ResponseWriter // deadlines are all that it is for
+	}
 	o.sub.deadline.own()
 	writeHeader(o.w)
 	o.body.start(func() { o.sub.endNow(endClient) })
 }
 
-func (o *responseOutput) write(p []byte, _ bool) error {
+func (o *responseOutput) write(_ *frame, p []byte, _ bool) error {
+	o.first.expect(p)
 	if _, err := o.w.Write(p); err != nil {
 		return err
 	}
