@@ -1,6 +1,7 @@
 package ssefanin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -195,6 +196,12 @@ func (a *App) observeServers() {
 			if caddy.Exiting() {
 				endAllClients()
 			}
+		})
+		server.RegisterOnStop(func(ctx context.Context) error {
+			if caddy.Exiting() {
+				awaitTakenClients(ctx)
+			}
+			return nil
 		})
 	}
 }

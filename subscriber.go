@@ -49,7 +49,7 @@ type subscriber struct {
 	asked   string        // the position that the client came with
 	since   int64         // when it came, Unix ms
 	came    int64         // the same, monotonic ns
-	left    chan struct{} // closed by the writers after the last turn
+	left    chan struct{} // closed by the output after the last turn
 	index   int           // in the hub's list; the hub's
 
 	mu        sync.Mutex // protects the fields below, and the lowering of endAt

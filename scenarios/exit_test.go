@@ -160,6 +160,27 @@ func TestExitOfAnyConfiguration(t *testing.T) { //nolint:tparallel // its cases 
 	}
 }
 
+// No server waits for a connection that was taken over, so many of them are the
+// first to be cut.
+func TestExitEndsManyClientsCleanly(t *testing.T) {
+	besideOthers(t)
+	clients := 300
+	if *long {
+		clients = 2000
+	}
+	a := newOrigin(t, ssetest.OriginConfig{})
+	p := startProcess(t, "", "sse_fanin /events "+a.URL())
+	fleet := ssetest.StartFleet(ssetest.FleetConfig{Clients: clients, Client: ssetest.ClientConfig{URL: p.url("/events"), Once: true}})
+	t.Cleanup(fleet.Close)
+	must(t, fleet.WaitOpen(within(t, time.Minute)))
+	t.Logf("exited after %s", p.exit(true, exitLimit))
+	for i, c := range fleet.Clients {
+		if err := c.WaitDone(within(t, 10*time.Second)); err != nil || c.Connection().End != ssetest.EndClean {
+			t.Fatalf("client %d: the end is not clean: %v; %+v", i, err, c.Connection())
+		}
+	}
+}
+
 func TestStatusStreamEndsOnExit(t *testing.T) {
 	besideOthers(t)
 	a := newOrigin(t, ssetest.OriginConfig{})
