@@ -15,6 +15,10 @@ func caddySystems() []*system {
 	return []*system{
 		{name: "fanin", about: "this module, as it comes", start: fanin.start},
 		{
+			name: "fanin-detach", about: "this module with `detach on`",
+			start: caddySite{handler: faninHandler("detach on"), optional: "detach"}.start,
+		},
+		{
 			name: "fanin-coalesce", about: "this module with `coalesce 10ms`",
 			start: caddySite{handler: faninHandler("coalesce 10ms"), optional: "coalesce"}.start,
 		},
