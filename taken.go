@@ -46,6 +46,7 @@ type detachedOutput struct {
 // stays small.
 func (o *responseOutput) next() output {
 	if !o.first.arrived() {
+		o.first = nil // it only passes on from here
 		return o
 	}
 	conn, rw, err := http.NewResponseController(o.first.ResponseWriter).Hijack()
@@ -157,7 +158,7 @@ func (o *takenConn) linger() {
 		}
 	}
 	_ = o.conn.SetReadDeadline(time.Now().Add(closeGrace))
-	discard(o.conn, maxUnwanted)
+	_, _ = discard(o.conn, maxUnwanted)
 }
 
 // discard reads what comes, up to a number of bytes or the first error.

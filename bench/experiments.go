@@ -106,7 +106,7 @@ var (
 // streaming are the systems that send events.
 func (s scale) streaming() []string {
 	names := []string{
-		"fanin", "fanin-file", "fanin-file-always", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
+		"fanin", "fanin-detach", "fanin-file", "fanin-file-always", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
 		"proxy", "nchan", "bare", "bare-window", "bare-h2", "raw", "gosse",
 	}
 	if s.level == full {
@@ -173,7 +173,7 @@ func (s scale) lockstep() experiment {
 func (s scale) saturation() experiment {
 	w := s.workload(1000, 0, 250)
 	w.window = saturationWindow
-	names := []string{"fanin", "fanin-coalesce", "fanin-h2", "proxy", "nchan", "bare", "bare-h2", "raw", "gosse"}
+	names := []string{"fanin", "fanin-detach", "fanin-coalesce", "fanin-h2", "proxy", "nchan", "bare", "bare-h2", "raw", "gosse"}
 	if s.level == short {
 		names = []string{"fanin", "nchan", "bare", "raw"}
 	}
