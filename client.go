@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,7 @@ type client struct {
 	sent         sent   // to this client so far
 	sub          subscriber
 
+	logger       *zap.Logger  // of its handler, unless it is detached
 	ended        endReason    // empty until it is
 	buf          []byte       // scratch for output that is not in the log
 	sentStates   *stateReport // the report sent last; nil: none
@@ -98,12 +100,13 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 		h.endUnused()
 		return refuse(w, r, svc, err)
 	}
-	defer h.unsubscribe(&c.sub)
 	stop := context.AfterFunc(r.Context(), c.sub.lost)
 	defer stop()
-	c.sub.wait()
-	c.finish()
-	c.logEnd(r)
+	if detached := c.sub.wait(); detached {
+		return nil // nothing of the client is ours any more
+	}
+	c.leave()
+	c.logSent(r)
 	if c.panics != nil {
 		panic(c.panics) // where the server expects it
 	}
@@ -112,8 +115,8 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 
 // newClient returns the client of a request, not subscribed yet.
 func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *client {
-	c := &client{hub: h, settings: svc.settings, primed: svc.settings.primes(r)}
-	c.sub.init(c, svc, w, r)
+	c := &client{hub: h, settings: svc.settings, logger: svc.logger, primed: svc.settings.primes(r)}
+	c.sub.init(c, w, r)
 	c.out = newResponseOutput(&c.sub, w, r)
 	return c
 }
@@ -346,9 +349,19 @@ func (c *client) beatByWaiting(now time.Time) {
 	c.sub.beat.Store(beat)
 }
 
-// finish ends the response, which may block for as long as a write may. It is
-// called once, after the last turn; logEnd likewise.
-func (c *client) finish() {
+// forgetRequest lets go of what the client has of its request, and of the
+// configuration that answered it, but for values.
+func (c *client) forgetRequest() {
+	c.logger = detachedLogger
+	c.sub.asked = strings.Clone(c.sub.asked) // which was a part of the header
+}
+
+// leave ends the response, which may block for as long as a write may, and takes
+// the client off its stream. It is called once, after the last turn.
+func (c *client) leave() {
+	defer c.hub.unsubscribe(&c.sub)
+	clientWriters.leave()
+	exits.look()
 	c.hub.counts.countEnd(c.ended)
 	c.askNoMore()
 	var deadline time.Time
@@ -360,24 +373,18 @@ func (c *client) finish() {
 		deadline = time.Now().Add(c.settings.writeTimeout)
 	}
 	c.out.end(deadline)
-}
-
-// logEnd logs why the stream ended: in the request's line of the access log,
-// and for debugging.
-func (c *client) logEnd(r *http.Request) {
-	c.logSent(r)
-	if entry := c.sub.service.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
+	if entry := c.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
 		entry.Write(zap.String("stream", c.hub.label), zap.String("reason", string(c.ended)))
 	}
 }
 
-// caught ends a client whose turn panicked. The goroutine of the request panics
-// in turn, for the server, but has not the stack of this one.
+// caught ends a client whose turn panicked. The goroutine of the request, if it
+// waits, panics in turn, for the server, but has not the stack of this one.
 func (c *client) caught(value any) {
 	c.ended, c.panics = endClient, value
 	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http
 		return
 	}
-	c.sub.service.logger.Error("writing to a client panicked",
+	c.logger.Error("writing to a client panicked",
 		zap.String("stream", c.hub.label), zap.Any("panic", value), zap.Stack("stack"))
 }

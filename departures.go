@@ -12,7 +12,7 @@ var clientDepartures departures
 
 // read reads what comes from a client until its connection ends. It is for
 // connections that departures cannot follow, and ends when the connection is closed.
-func (o *connOutput) read() {
+func (o *takenConn) read() {
 	if n, err := discard(o.conn, maxUnwanted); err != nil {
 		o.hear(n, err)
 	}
@@ -21,7 +21,7 @@ func (o *connOutput) read() {
 // readSome reads what has come from a client, and waits a moment for the rest of it:
 // over TLS, bytes that came need not be all of a record. departures starts it, and
 // follows the connection again when it has ended.
-func (o *connOutput) readSome() {
+func (o *takenConn) readSome() {
 	_ = o.conn.SetReadDeadline(time.Now().Add(closeGrace))
 	n, err := discard(o.conn, maxUnwanted-o.heard.Load())
 	if o.hear(n, err) {
@@ -30,7 +30,7 @@ func (o *connOutput) readSome() {
 }
 
 // hear notes what was read of a client. It reports whether there may come more.
-func (o *connOutput) hear(n int64, err error) bool {
+func (o *takenConn) hear(n int64, err error) bool {
 	o.heard.Add(n)
 	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		return true

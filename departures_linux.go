@@ -21,7 +21,7 @@ type departures struct {
 	mu    sync.Mutex // protects the fields below, and that fd is what epoll has; held over calls that never block
 	epoll *os.File   // nil without connections
 	fd    int
-	conns map[uint64]*connOutput
+	conns map[uint64]*takenConn
 	last  uint64 // number that was given
 }
 
@@ -33,7 +33,7 @@ const departed = syscall.EPOLLRDHUP | syscall.EPOLLHUP | syscall.EPOLLERR
 const departureBatch = 64
 
 // follow follows a connection until forget, or its end.
-func (d *departures) follow(o *connOutput) {
+func (d *departures) follow(o *takenConn) {
 	if rawConn(o.conn) == nil || !d.add(o) {
 		go o.read()
 		return
@@ -47,7 +47,7 @@ func (d *departures) follow(o *connOutput) {
 
 // followOn follows a connection for its next event. After too many bytes only its
 // end is one.
-func (d *departures) followOn(o *connOutput) {
+func (d *departures) followOn(o *takenConn) {
 	event := syscall.EpollEvent{Events: departed | syscall.EPOLLONESHOT, Fd: int32(o.id), Pad: int32(o.id >> 32)}
 	if o.heard.Load() < maxUnwanted {
 		event.Events |= syscall.EPOLLIN
@@ -63,7 +63,7 @@ func (d *departures) followOn(o *connOutput) {
 
 // control asks the kernel for an event of a connection, unless that has been
 // forgotten.
-func (d *departures) control(o *connOutput, fd int, event *syscall.EpollEvent) error {
+func (d *departures) control(o *takenConn, fd int, event *syscall.EpollEvent) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.conns[o.id] != o {
@@ -78,7 +78,7 @@ func (d *departures) control(o *connOutput, fd int, event *syscall.EpollEvent) e
 
 // add gives a connection a number. It reports whether that was possible: the
 // process may have no descriptor left.
-func (d *departures) add(o *connOutput) bool {
+func (d *departures) add(o *takenConn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.epoll == nil {
@@ -90,7 +90,7 @@ func (d *departures) add(o *connOutput) bool {
 			_ = syscall.Close(fd)
 			return false
 		}
-		d.epoll, d.fd, d.conns = os.NewFile(uintptr(fd), "epoll"), fd, make(map[uint64]*connOutput)
+		d.epoll, d.fd, d.conns = os.NewFile(uintptr(fd), "epoll"), fd, make(map[uint64]*takenConn)
 		go d.run(d.epoll)
 	}
 	d.last++
@@ -100,7 +100,7 @@ func (d *departures) add(o *connOutput) bool {
 }
 
 // forget ends to follow a connection. It is called before that is closed.
-func (d *departures) forget(o *connOutput) {
+func (d *departures) forget(o *takenConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if o.id == 0 {

@@ -9,8 +9,8 @@ package ssefanin
 type departures struct{}
 
 // follow follows a connection until forget, or its end.
-func (*departures) follow(o *connOutput) { go o.read() }
+func (*departures) follow(o *takenConn) { go o.read() }
 
-func (*departures) followOn(*connOutput) {}
+func (*departures) followOn(*takenConn) {}
 
-func (*departures) forget(*connOutput) {}
+func (*departures) forget(*takenConn) {}

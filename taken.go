@@ -9,20 +9,13 @@ import (
 	"time"
 )
 
-// connOutput is the output to a connection of HTTP/1.1 that was taken over from
-// net/http: it writes the chunks of the body itself, and ends the connection with
-// it. What comes from the client meanwhile is of no interest but for its end, which
+// takenConn is a connection of HTTP/1.1 that was taken over from net/http. The
+// writers write the chunks of the body themselves, and the connection ends with it.
+// What comes from the client meanwhile is of no interest but for its end, which
 // departures notices.
-//
-// The request's goroutine waits for the client's end, as it does with a response:
-// so the access log, tracing and metrics are the same, and the count of bytes is made
-// up for in the end.
-type connOutput struct {
-	conn  net.Conn
-	sub   *subscriber
-	first *firstBlock
-	w     http.ResponseWriter // the first of the writers that first is below
-	done  context.Context     // of the request: done when its handlers have returned
+type takenConn struct {
+	conn net.Conn
+	sub  *subscriber
 
 	bytes  uint64 // of the body, since it was taken over
 	broken bool   // a write failed, so that the chunk may not be whole
@@ -31,12 +24,29 @@ type connOutput struct {
 	heard atomic.Int64 // bytes that came after the request
 }
 
+// parkedOutput is the output to a connection that was taken over, while the
+// goroutine of the request waits for the client's end, as it does with a response:
+// so the access log, tracing and metrics are the same, and the count of bytes is made
+// up for in the end.
+type parkedOutput struct {
+	takenConn
+	response *responseOutput
+}
+
+// detachedOutput is the output to a connection that was taken over, and whose
+// request has ended: nothing is kept of it but its line for the access log.
+type detachedOutput struct {
+	takenConn
+	line *accessLine // nil: it gets none
+}
+
 // next takes the connection over, if what was written first has reached it as it is.
 // The writer whose turn it is does so: nothing else is written meanwhile, and the
-// stack of the request's goroutine, which waits for as long as the stream lasts,
+// stack of the request's goroutine, which may wait for as long as the stream lasts,
 // stays small.
 func (o *responseOutput) next() output {
 	if !o.first.arrived() {
+		o.first = nil // it only passes on from here
 		return o
 	}
 	conn, rw, err := http.NewResponseController(o.first.ResponseWriter).Hijack()
@@ -44,19 +54,35 @@ func (o *responseOutput) next() output {
 		return o // what is written from now on fails, if the connection has
 	}
 	o.first.taken = true
-	taken := &connOutput{conn: conn, sub: o.sub, first: o.first, w: o.chain, done: o.r.Context()}
-	taken.heard.Store(int64(rw.Reader.Buffered()))
+	takenClients.Add(1)
+	o.sub.deadline.take(conn)
+	heard := int64(rw.Reader.Buffered())
 	// net/http keeps both of these, with 4 KiB each, until its handler returns.
 	*rw.Reader, *rw.Writer = bufio.Reader{}, bufio.Writer{}
-	o.sub.deadline.take(conn)
-	takenClients.Add(1)
-	clientDepartures.follow(taken)
-	return taken
+	if !o.sub.client.settings.detach {
+		parked := &parkedOutput{takenConn{conn: conn, sub: o.sub}, o}
+		parked.follow(heard)
+		return parked
+	}
+	detached := &detachedOutput{takenConn{conn: conn, sub: o.sub}, newAccessLine(o.chain, o.r, takenEnded)}
+	detached.follow(heard)
+	o.sub.client.forgetRequest()
+	o.sub.left <- struct{}{} // from here on, the request is its goroutine's
+	return detached
 }
 
-func (*connOutput) begin() {}
+func takenEnded() { takenClients.Add(-1) }
 
-func (o *connOutput) write(f *frame, p []byte, constant bool) error {
+// follow has the client's departure noticed. heard is how many bytes have come
+// after the request.
+func (o *takenConn) follow(heard int64) {
+	o.heard.Store(heard)
+	clientDepartures.follow(o)
+}
+
+func (*takenConn) begin() {}
+
+func (o *takenConn) write(f *frame, p []byte, constant bool) error {
 	if _, err := o.conn.Write(f.chunk(p, constant)); err != nil {
 		o.broken = true
 		return err
@@ -65,12 +91,8 @@ func (o *connOutput) write(f *frame, p []byte, constant bool) error {
 	return nil
 }
 
-func (o *connOutput) next() output { return o }
-
-func (o *connOutput) over() { close(o.sub.left) }
-
 // end writes the last chunk and closes the connection.
-func (o *connOutput) end(deadline time.Time) {
+func (o *takenConn) end(deadline time.Time) {
 	clientDepartures.forget(o)
 	o.sub.deadline.release(deadline)
 	whole := !deadline.IsZero() && !o.broken
@@ -79,14 +101,39 @@ func (o *connOutput) end(deadline time.Time) {
 		whole = err == nil
 	}
 	o.close(whole, deadline)
-	o.first.account(o.w, o.bytes)
-	context.AfterFunc(o.done, func() { takenClients.Add(-1) })
+}
+
+func (o *parkedOutput) next() output { return o }
+
+func (o *parkedOutput) over() { o.response.over() }
+
+func (o *parkedOutput) end(deadline time.Time) {
+	o.takenConn.end(deadline)
+	o.response.first.account(o.response.chain, o.bytes)
+	context.AfterFunc(o.response.r.Context(), takenEnded) // which is done when the handlers have returned
+}
+
+func (o *detachedOutput) next() output { return o }
+
+// over has a goroutine end the client, since that may block.
+func (o *detachedOutput) over() { go o.leave() }
+
+// leave ends the client. over starts it; it belongs to the process, whose exit waits
+// for it, and ends by the write timeout.
+func (o *detachedOutput) leave() {
+	c := o.sub.client
+	c.leave()
+	if o.line == nil {
+		takenEnded()
+		return
+	}
+	o.line.streamEnded(c.sent.bytes, time.Duration(monotonic(time.Now())-o.sub.came), c.logFields())
 }
 
 // close closes the connection, so that the client can read what was written to its
 // end: one that has sent something since its request may otherwise get a reset
 // instead.
-func (o *connOutput) close(whole bool, deadline time.Time) {
+func (o *takenConn) close(whole bool, deadline time.Time) {
 	below := belowTLS(o.conn)
 	if !whole {
 		_ = below.Close() // TLS would wait for a word of its own to be written
@@ -104,14 +151,14 @@ func (o *connOutput) close(whole bool, deadline time.Time) {
 
 // linger ends the connection's own direction, and waits for the client to end the
 // other.
-func (o *connOutput) linger() {
+func (o *takenConn) linger() {
 	for _, conn := range []net.Conn{o.conn, belowTLS(o.conn)} {
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite()
 		}
 	}
 	_ = o.conn.SetReadDeadline(time.Now().Add(closeGrace))
-	discard(o.conn, maxUnwanted)
+	_, _ = discard(o.conn, maxUnwanted)
 }
 
 // discard reads what comes, up to a number of bytes or the first error.
@@ -135,4 +182,7 @@ func belowTLS(conn net.Conn) net.Conn {
 }
 
 // Interface guards
-var _ output = (*connOutput)(nil)
+var (
+	_ output = (*parkedOutput)(nil)
+	_ output = (*detachedOutput)(nil)
+)

@@ -43,23 +43,27 @@ type takenScene struct {
 	bind string
 }
 
-// eachTakenKind runs a test for each kind of connection. The options are those of
-// the directive.
-func eachTakenKind(t *testing.T, options string, test func(s *takenScene)) {
+// takenModes are the settings under which a connection is taken over.
+var takenModes = []string{"detach off", "detach on"}
+
+// eachTakenKind runs a test for each kind of connection, in both modes.
+func eachTakenKind(t *testing.T, test func(s *takenScene)) {
 	t.Helper()
 	for name, kind := range takenKinds {
-		t.Run(name, func(t *testing.T) {
-			s := &takenScene{t: t, kind: kind, a: plain(t)}
-			start := serve
-			if kind.tls {
-				start = serveTLS
-			}
-			if kind.bind != "" {
-				s.bind = filepath.Join(t.TempDir(), kind.bind)
-			}
-			s.in = start(t, s.global(), s.site("sse_fanin /events "+s.a.URL()+" {\nheartbeat off\ndrain 1ms\n"+options+"\n}"))
-			test(s)
-		})
+		for _, mode := range takenModes {
+			t.Run(name+", "+mode, func(t *testing.T) {
+				s := &takenScene{t: t, kind: kind, a: plain(t)}
+				start := serve
+				if kind.tls {
+					start = serveTLS
+				}
+				if kind.bind != "" {
+					s.bind = filepath.Join(t.TempDir(), kind.bind)
+				}
+				s.in = start(t, s.global(), s.site("sse_fanin /events "+s.a.URL()+" {\nheartbeat off\ndrain 1ms\n"+mode+"\n}"))
+				test(s)
+			})
+		}
 	}
 }
 
@@ -119,7 +123,7 @@ func noneTaken(t *testing.T) {
 }
 
 func TestTakenConnections(t *testing.T) {
-	eachTakenKind(t, "", func(s *takenScene) {
+	eachTakenKind(t, func(s *takenScene) {
 		leaves, stays, talks := s.open(""), s.open(""), s.open("GET / HTTP/1.1\r\nHost: a\r\n\r\n"+strings.Repeat("x", 64<<10))
 		halves := s.open("")
 		connected(s.t, s.a)
@@ -147,7 +151,7 @@ func TestTakenConnections(t *testing.T) {
 }
 
 func TestClientThatHasTalkedIsNoticedToLeave(t *testing.T) {
-	eachTakenKind(t, "", func(s *takenScene) {
+	eachTakenKind(t, func(s *takenScene) {
 		q := s.open("GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
 		fmt.Fprint(q.conn, "and more")
 		q.conn.Close()

@@ -15,7 +15,7 @@ func (s scale) memory() experiment {
 	names := []string{"fanin", "fanin-detach", "fanin-tls", "fanin-detach-tls", "fanin-h2", "idle", "idle-h2", "idle-line", "idle-line-h2", "idle-bare", "idle-bare-h2", "bare", "gosse", "nchan"}
 	if s.level == short {
 		clients, pause, rounds = 500, 200*time.Millisecond, 3
-		names = []string{"fanin", "fanin-h2", "idle", "nchan"}
+		names = []string{"fanin", "fanin-detach", "fanin-h2", "idle", "nchan"}
 	}
 	e := experiment{
 		name: expMemory, title: "Memory", runs: s.runs, metrics: []metric{idleKiB, activeKiB, emptyMiB},

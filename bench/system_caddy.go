@@ -15,6 +15,10 @@ func caddySystems() []*system {
 	return []*system{
 		{name: "fanin", about: "this module, as it comes", start: fanin.start},
 		{
+			name: "fanin-detach", about: "this module with `detach on`",
+			start: caddySite{handler: faninHandler("detach on"), optional: "detach"}.start,
+		},
+		{
 			name: "fanin-coalesce", about: "this module with `coalesce 10ms`",
 			start: caddySite{handler: faninHandler("coalesce 10ms"), optional: "coalesce"}.start,
 		},
@@ -26,7 +30,6 @@ func caddySystems() []*system {
 		{name: "fanin-file-always", about: "the same with `sync always`", start: caddySite{handler: faninHandler(fileLog("always")), optional: "log"}.start},
 		{name: "fanin-h2", about: "this module over HTTP/2", http2: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
 		{name: "fanin-tls", about: "this module over HTTP/1.1 and TLS", tls: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
-		{name: "fanin-detach", about: "this module with `detach on`", start: caddySite{handler: faninHandler("detach on"), optional: "detach"}.start},
 		{name: "fanin-detach-tls", about: "the same over HTTP/1.1 and TLS", tls: true, start: caddySite{handler: faninHandler("detach on"), optional: "detach", tls: true}.start},
 		{name: "proxy", about: "Caddy's reverse_proxy with `flush_interval -1`", direct: true, start: caddySite{handler: proxyHandler}.start},
 		{name: "proxy-h2", about: "the same over HTTP/2", direct: true, http2: true, start: caddySite{handler: proxyHandler, tls: true}.start},
