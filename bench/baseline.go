@@ -19,7 +19,9 @@ func (res *result) dividedBy(base string) (table [][]string) {
 		if at < 0 || r.system == base || r.build != "" {
 			continue
 		}
-		cells, known := []string{r.name()}, false
+		known := false
+		cells := make([]string, 0, len(res.experiment.metrics)+1)
+		cells = append(cells, r.name())
 		for _, m := range res.experiment.metrics {
 			cell := "–"
 			if s := spreadOf(ratios(r.runs, res.rows[at].runs, m), m); s.runs > 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -83,6 +84,45 @@ func TestCrowd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			check(t, f, err, []metric{connectTime, firstByteP99, p99, growth, reloadTime, reloadP99, exitTime})
 		})
+	}
+}
+
+// TestReload loads a configuration that is another one, whose effect is seen, and one
+// that is none.
+func TestReload(t *testing.T) {
+	r, err := newRig(t.Context(), findSystem(systems(), "fanin"), smokeWorkload(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	text := "{\n\tadmin unix/" + r.server.admin + "\n}\n\nhttp://" + r.server.addr + " {\n\trespond anew\n}\n"
+	if err := os.WriteFile(r.server.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server.reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.server.addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || string(body) != "anew" {
+		t.Errorf("%q, %v", body, err)
+	}
+	if err := os.WriteFile(r.server.config, []byte("{\n\tnonsense\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server.reload(t.Context()); err == nil || !strings.Contains(err.Error(), "reloading: 400 Bad Request: ") {
+		t.Errorf("nonsense: %v", err)
+	}
+	if err := new(running).reload(t.Context()); !errors.Is(err, errUnavailable) {
+		t.Errorf("a server that is no Caddy: %v", err)
 	}
 }
 

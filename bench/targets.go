@@ -55,29 +55,27 @@ func at(experiment, system string, m metric) figure { return figure{experiment, 
 // latencyTargets are those of a machine that is idle otherwise, and of one that has
 // a busy loop to run as well.
 func latencyTargets() []target {
-	var all []target
-	for _, m := range []metric{p50, p99} {
-		for _, other := range []struct {
-			name   string
-			factor float64
-		}{{"nchan", 1}, {"proxy", 1}, {"raw", 1.3}} {
-			all = append(all, target{
-				what:   "latency " + columns[m].title + ", against " + other.name,
-				figure: at(expLatency, "fanin", m), than: at(expLatency, other.name, m), factor: other.factor,
-			})
+	busy := beside("", 1)
+	against := func(m metric, label, other string, factor float64) target {
+		what := "latency " + columns[m].title
+		if label != "" {
+			what += ", " + label
+		}
+		return target{
+			what:   what + ", against " + other,
+			figure: figure{expLatency, label, "fanin", m}, than: figure{expLatency, label, other, m}, factor: factor,
 		}
 	}
-	for _, other := range []struct {
-		name   string
-		factor float64
-	}{{"nchan", 1}, {"raw", 1.3}} {
-		busy := beside("", 1)
-		all = append(all, target{
-			what:   "latency p99 ms, " + busy + ", against " + other.name,
-			figure: figure{expLatency, busy, "fanin", p99}, than: figure{expLatency, busy, other.name, p99}, factor: other.factor,
-		})
+	return []target{
+		against(p50, "", "nchan", 1),
+		against(p50, "", "proxy", 1),
+		against(p50, "", "raw", 1.3),
+		against(p99, "", "nchan", 1),
+		against(p99, "", "proxy", 1),
+		against(p99, "", "raw", 1.3),
+		against(p99, busy, "nchan", 1),
+		against(p99, busy, "raw", 1.3),
 	}
-	return all
 }
 
 func cpuTargets() []target {
