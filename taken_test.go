@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -343,4 +345,19 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p)
 	c.bytes += n
 	return n, err
+}
+
+// Caddy's metrics have the size of a stream that went past them.
+func TestSizeOfATakenStreamInMetrics(t *testing.T) {
+	in := serve(t, "metrics", "metrics /metrics\nsse_fanin /events "+plain(t).URL()+" {\nheartbeat 5ms\nmax_age 200ms\n}")
+	q := in.send("GET /events HTTP/1.1", "\r\n")
+	body, err := io.ReadAll(q.resp.Body)
+	must(t, err)
+	noneTaken(t) // so its handlers have returned
+	metrics, err := io.ReadAll(in.do(http.MethodGet, "/metrics").Body)
+	must(t, err)
+	sums := regexp.MustCompile(`(?m)^caddy_http_response_size_bytes_sum\{.*code="200".*\} (\d+)$`).FindAllSubmatch(metrics, -1)
+	if len(sums) != 1 || string(sums[0][1]) != strconv.Itoa(len(body)) {
+		t.Errorf("got %q, want %d bytes", sums, len(body))
+	}
 }

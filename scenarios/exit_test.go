@@ -169,7 +169,7 @@ func TestExitOfAnyConfiguration(t *testing.T) { //nolint:tparallel // its cases 
 
 // No server waits for a connection that was taken over, so many of them are the
 // first to be cut.
-func TestExitEndsManyClientsCleanly(t *testing.T) {
+func TestExitEndsManyClientsCleanly(t *testing.T) { //nolint:tparallel // its cases load one machine
 	besideOthers(t)
 	clients := 300
 	if *long {
