@@ -143,7 +143,7 @@ func everybody(*subscriber) bool { return true }
 
 // servedBy chooses the clients that a handler serves.
 func servedBy(svc *service) func(*subscriber) bool {
-	return func(sub *subscriber) bool { return sub.service == svc }
+	return func(sub *subscriber) bool { return sub.client.settings == svc.settings }
 }
 
 // list returns the clients as they are now.

@@ -62,7 +62,7 @@ var (
 	valueWords    = []string{"key", "max"}
 	logWords      = []string{"dir", "sync", "memory"} // of `log file`
 	sourceWords   = append([]string{"upstream", "retain", "log", "last_value", "ids", "envelope", "source_events", "connect", "max_streams"}, upstreamWords...)
-	clientWords   = []string{"start", "only", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload"}
+	clientWords   = []string{"start", "only", "filters", "prime", "heartbeat", "retry", "slow", "write_timeout", "max_clients", "max_age", "coalesce", "drain", "on_reload", "detach"}
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
@@ -118,6 +118,7 @@ var (
 //		coalesce       <duration>
 //		drain          <duration>
 //		on_reload      keep|drain
+//		detach         on|off
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -388,6 +389,8 @@ func (c *ClientSettings) unmarshalSetting(d *caddyfile.Dispenser) (ok bool, err 
 		err = option.Duration(d, false, &c.Drain)
 	case "on_reload":
 		err = option.Choice(d, &c.OnReload, reloadKeep, reloadDrain)
+	case "detach":
+		err = option.Choice(d, (*string)(&c.Detach), option.On, option.Off)
 	default:
 		return false, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,7 @@ const (
 type client struct {
 	// Fields used for each event lie together: most of a turn's own time goes
 	// into fetching them from memory.
-	w            http.ResponseWriter
+	out          output
 	hub          *hub
 	settings     *clientSettings
 	view         *view // nil: everything
@@ -48,21 +49,21 @@ type client struct {
 	sent         sent   // to this client so far
 	sub          subscriber
 
-	ended        endReason     // empty until it is
-	buf          []byte        // scratch for output that is not in the log
-	sentStates   *stateReport  // the report sent last; nil: none
-	sentPosition uint64        // of the reader when the client last got an id
-	panics       any           // the value of a panic between us and the connection
-	primed       bool          // it may get an id without an event, see ClientSettings.Prime
-	placed       bool          // it reads the log; before, it waits for its position
-	ahead        bool          // its position is beyond the log, which is to get there
-	waited       bool          // it has waited for its position for as long as it is to
-	toldGap      bool          // it was sent a gap before its position was known
-	asking       bool          // it waits for an answer, see older
-	from         int64         // what arrived from then on is wanted, unless it comes with a position, Unix ms; 0: start counts
-	hasValues    bool          // it has got the last values of its log before
-	waitUntil    int64         // how long it waits for its position without a gap, monotonic ns
-	body         *unwantedBody // nil: the request has none
+	logger       *zap.Logger  // of its handler, unless it is detached
+	ended        endReason    // empty until it is
+	buf          []byte       // scratch for output that is not in the log
+	sentStates   *stateReport // the report sent last; nil: none
+	sentPosition uint64       // of the reader when the client last got an id
+	panics       any          // the value of a panic between us and the connection
+	primed       bool         // it may get an id without an event, see ClientSettings.Prime
+	placed       bool         // it reads the log; before, it waits for its position
+	ahead        bool         // its position is beyond the log, which is to get there
+	waited       bool         // it has waited for its position for as long as it is to
+	toldGap      bool         // it was sent a gap before its position was known
+	asking       bool         // it waits for an answer, see older
+	from         int64        // what arrived from then on is wanted, unless it comes with a position, Unix ms; 0: start counts
+	hasValues    bool         // it has got the last values of its log before
+	waitUntil    int64        // how long it waits for its position without a gap, monotonic ns
 
 	// older is the newest answer about events that memory no longer holds, and
 	// questions how many there were. begin is where the client begins to read, while
@@ -99,7 +100,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 		return svc.badRequest(w, r, err)
 	}
 	c := newClient(h, svc, w, r)
-	c.from, c.body = from, bodyOf(w, r)
+	c.from = from
 	if wanted != nil {
 		c.view = newView(wanted, h.tags)
 	}
@@ -110,12 +111,13 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 		h.endUnused()
 		return refuse(w, r, svc, err)
 	}
-	defer h.unsubscribe(&c.sub)
 	stop := context.AfterFunc(r.Context(), c.sub.lost)
 	defer stop()
-	c.sub.wait()
-	c.finish(r)
-	c.logEnd(r)
+	if detached := c.sub.wait(); detached {
+		return nil // nothing of the client is ours any more
+	}
+	c.leave()
+	c.logSent(r)
 	if c.panics != nil {
 		panic(c.panics) // where the server expects it
 	}
@@ -124,12 +126,9 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 
 // newClient returns the client of a request, not subscribed yet.
 func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *client {
-	c := &client{hub: h, settings: svc.settings, primed: svc.settings.primes(r)}
-	c.sub.init(c, svc, w, r)
-	if w == http.ResponseWriter(c.sub.deadline.idle) {
-		w = c.sub.deadline.idle.ResponseWriter // deadlines are all that it is for
-	}
-	c.w = w
+	c := &client{hub: h, settings: svc.settings, logger: svc.logger, primed: svc.settings.primes(r)}
+	c.sub.init(c, w, r)
+	c.out = newResponseOutput(&c.sub, w, r)
 	return c
 }
 
@@ -166,28 +165,20 @@ func (s *clientSettings) drawRetry() time.Duration {
 	return s.retryMin + rand.N(s.retryMax-s.retryMin+1)
 }
 
-func writeHeader(w http.ResponseWriter) {
-	header := w.Header()
-	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-store, no-transform")
-	header.Set("X-Accel-Buffering", "no")
-	header.Del("Content-Length")
-	w.WriteHeader(http.StatusOK)
-}
-
 // turn serves the client with one write at most, so that one that is far behind
-// takes turns with all others. now is the time, after the time of its end.
-// more: there was more to do already. last: the stream is at its end. One
-// writer at a time calls it.
-func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
+// takes turns with all others. now is the time, after the time of its end, f the
+// buffer of the writer. more: there was more to do already. last: the stream is at
+// its end. One writer at a time calls it.
+func (c *client) turn(now time.Time, f *frame) (after time.Time, more, last bool) {
 	defer func() {
 		if value := recover(); value != nil {
 			c.caught(value)
 			after, more, last = time.Now(), false, true
 		}
 	}()
+	begins := c.at.log == nil
 	why, ended := c.sub.endDue(now)
-	if ended && c.at.log != nil { // the head is written in any case
+	if ended && !begins { // the head is written in any case
 		c.ended = why
 		return now, false, true
 	}
@@ -199,17 +190,21 @@ func (c *client) turn(now time.Time) (after time.Time, more, last bool) {
 	case len(p) == 0:
 		return now, c.behind(), false // it may have looked at much that it does not want
 	}
-	if after, why = c.write(p, events, now); why != "" {
+	if after, why = c.write(f, p, events, now); why != "" {
 		c.ended = why
 		return after, false, true
 	}
 	c.valuesWritten()
+	if begins {
+		c.out = c.out.next()
+	}
 	return after, ended || c.behind(), false
 }
 
 // nextWrite returns the next bytes to write: the head, events, or others that
-// are not in the log. events is the number of events of the log. The error is
-// that of a client that was overtaken, and is not to go on.
+// are not in the log. events is the number of events of the log; if there are
+// any, the bytes are the log's own, and never change. The error is that of a
+// client that was overtaken, and is not to go on.
 func (c *client) nextWrite(now time.Time) (p []byte, events int, err error) {
 	if c.at.log == nil {
 		c.makeHead(now)
@@ -262,9 +257,7 @@ func (c *client) behind() bool {
 // Its first lines belong to the block that comes next: ended by a blank line,
 // they would be an empty message to several clients.
 func (c *client) makeHead(now time.Time) {
-	c.sub.deadline.own()
-	writeHeader(c.w)
-	c.body.start(func() { c.sub.endNow(endClient) })
+	c.out.begin()
 	c.buf = sse.AppendRetry(c.buf[:0], c.settings.drawRetry())
 	c.buf = sse.AppendComment(c.buf, "sse_fanin")
 	c.waitUntil = monotonic(now) + int64(positionWait)
@@ -391,12 +384,9 @@ func (c *client) skipAhead() (p []byte, err error) {
 
 // write sends a piece that ends at the end of an event, and notes when the
 // next heartbeat is due. events is how many events of the log it is.
-func (c *client) write(p []byte, events int, now time.Time) (after time.Time, why endReason) {
+func (c *client) write(f *frame, p []byte, events int, now time.Time) (after time.Time, why endReason) {
 	c.sub.deadline.startWrite(now)
-	_, err := c.w.Write(p)
-	if err == nil {
-		err = http.NewResponseController(c.w).Flush()
-	}
+	err := c.out.write(f, p, events > 0)
 	c.sub.deadline.endWrite()
 	after = time.Now()
 	if err != nil {
@@ -432,41 +422,43 @@ func (c *client) beatByWaiting(now time.Time) {
 	c.sub.beat.Store(beat)
 }
 
-// finish leaves the connection so that net/http can write the end of the
-// response, which may block, too. The goroutine of the request calls it, once,
-// after the last turn; logEnd likewise.
-func (c *client) finish(r *http.Request) {
+// forgetRequest lets go of what the client has of its request, and of the
+// configuration that answered it, but for values.
+func (c *client) forgetRequest() {
+	c.logger = detachedLogger
+	c.sub.asked = strings.Clone(c.sub.asked) // which was a part of the header
+}
+
+// leave ends the response, which may block for as long as a write may, and takes
+// the client off its stream. It is called once, after the last turn.
+func (c *client) leave() {
+	defer c.hub.unsubscribe(&c.sub)
+	clientWriters.leave()
+	exits.look()
 	c.hub.counts.countEnd(c.ended)
 	c.askNoMore()
 	c.returnValues()
-	c.body.stop()
 	var deadline time.Time
-	switch c.ended {
-	case endTimeout: // the connection is broken, or the stream reset
-	case endExit:
+	switch {
+	case c.ended == endTimeout || c.panics != nil: // the connection is broken, or the stream reset
+	case c.ended == endExit:
 		deadline = time.Now().Add(exitTimeout)
 	default:
 		deadline = time.Now().Add(c.settings.writeTimeout)
 	}
-	c.sub.deadline.close(c.w, r, deadline)
-}
-
-// logEnd logs why the stream ended: in the request's line of the access log,
-// and for debugging.
-func (c *client) logEnd(r *http.Request) {
-	c.logSent(r)
-	if entry := c.sub.service.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
+	c.out.end(deadline)
+	if entry := c.logger.Check(zap.DebugLevel, "client ended"); entry != nil {
 		entry.Write(zap.String("stream", c.hub.label), zap.String("reason", string(c.ended)))
 	}
 }
 
-// caught ends a client whose turn panicked. The goroutine of the request panics
-// in turn, for the server, but has not the stack of this one.
+// caught ends a client whose turn panicked. The goroutine of the request, if it
+// waits, panics in turn, for the server, but has not the stack of this one.
 func (c *client) caught(value any) {
 	c.ended, c.panics = endClient, value
 	if value == http.ErrAbortHandler { //nolint:errorlint // it is a value, as for net/http
 		return
 	}
-	c.sub.service.logger.Error("writing to a client panicked",
+	c.logger.Error("writing to a client panicked",
 		zap.String("stream", c.hub.label), zap.Any("panic", value), zap.Stack("stack"))
 }

@@ -287,7 +287,7 @@ func TestClientThatIsEndedAtOnceGetsTheHeader(t *testing.T) {
 		}
 		c.sub.endNow(endExit)
 		c.sub.wait()
-		h.unsubscribe(&c.sub)
+		c.leave()
 		synctest.Wait()
 		if got := w.Header().Get("Content-Type"); got != typeEvents || !strings.HasPrefix(w.Body.String(), "retry: ") || c.ended != endExit {
 			t.Errorf("got the type %q, %q, ended by %q", got, w.Body, c.ended)

@@ -202,11 +202,11 @@ func TestGivenNamesComeBeforeDefaultOnes(t *testing.T) {
 func TestClientSettingsAreLayered(t *testing.T) {
 	const app = `{"streams":{"prices":{"upstreams":[{"name":"a","urls":["https://a.example.com/events"]},{"name":"c","urls":["https://c.example.com/events"]}],
 		"start":"oldest","only":{"source":["a"],"type":["b*"]},"filters":"on","prime":"on","heartbeat":"1s","retry":{"min":"3s"},"slow":"disconnect","write_timeout":"1s",
-		"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"1s","on_reload":"drain"}}}`
+		"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"1s","on_reload":"drain","detach":"on"}}}`
 	own := clientSettings{
 		start: startOldest, only: (&Only{Source: []string{"a"}, Type: []string{"b*"}}).resolve(), filters: true, prime: primeOn, heartbeat: time.Second, retryMin: 3 * time.Second, retryMax: 3 * time.Second,
 		slow: slowDisconnect, writeTimeout: time.Second, maxClients: 5, whenFull: fullRetry,
-		maxAge: time.Hour, coalesce: 10 * time.Millisecond, drain: time.Second, onReload: reloadDrain,
+		maxAge: time.Hour, coalesce: 10 * time.Millisecond, drain: time.Second, onReload: reloadDrain, detach: true,
 	}
 	with := func(change func(*clientSettings)) clientSettings {
 		s := own
@@ -234,6 +234,7 @@ func TestClientSettingsAreLayered(t *testing.T) {
 		{"coalesce off", `,"coalesce":0`, with(func(s *clientSettings) { s.coalesce = 0 })},
 		{"drain at once", `,"drain":0`, with(func(s *clientSettings) { s.drain = 0 })},
 		{"on_reload", `,"on_reload":"keep"`, with(func(s *clientSettings) { s.onReload = reloadKeep })},
+		{"detach", `,"detach":"off"`, with(func(s *clientSettings) { s.detach = false })},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, app, `{"stream":"prices"`+test.more+`}`)[0]

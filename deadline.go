@@ -2,6 +2,7 @@ package ssefanin
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -121,17 +122,37 @@ func (d *writeDeadline) setNow(deadline time.Time) {
 	}
 }
 
+// take has deadlines set at a connection that was taken over from net/http, which
+// takes its own back. It is called between two writes.
+func (d *writeDeadline) take(conn net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle, d.set = nil, conn.SetWriteDeadline
+	if !d.hard.IsZero() {
+		_ = d.set(d.hard)
+	}
+}
+
 // close is called before the handler returns: the connection is no longer its
 // own. The deadline, if there is one, is that of the end of the response, which
 // net/http writes, and no notifier looks after.
 func (d *writeDeadline) close(w http.ResponseWriter, r *http.Request, deadline time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !deadline.IsZero() && d.set != nil {
-		_ = d.set(deadline)
+	if d.release(deadline) {
 		d.conn.cutUnlessEnded(w, r, deadline.Add(closeGrace))
 	}
+}
+
+// release sets the last deadline, if there is one; then no other is set. It
+// reports whether there is one that can be set.
+func (d *writeDeadline) release(deadline time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	last := !deadline.IsZero() && d.set != nil
+	if last {
+		_ = d.set(deadline)
+	}
 	d.set = nil
+	return last
 }
 
 // noDeadlines takes the deadlines of Caddy's idle writer instead of the

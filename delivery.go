@@ -68,9 +68,18 @@ func (c *client) logSent(r *http.Request) {
 	if !ok {
 		return
 	}
-	extra.Add(zap.Uint64("sse_events", c.sent.events))
-	extra.Add(zap.Uint64("sse_bytes", c.sent.bytes))
-	extra.Add(zap.Uint64("sse_replayed", c.sent.replayed))
-	extra.Add(zap.Uint64("sse_gaps", c.sent.gaps))
-	extra.Add(zap.String("sse_end", string(c.ended)))
+	for _, field := range c.logFields() {
+		extra.Add(field)
+	}
+}
+
+// logFields are the client's deliveries, for the access log.
+func (c *client) logFields() []zap.Field {
+	return []zap.Field{
+		zap.Uint64("sse_events", c.sent.events),
+		zap.Uint64("sse_bytes", c.sent.bytes),
+		zap.Uint64("sse_replayed", c.sent.replayed),
+		zap.Uint64("sse_gaps", c.sent.gaps),
+		zap.String("sse_end", string(c.ended)),
+	}
 }

@@ -58,6 +58,32 @@ func cutAllClients(deadline time.Time) {
 	}
 }
 
+// takenClients are the clients whose connections were taken over from their
+// servers, until their requests' handlers have returned: no server waits for them.
+var takenClients atomic.Int64
+
+func init() {
+	// For those of earlier configurations, where the last one has no server of ours.
+	caddy.OnExit(awaitTakenClients)
+}
+
+// awaitTakenClients waits until all of them have ended, and their lines in the
+// access log are written, until ctx ends, or for as long as that can take. It is
+// called while the process exits.
+func awaitTakenClients(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, exitTimeout+2*closeGrace)
+	defer cancel()
+	again := time.NewTicker(clockStep)
+	defer again.Stop()
+	for takenClients.Load() > 0 && ctx.Err() == nil {
+		endAllClients() // of which nobody may have heard yet
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // exits looks for the exit on behalf of clients that are served by older
 // configurations only. Caddy has no hook for the beginning of the exit but the
 // running configuration's, which may have nothing of ours, and its servers wait

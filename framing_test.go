@@ -40,13 +40,13 @@ func readChunk(r *bufio.Reader) (string, error) {
 	return text, nil
 }
 
-// Over HTTP/1.1 each delivery is a chunk of its own, and the connection is good
-// for the next request.
+// Over HTTP/1.1 each delivery is a chunk of its own, and the connection ends with
+// the last one, as the header says.
 func TestEachDeliveryIsAChunk(t *testing.T) {
 	a := plain(t)
 	in := serve(t, "", "sse_fanin /events "+a.URL()+" {\ndrain 1ms\nretry 3s\n}\nrespond /other other")
 	q := in.send("GET /events HTTP/1.1", "\r\n")
-	if q.resp.TransferEncoding == nil || q.resp.Close || q.resp.ContentLength != -1 {
+	if q.resp.TransferEncoding == nil || !q.resp.Close || q.resp.ContentLength != -1 {
 		t.Fatalf("got %+v", q.resp)
 	}
 	next := func(want string) {
@@ -63,7 +63,9 @@ func TestEachDeliveryIsAChunk(t *testing.T) {
 	}
 	in.reload("", "respond /other other")
 	next("")
-	q.conn.Close()
+	if rest, err := io.ReadAll(q.r); err != nil || len(rest) > 0 {
+		t.Errorf("after the last chunk there are %q, %v", rest, err)
+	}
 }
 
 // Over HTTP/1.0, which has no chunks, the stream ends with the connection.
@@ -81,11 +83,15 @@ func TestStreamOverHTTP10EndsWithTheConnection(t *testing.T) {
 	q.closed()
 }
 
+// A connection that cannot be taken over is good for the next request.
 func TestConnectionServesTheNextRequest(t *testing.T) {
 	a := plain(t)
-	in := serve(t, "", "sse_fanin /events "+a.URL()+" {\nmax_age 100ms\n}")
+	in := serve(t, "servers {\ntimeouts {\nwrite_idle -1s\n}\n}", "sse_fanin /events "+a.URL()+" {\nmax_age 100ms\n}")
 	q := in.send("GET /events HTTP/1.1", "\r\n")
 	for i := range 3 {
+		if q.resp.Close {
+			t.Fatalf("stream %d closes its connection", i)
+		}
 		if _, err := io.Copy(io.Discard, q.resp.Body); err != nil {
 			t.Fatalf("stream %d: the end is not clean: %v", i, err)
 		}

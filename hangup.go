@@ -52,11 +52,7 @@ func (c *clientConnection) cut() {
 	if c == nil || c.closed.Swap(true) {
 		return
 	}
-	conn := c.conn
-	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = secure.NetConn()
-	}
-	_ = conn.Close() // nobody is left to notify
+	_ = belowTLS(c.conn).Close() // nobody is left to notify
 }
 
 // setIdle notes that the connection has requests, or that it has none any more.

@@ -41,6 +41,7 @@ func TestIdentity(t *testing.T) {
 		{"coalesce", `"coalesce":"10ms"`, true, true},
 		{"drain", `"drain":"1s"`, true, true},
 		{"on_reload", `"on_reload":"drain"`, true, true},
+		{"detach", `"detach":"on"`, true, true},
 		{"filters", `"filters":"on"`, true, true},
 		{"prime", `"prime":"on"`, true, true},
 		// a default that is given is still the default

@@ -245,6 +245,7 @@ func TestJSONIsRefused(t *testing.T) {
 		{"coalesce in milliseconds", "", withUpstream(`"coalesce":10`), "coalesce: 10ns is too short, it must be 0 or at least 1ms"},
 		{"drain", "", withUpstream(`"drain":"-1s"`), "drain: -1s is negative"},
 		{"on_reload", "", withUpstream(`"on_reload":"restart"`), "on_reload: unrecognized value 'restart', expected keep or drain"},
+		{"detach", "", withUpstream(`"detach":"auto"`), "detach: unrecognized value 'auto', expected on or off"},
 		{"setting of a reference", `{"streams":{"prices":{"upstreams":[{"urls":["https://a.example.com"]}]}}}`, `{"handler":"sse_fanin","stream":"prices","slow":"maybe"}`, "slow: unrecognized value 'maybe', expected skip or disconnect"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -279,7 +280,7 @@ func TestJSONIsValid(t *testing.T) {
 		{"equal streams without a name", "", withUpstream("") + "," + withUpstream(`"heartbeat":"1s"`)},
 		{"everything null", "", `{"handler":"sse_fanin","stream":null,"upstreams":[{"name":null,"urls":["https://a.example.com"],"policy":null,"dynamic":null,"events":null,"prefix":null,"header_up":null,"transport":null,"backoff":null}],` +
 			`"header_up":null,"transport":null,"resume":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,` +
-			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,` +
+			`"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"when_full":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"detach":null,` +
 			`"events":null,"prefix":null,"envelope":null,"only":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null,"log":null}`},
 		{"log file", "", withUpstream(`"stream":"a","log":{"kind":"file"}`)},
 		{"log file with options", "", withUpstream(`"stream":"a","log":{"kind":"file","dir":"{env.FEED_DIR}","sync":"always","memory":65536}`)},
@@ -336,8 +337,8 @@ func TestJSONIsValid(t *testing.T) {
 func TestJSONDefaults(t *testing.T) {
 	for _, test := range []struct{ name, handler string }{
 		{"absent", withUpstream("")},
-		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"events":null,"prefix":null,"envelope":null,"only":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null`)},
-		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","envelope":"","filters":"off","prime":"auto","source_events":"off","connect":"eager","events":[],"prefix":""`)},
+		{"null", withUpstream(`"resume":null,"transport":null,"backoff":null,"idle_timeout":null,"max_event_size":null,"retain":null,"ids":null,"start":null,"heartbeat":null,"retry":null,"slow":null,"write_timeout":null,"max_clients":null,"max_age":null,"coalesce":null,"drain":null,"on_reload":null,"detach":null,"events":null,"prefix":null,"envelope":null,"only":null,"filters":null,"prime":null,"source_events":null,"connect":null,"max_streams":null`)},
+		{"given", withUpstream(`"resume":"on","transport":{"protocol":"http"},"backoff":{"base":"1s","max":"1m"},"idle_timeout":0,"max_event_size":1048576,"retain":{"events":10000,"size":67108864,"age":0},"ids":"stream","start":"live","heartbeat":"15s","retry":{"min":"2s","max":"5s"},"slow":"skip","write_timeout":"10s","max_clients":0,"when_full":"reject","max_age":0,"coalesce":0,"drain":"5s","on_reload":"keep","detach":"off","envelope":"","filters":"off","prime":"auto","source_events":"off","connect":"eager","events":[],"prefix":""`)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := provision(t, "", test.handler)[0]
@@ -390,7 +391,7 @@ func TestJSONNeverPanics(t *testing.T) {
 				"log":{"kind":"file","dir":"/x","sync":"1s","memory":100000},
 				"retain":{"events":5,"size":100000,"age":"1h"},"max_event_size":500,
 				"start":"live","heartbeat":"15s","retry":{"min":"1s","max":"2s"},"slow":"skip","write_timeout":"10s",
-				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep"},
+				"max_clients":5,"when_full":"retry","max_age":"1h","coalesce":"10ms","drain":"5s","on_reload":"keep","detach":"off"},
 			{"handler":"sse_fanin","stream":"b"}]}]}}},
 		"sse_fanin":{"log":{"file":{"dir":"/x","sync":"1s","memory":100000}},"streams":{"b":{"max_streams":5,"ids":"upstream","upstreams":[{"urls":["https://b.example.com/{http.request.uri.query.u}","https://c.example.com"],"policy":"mirror"}]}}}}}`
 	if err := doccheck.ValidateJSON(full); err != nil {

@@ -46,13 +46,13 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// discard is a response that is thrown away.
-type discard struct{ header http.Header }
+// nowhere is a response that is thrown away.
+type nowhere struct{ header http.Header }
 
-func (d discard) Header() http.Header         { return d.header }
-func (d discard) WriteHeader(int)             {}
-func (d discard) FlushError() error           { return nil }
-func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d nowhere) Header() http.Header         { return d.header }
+func (d nowhere) WriteHeader(int)             {}
+func (d nowhere) FlushError() error           { return nil }
+func (d nowhere) Write(p []byte) (int, error) { return len(p), nil }
 
 // BenchmarkBeginWithLastValues is what it costs that 1,000 clients begin at once with
 // 10,000 values each, without the connections. Between each two clients an event comes.
@@ -73,13 +73,13 @@ func BenchmarkBeginWithLastValues(b *testing.B) {
 	for b.Loop() {
 		all := make([]*client, clients)
 		for i := range all {
-			all[i] = newClient(h, svc, discard{make(http.Header)}, httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil))
-			all[i].turn(time.Now()) // its head; it has its snapshot
+			all[i] = newClient(h, svc, nowhere{make(http.Header)}, httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil))
+			all[i].turn(time.Now(), new(frame)) // its head; it has its snapshot
 			put(i)
 		}
 		for _, c := range all {
 			for more := true; more; {
-				_, more, _ = c.turn(time.Now())
+				_, more, _ = c.turn(time.Now(), new(frame))
 			}
 		}
 	}

@@ -100,7 +100,7 @@ func (c *modelClient) connect() {
 // if its connection fails.
 func (c *modelClient) step(fails bool) (more bool) {
 	c.out.Body.Reset()
-	_, more, last := c.turn(time.Now())
+	_, more, last := c.turn(time.Now(), new(frame))
 	if last {
 		c.m.t.Fatalf("the client was ended: %s", c.ended)
 	}

@@ -14,15 +14,24 @@ import (
 // one or not. Caddy's own logger would not do: it writes into the default log
 // alone, which leaves out what another log includes by name.
 func activeLogger() *zap.Logger {
-	if ctx := caddy.ActiveContext(); ctx.Context != nil {
-		return ctx.Logger(loggerName{})
+	return loggerOf(caddy.ActiveContext(), "sse_fanin")
+}
+
+// loggerOf returns the logger of a module of a configuration. Without one, it is
+// Caddy's own: the last configuration has gone.
+func loggerOf(ctx caddy.Context, module loggerName) *zap.Logger {
+	if ctx.Context != nil {
+		return ctx.Logger(module)
 	}
-	return caddy.Log().Named("sse_fanin") // the last configuration has gone
+	return caddy.Log().Named(string(module))
 }
 
 // followingLogger is for what outlives configurations: each of its lines goes to
 // the logger of the configuration that is active at that moment.
 func followingLogger() *zap.Logger { return zap.New(new(followingCore)) }
+
+// detachedLogger is the logger of clients that outlive their requests.
+var detachedLogger = followingLogger()
 
 // followingCore is the core of followingLogger. Immutable.
 type followingCore struct{ fields []zapcore.Field }
@@ -56,11 +65,11 @@ func (c *followingCore) Write(entry zapcore.Entry, fields []zapcore.Field) error
 // Sync implements zapcore.Core.
 func (*followingCore) Sync() error { return activeLogger().Core().Sync() }
 
-// loggerName stands for the App where the name of its logger is all that is
+// loggerName stands for a module where the name of its logger is all that is
 // needed of it.
-type loggerName struct{}
+type loggerName caddy.ModuleID
 
 // CaddyModule implements caddy.Module.
-func (loggerName) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "sse_fanin", New: func() caddy.Module { return loggerName{} }}
+func (n loggerName) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: caddy.ModuleID(n), New: func() caddy.Module { return n }}
 }

@@ -195,6 +195,7 @@ func (s *sites) wantCleanEnds(clients map[string]*ssetest.Client) {
 var idleWriter = map[string]string{
 	"with Caddy's idle timeout": "",
 	"without":                   "timeouts {\nwrite_idle -1s\n}",
+	"with a minimum rate":       "timeouts {\nwrite_idle 300ms 1000000\n}",
 }
 
 // A deadline left armed resets an idle HTTP/2 stream, and makes the end of an

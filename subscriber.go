@@ -45,13 +45,16 @@ type subscriber struct {
 	endAt       atomic.Int64 // when the client is to be ended, monotonic ns
 	deadline    writeDeadline
 
-	service *service
-	asked   string        // the position that the client came with
-	since   int64         // when it came, Unix ms
-	came    int64         // the same, monotonic ns
-	left    chan struct{} // closed by the writers after the last turn
-	index   int           // in the audience's list; the audience's
-	place   int           // in the window's list; the audience's
+	asked string // the position that the client came with
+	since int64  // when it came, Unix ms
+	came  int64  // the same, monotonic ns
+	index int    // in the audience's list; the audience's
+	place int    // in the window's list; the audience's
+
+	// left is closed by the output after the last turn. If the client is detached, it
+	// gets a value instead, before the request's goroutine may wait for it: it has
+	// capacity 1.
+	left chan struct{}
 
 	mu        sync.Mutex // protects the fields below, and the lowering of endAt
 	endReason endReason
@@ -67,10 +70,10 @@ const (
 )
 
 // init makes the subscriber of a request.
-func (s *subscriber) init(c *client, svc *service, w http.ResponseWriter, r *http.Request) {
-	settings := svc.settings
-	s.client, s.service = c, svc
-	s.left = make(chan struct{})
+func (s *subscriber) init(c *client, w http.ResponseWriter, r *http.Request) {
+	settings := c.settings
+	s.client = c
+	s.left = make(chan struct{}, 1)
 	s.asked = requestedPosition(r)
 	now := time.Now()
 	s.since, s.came = now.UnixMilli(), monotonic(now)
@@ -121,14 +124,13 @@ func (s *subscriber) idle() bool {
 	return turn == turnIdle || turn == turnNone
 }
 
-// wait has the client served to its end.
-func (s *subscriber) wait() {
+// wait has the client served, to its end or until it is detached.
+func (s *subscriber) wait() (detached bool) {
 	clientWriters.enter()
 	exits.look()
 	s.wake()
-	<-s.left
-	clientWriters.leave()
-	exits.look()
+	_, detached = <-s.left
+	return detached
 }
 
 // due is when the client's clock next has something for it, in monotonic ns.

@@ -100,7 +100,7 @@ func (v *viewer) close() {
 	v.ending = true
 	v.late.Stop()
 	var deadline time.Time
-	if v.r.Context().Err() == nil && (v.deadline.idle != nil || v.r.ProtoMajor > 1) { // as in client.finish
+	if v.r.Context().Err() == nil && (v.deadline.idle != nil || v.r.ProtoMajor > 1) { // as in client.leave
 		deadline = time.Now().Add(exitTimeout)
 	}
 	v.deadline.close(v.w, v.r, deadline)

@@ -75,12 +75,14 @@ type writers struct {
 	long   bool        // the last of them stood there for longQueue
 }
 
-// writer is one goroutine of the writers. All but call is protected by the
-// writers' mu.
+// writer is one goroutine of the writers. All but call and frame is protected by
+// the writers' mu.
 type writer struct {
 	// call has capacity 1: the taker of an idle writer calls it once. Closed,
 	// it ends the writer.
 	call chan struct{}
+
+	frame frame // its own
 
 	load  int         // its weight while it is at work, and not taken for blocked
 	place int         // in the list of counted writers, if it counts
@@ -221,7 +223,7 @@ func (p *writers) work(w *writer) {
 			sub.client.hub.audience.windowHandedOut()
 		}
 		var more bool
-		if now, more = sub.takeTurn(now); more {
+		if now, more = sub.takeTurn(now, &w.frame); more {
 			again = sub
 		} else {
 			again = nil
@@ -348,6 +350,7 @@ func (p *writers) findBlocked() {
 
 // park has a writer wait until it is called. False: it is not needed.
 func (p *writers) park(w *writer) bool {
+	w.frame.release()
 	p.mu.Lock()
 	if len(p.idle) >= maxIdleWriters || p.clients.Load() == 0 {
 		p.mu.Unlock()
@@ -361,13 +364,13 @@ func (p *writers) park(w *writer) bool {
 
 // takeTurn serves the client for one turn. It returns when the turn ended, and
 // whether there is more: then the caller is to queue it again.
-func (s *subscriber) takeTurn(now time.Time) (after time.Time, more bool) {
+func (s *subscriber) takeTurn(now time.Time, f *frame) (after time.Time, more bool) {
 	s.turn.Store(turnTaken)
-	after, more, last := s.client.turn(now)
+	after, more, last := s.client.turn(now, f)
 	switch {
 	case last:
 		s.turn.Store(turnNone)
-		close(s.left)
+		s.client.out.over()
 		return after, false
 	case more || !s.turn.CompareAndSwap(turnTaken, turnIdle):
 		s.turn.Store(turnQueued)

@@ -377,14 +377,14 @@ func TestTurnsAreShort(t *testing.T) {
 		settings := ClientSettings{}.resolve()
 		handler := &service{settings: &settings, logger: zap.NewNop()}
 		c := newClient(h, handler, out, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
-		if _, more, last := c.turn(time.Now()); more || last {
+		if _, more, last := c.turn(time.Now(), new(frame)); more || last {
 			t.Fatalf("after the head: more %t, last %t", more, last)
 		}
 		for i := range 5 {
 			publish(h, fmt.Sprintf("%d%s", i, bytes.Repeat([]byte("x"), maxWrite-100)))
 		}
 		for i := range 5 {
-			_, more, last := c.turn(time.Now())
+			_, more, last := c.turn(time.Now(), new(frame))
 			if more != (i < 4) || last {
 				t.Errorf("turn %d: more %t, last %t", i, more, last)
 			}

@@ -28,7 +28,7 @@ func (s scale) catchup() experiment {
 	}
 	for _, n := range []int{0, returning} {
 		cfg.returning = n
-		e.cases = append(e.cases, testCase{catchupLabel(n > 0), "fanin-file", func(ctx context.Context, sys *system) (figures, error) {
+		e.cases = append(e.cases, testCase{label: catchupLabel(n > 0), system: "fanin-file", run: func(ctx context.Context, sys *system) (figures, error) {
 			return measureCatchup(ctx, sys, cfg, s.warmup)
 		}})
 	}

@@ -24,7 +24,7 @@ func (s scale) cluster() experiment {
 				continue
 			}
 			for _, name := range []string{"fanin", "fanin-file", "fanin-jetstream", "fanin-cluster-1", "fanin-cluster-2", "fanin-cluster-3"} {
-				e.cases = append(e.cases, testCase{w.String(), name, func(ctx context.Context, sys *system) (figures, error) {
+				e.cases = append(e.cases, testCase{label: w.String(), system: name, run: func(ctx context.Context, sys *system) (figures, error) {
 					return measureCluster(ctx, sys, w)
 				}})
 			}

@@ -12,10 +12,10 @@ const memoryPause = 3 * time.Second
 
 func (s scale) memory() experiment {
 	clients, pause, rounds := 10_000, memoryPause, 4
-	names := []string{"fanin", "fanin-h2", "idle", "idle-h2", "idle-line", "idle-line-h2", "idle-bare", "idle-bare-h2", "bare", "gosse", "nchan"}
+	names := []string{"fanin", "fanin-detach", "fanin-tls", "fanin-detach-tls", "fanin-h2", "idle", "idle-h2", "idle-line", "idle-line-h2", "idle-bare", "idle-bare-h2", "bare", "gosse", "nchan"}
 	if s.level == short {
 		clients, pause, rounds = 500, 200*time.Millisecond, 3
-		names = []string{"fanin", "fanin-h2", "idle", "nchan"}
+		names = []string{"fanin", "fanin-detach", "fanin-h2", "idle", "nchan"}
 	}
 	e := experiment{
 		name: expMemory, title: "Memory", runs: s.runs, metrics: []metric{idleKiB, activeKiB, emptyMiB},
@@ -23,7 +23,7 @@ func (s scale) memory() experiment {
 			clients, streamsPerConn, pause, rounds),
 	}
 	for _, name := range names {
-		e.cases = append(e.cases, testCase{"", name, func(ctx context.Context, sys *system) (figures, error) {
+		e.cases = append(e.cases, testCase{system: name, run: func(ctx context.Context, sys *system) (figures, error) {
 			return measureMemory(ctx, sys, clients, pause, rounds)
 		}})
 	}

@@ -11,7 +11,7 @@ func (s scale) resume() experiment {
 		events, clients = 20_000, 50
 	}
 	run := func(label string, back uint64) testCase {
-		return testCase{label, "fanin", func(ctx context.Context, sys *system) (figures, error) {
+		return testCase{label: label, system: "fanin", run: func(ctx context.Context, sys *system) (figures, error) {
 			return measureResume(ctx, sys, resumeConfig{Clients: clients, Events: events, Back: back})
 		}}
 	}

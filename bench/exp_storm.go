@@ -28,7 +28,7 @@ func (s scale) storm() experiment {
 			cfg.connected, cfg.rate, cfg.newcomers, cfg.within),
 	}
 	for _, name := range names {
-		e.cases = append(e.cases, testCase{"", name, func(ctx context.Context, sys *system) (figures, error) {
+		e.cases = append(e.cases, testCase{system: name, run: func(ctx context.Context, sys *system) (figures, error) {
 			return measureStorm(ctx, sys, cfg, s.warmup)
 		}})
 	}

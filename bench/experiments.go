@@ -13,6 +13,10 @@ type scale struct {
 	runs     int
 	warmup   time.Duration
 	duration time.Duration // of a window
+
+	busy    loopCounts    // beside how many busy loops each case runs; none: beside none
+	clients int           // of the experiment crowd; 0: as many as there may be
+	soak    time.Duration // how long they are sent events
 }
 
 type level int
@@ -39,12 +43,14 @@ type experiment struct {
 	runs       int
 	metrics    []metric // its columns
 	cases      []testCase
+	lasts      time.Duration // how long a run has to take, where that is longer than seconds
 }
 
 // testCase is a row of an experiment.
 type testCase struct {
 	label  string // under what conditions
 	system string
+	busy   int // busy loops beside it
 	run    func(context.Context, *system) (figures, error)
 }
 
@@ -52,7 +58,7 @@ type testCase struct {
 func workloadCases(label string, w workload, systems ...string) []testCase {
 	cases := make([]testCase, 0, len(systems))
 	for _, name := range systems {
-		cases = append(cases, testCase{label, name, func(ctx context.Context, s *system) (figures, error) {
+		cases = append(cases, testCase{label: label, system: name, run: func(ctx context.Context, s *system) (figures, error) {
 			return measure(ctx, s, w)
 		}})
 	}
@@ -75,11 +81,13 @@ const (
 	expCatchup    = "catchup"
 	expFiles      = "files"
 	expCluster    = "cluster"
+	expExit       = "exit"
+	expCrowd      = "crowd"
 )
 
 // experiments are all there are.
 func experiments(s scale) []experiment {
-	return []experiment{
+	all := []experiment{
 		s.latency(),
 		s.cpu(expCPU, 200),
 		s.cpu(expCPUHalf, 100),
@@ -94,7 +102,13 @@ func experiments(s scale) []experiment {
 		s.catchup(),
 		s.files(),
 		s.cluster(),
+		s.exit(),
+		s.crowd(),
 	}
+	for i := range all {
+		all[i].withNeighbours(s.busy)
+	}
+	return all
 }
 
 var (
@@ -106,7 +120,7 @@ var (
 // streaming are the systems that send events.
 func (s scale) streaming() []string {
 	names := []string{
-		"fanin", "fanin-file", "fanin-file-always", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
+		"fanin", "fanin-detach", "fanin-file", "fanin-file-always", "fanin-coalesce", "fanin-encode", "fanin-log", "fanin-h2",
 		"proxy", "nchan", "bare", "bare-window", "bare-h2", "raw", "gosse",
 	}
 	if s.level == full {
@@ -173,7 +187,7 @@ func (s scale) lockstep() experiment {
 func (s scale) saturation() experiment {
 	w := s.workload(1000, 0, 250)
 	w.window = saturationWindow
-	names := []string{"fanin", "fanin-coalesce", "fanin-h2", "proxy", "nchan", "bare", "bare-h2", "raw", "gosse"}
+	names := []string{"fanin", "fanin-detach", "fanin-coalesce", "fanin-h2", "proxy", "nchan", "bare", "bare-h2", "raw", "gosse"}
 	if s.level == short {
 		names = []string{"fanin", "nchan", "bare", "raw"}
 	}

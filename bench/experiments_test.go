@@ -6,7 +6,7 @@ import "testing"
 // that every target will find its figures.
 func TestExperiments(t *testing.T) {
 	all := systems()
-	for _, s := range []scale{{level: short, runs: 1}, {level: medium, runs: 5}, {level: full, runs: 5}} {
+	for _, s := range []scale{{level: short, runs: 1}, {level: medium, runs: 5, busy: loopCounts{0, 1}}, {level: full, runs: 5, busy: loopCounts{0, 1}}} {
 		known := map[figure]bool{}
 		cases := 0
 		for _, e := range experiments(s) {

@@ -30,6 +30,15 @@ const (
 	activeKiB metric = "active_kib" // for each client
 	emptyMiB  metric = "empty_mib"  // of the server without clients
 
+	connectTime metric = "connect_us" // until all clients have the head of the response
+	kernelKiB   metric = "kernel_kib" // for each client, besides the server's memory
+	perGiB      metric = "clients_per_gib"
+	growth      metric = "growth" // of the server's memory, as a factor
+	reloadTime  metric = "reload_us"
+	reloadP99   metric = "reload_p99_us" // of events meanwhile
+	reloadKiB   metric = "reload_kib"    // for each client, after it
+	exitTime    metric = "exit_us"
+
 	firstByteP50  metric = "first_byte_p50_us"
 	firstByteP99  metric = "first_byte_p99_us"
 	firstByteMax  metric = "first_byte_max_us"

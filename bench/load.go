@@ -29,6 +29,7 @@ const (
 // loadConfig describes clients.
 type loadConfig struct {
 	Addr    string // of the server
+	From    string // address that the clients connect from; empty for any
 	Clients int
 
 	// What each client requests, one connection for each.
@@ -37,7 +38,10 @@ type loadConfig struct {
 	Sources int // of the origin
 	Payload int // bytes of an event's data
 
-	// HTTP/2 over TLS with so many clients to a connection; 0 is HTTP/1.1.
+	TLS bool
+
+	// HTTP/2, which is over TLS, with so many clients to a connection; 0 is
+	// HTTP/1.1.
 	StreamsPerConn int
 
 	// The clients connect evenly over this time. Default: as fast as they can.
@@ -88,23 +92,7 @@ type shard struct {
 	newest  atomic.Int64 // receipt of the newest event in Unix ns
 }
 
-// loadConn is one stream of one client.
-type loadConn struct {
-	load   *load
-	shard  *shard
-	stream loadStream
-
-	mu     sync.Mutex // protects what follows; held while a read is parsed
-	v      *verifier
-	chunks *dechunker // nil: the stream has no such framing
-	ended  bool
-
-	now      int64  // receipt of what is being parsed, in Unix ns
-	events   uint64 // of this read
-	complete uint64 // highest number that all clients have since this read
-}
-
-// loadRole holds clients. Commands: connect, mark, settle, resume.
+// loadRole holds clients. Commands: connect, mark, settle, ends, resume.
 func loadRole(c *commands) error {
 	l := new(load)
 	handle(c, "connect", l.connect)
@@ -113,6 +101,7 @@ func loadRole(c *commands) error {
 		return none{}, nil
 	})
 	handle(c, "settle", l.settle)
+	handle(c, "ends", l.waitForEnds)
 	handle(c, "resume", resume)
 	return c.serve()
 }
@@ -137,10 +126,13 @@ func (l *load) connect(cfg loadConfig) (quantiles, error) {
 		c.v.got = c.got
 		l.conns = append(l.conns, c)
 	}
-	if cfg.StreamsPerConn > 0 {
+	switch {
+	case cfg.StreamsPerConn > 0:
 		groups := newHTTP2Groups(l, total)
 		open = func(i int) error { return l.conns[i].openHTTP2(groups[i/cfg.StreamsPerConn]) }
-	} else {
+	case cfg.TLS:
+		open = func(i int) error { return l.conns[i].openTLS() }
+	default:
 		readers := make([]*poller, pollers())
 		for i := range readers {
 			var err error
@@ -196,45 +188,6 @@ func connectAll(total int, within time.Duration, open func(int) error) (quantile
 	var d distribution
 	d.plus(&took)
 	return d.quantiles(), nil
-}
-
-// feed takes what was read at once. With HTTP/1.1 that is what was on the wire,
-// with HTTP/2 others count that. An error is the end of the response.
-func (c *loadConn) feed(p []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = time.Now().UnixNano()
-	c.events, c.complete = 0, 0
-	var err error
-	if c.chunks != nil {
-		err = c.chunks.feed(p, c.v)
-	} else {
-		c.v.feed(p)
-	}
-	if c.events > 0 {
-		c.shard.events.Add(c.events)
-		c.shard.newest.Store(c.now)
-	}
-	if c.complete > 0 {
-		c.load.progress.report(c.complete)
-	}
-	return err
-}
-
-// got takes an event from the verifier.
-func (c *loadConn) got(_ int, seq uint64, at int64) {
-	c.events++
-	c.shard.latency.add(time.Duration(c.now - at))
-	if p := c.load.progress; p != nil && p.count(seq) {
-		c.complete = seq
-	}
-}
-
-// end notes that the connection has ended, which no server may do.
-func (c *loadConn) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
 }
 
 // mark begins the window that is reported.
@@ -307,6 +260,43 @@ func (l *load) waiting(sent []uint64) bool {
 		defer c.mu.Unlock()
 		return !c.ended && c.v.behind(sent, c.stream.Sources) > 0
 	})
+}
+
+// ends is how the responses of clients have ended.
+type ends struct {
+	Clean int // as HTTP ends a response
+	Cut   int // with the connection only
+	Open  int // not at all
+}
+
+func (e *ends) add(f ends) {
+	e.Clean += f.Clean
+	e.Cut += f.Cut
+	e.Open += f.Open
+}
+
+// String names the ends that were not clean, and is empty if there are none.
+func (e ends) String() string {
+	if e.Cut+e.Open == 0 {
+		return ""
+	}
+	return fmt.Sprintf("of %d clients %d were cut off, %d never saw an end", e.Clean+e.Cut+e.Open, e.Cut, e.Open)
+}
+
+// waitForEnds waits until all responses have ended, but not for longer than the
+// timeout.
+func (l *load) waitForEnds(timeout time.Duration) (ends, error) {
+	deadline := time.Now().Add(timeout)
+	for {
+		var e ends
+		for _, c := range l.conns {
+			e.add(c.howEnded())
+		}
+		if e.Open == 0 || time.Now().After(deadline) {
+			return e, nil
+		}
+		time.Sleep(settleInterval) // as in settle
+	}
 }
 
 // progressRing is how many events may be on their way to the clients at once:

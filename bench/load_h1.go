@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -11,14 +13,39 @@ import (
 // headSize bounds the head of a response, in bytes.
 const headSize = 4 << 10
 
-// openHTTP1 connects over a connection of its own, with the little of HTTP/1.1
-// that is needed, and hands it to the poller.
+// openHTTP1 connects over a connection of its own and hands it to the poller.
 func (c *loadConn) openHTTP1(p *poller) error {
-	conn, err := net.DialTimeout("tcp", c.load.cfg.Addr, connectTimeout)
+	conn, err := c.load.dialer().Dial("tcp", c.load.cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
 	defer conn.Close()
+	if err := c.requestHTTP1(conn); err != nil {
+		return err
+	}
+	return p.take(conn.(*net.TCPConn), c)
+}
+
+// openTLS does so over TLS, and reads in a goroutine.
+func (c *loadConn) openTLS() error {
+	dialer := &countingDialer{load: c.load, shard: c.shard}
+	below, err := dialer.dial(context.Background(), "tcp", "")
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	conn := tls.Client(below, clientTLS)
+	if err := c.requestHTTP1(conn); err != nil {
+		_ = conn.Close()
+		return err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	go c.read(conn)
+	return nil
+}
+
+// requestHTTP1 requests the stream, with the little of HTTP/1.1 that is needed, and
+// leaves a deadline.
+func (c *loadConn) requestHTTP1(conn net.Conn) error {
 	_ = conn.SetDeadline(time.Now().Add(connectTimeout))
 	request := "GET " + c.stream.Path + " HTTP/1.1\r\nHost: " + c.load.cfg.Addr + "\r\nAccept: text/event-stream\r\n\r\n"
 	if _, err := io.WriteString(conn, request); err != nil {
@@ -31,10 +58,7 @@ func (c *loadConn) openHTTP1(p *poller) error {
 	if chunked {
 		c.chunks = newDechunker()
 	}
-	if err := c.feed(body); err != nil {
-		return err
-	}
-	return p.take(conn.(*net.TCPConn), c)
+	return c.feed(body)
 }
 
 // readHead reads the head of a response into buf and returns what came after

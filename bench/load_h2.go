@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -21,10 +20,10 @@ func newHTTP2Groups(l *load, streams int) []*http2Group {
 	n := (streams + l.cfg.StreamsPerConn - 1) / l.cfg.StreamsPerConn
 	groups := make([]*http2Group, n)
 	for i := range groups {
-		dialer := &countingDialer{addr: l.cfg.Addr, shard: &l.shards[i%loadShards]}
+		dialer := &countingDialer{load: l, shard: &l.shards[i%loadShards]}
 		transport := &http.Transport{
 			DialContext:        dialer.dial,
-			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the server's certificate was made a moment ago
+			TLSClientConfig:    clientTLS.Clone(),
 			Protocols:          new(http.Protocols),
 			DisableCompression: true,
 			MaxConnsPerHost:    1,
@@ -50,41 +49,21 @@ func (c *loadConn) openHTTP2(group *http2Group) error {
 		_ = resp.Body.Close()
 		return fmt.Errorf("%w: %s %s", errNoEventStream, resp.Proto, resp.Status)
 	}
-	go c.readHTTP2(resp.Body)
+	go c.read(resp.Body)
 	return nil
 }
 
-// readHTTP2 reads to the end of the stream. openHTTP2 starts it.
-func (c *loadConn) readHTTP2(body io.ReadCloser) {
-	defer c.end()
-	defer body.Close()
-	buf := make([]byte, c.load.bufferSize())
-	for {
-		n, err := body.Read(buf)
-		_ = c.feed(buf[:n])
-		if err != nil {
-			return
-		}
-	}
-}
+// clientTLS is how clients trust a server.
+var clientTLS = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // its certificate was made a moment ago
 
-// bufferSize is the bytes that a stream reads at once: as much as a server has
-// ready for it, but little where there are many.
-func (l *load) bufferSize() int {
-	if len(l.conns) > 2000 {
-		return 4 << 10
-	}
-	return 32 << 10
-}
-
-// countingDialer connects to one address and counts what comes from there.
+// countingDialer connects to the server, whatever the address, and counts what comes from there.
 type countingDialer struct {
-	addr  string
+	load  *load
 	shard *shard
 }
 
 func (d *countingDialer) dial(ctx context.Context, network, _ string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, d.addr)
+	conn, err := d.load.dialer().DialContext(ctx, network, d.load.cfg.Addr)
 	if err != nil {
 		return nil, err
 	}

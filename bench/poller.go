@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -102,9 +103,13 @@ func (p *poller) read(fd int, c *loadConn, buf []byte) {
 	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
 		return
 	}
-	if err == nil && n > 0 {
+	switch {
+	case err != nil:
+	case n == 0:
+		err = io.EOF
+	default:
 		c.shard.bytes.Add(uint64(n))
-		if c.feed(buf[:n]) == nil {
+		if err = c.feed(buf[:n]); err == nil {
 			return
 		}
 	}
@@ -112,5 +117,5 @@ func (p *poller) read(fd int, c *loadConn, buf []byte) {
 	delete(p.conns, int32(fd))
 	p.mu.Unlock()
 	_ = syscall.Close(fd) // which takes it off the poller too
-	c.end()
+	c.end(err)
 }

@@ -13,6 +13,7 @@ type report struct {
 	host    host
 	started time.Time
 	scale   scale
+	base    string // as the flag
 	results []*result
 	targets []verdict
 }
@@ -42,9 +43,18 @@ var columns = map[metric]struct {
 	followerP50:      {"followers' p50 ms", 1000},
 	followerP99:      {"followers' p99 ms", 1000},
 
-	idleKiB:       {"idle KiB", 1},
-	activeKiB:     {"active KiB", 1},
-	emptyMiB:      {"server alone MiB", 1},
+	idleKiB:     {"idle KiB", 1},
+	activeKiB:   {"active KiB", 1},
+	emptyMiB:    {"server alone MiB", 1},
+	connectTime: {"connected s", 1_000_000},
+	kernelKiB:   {"kernel KiB", 1},
+	perGiB:      {"clients per GiB", 1},
+	growth:      {"growth", 1},
+	reloadTime:  {"reload s", 1_000_000},
+	reloadP99:   {"its p99 ms", 1000},
+	reloadKiB:   {"KiB after it", 1},
+	exitTime:    {"exit s", 1_000_000},
+
 	firstByteP50:  {"first byte p50 ms", 1000},
 	firstByteP99:  {"p99 ms", 1000},
 	firstByteMax:  {"max ms", 1000},
@@ -176,6 +186,7 @@ func (rep *report) markdown(w io.Writer) error {
 			}
 			markdownRow(&b, append([]string{r.title()}, r.cells(res.experiment.metrics)...))
 		}
+		res.markdownDivided(&b, rep.base)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -74,7 +74,7 @@ func newRig(ctx context.Context, s *system, w workload, retain string) (r *rig, 
 	if !s.idle {
 		b.origins = sourceURLs(r.started.URL, w.sources)
 	}
-	if s.http2 {
+	if s.overTLS() {
 		if b.certFile, b.keyFile, err = ssetest.WriteCertificate(r.dir); err != nil {
 			return r, err
 		}
@@ -129,7 +129,7 @@ func (r *rig) close() {
 
 // loadConfig describes clients of this rig.
 func (r *rig) loadConfig(clients int) loadConfig {
-	cfg := loadConfig{Addr: r.server.addr, Clients: clients, Sources: r.load.sources, Payload: r.load.payload}
+	cfg := loadConfig{Addr: r.server.addr, Clients: clients, Sources: r.load.sources, Payload: r.load.payload, TLS: r.system.overTLS()}
 	if r.system.http2 {
 		cfg.StreamsPerConn = streamsPerConn
 	}

@@ -26,6 +26,7 @@ var roles = map[string]func(*commands) error{
 	"bare":      bareRole,
 	"raw":       rawRole,
 	"gosse":     gosseRole,
+	"neighbour": neighbourRole,
 }
 
 // runRole runs the role that the arguments name, and reports false if they

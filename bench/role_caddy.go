@@ -23,13 +23,16 @@ type caddyConfig struct {
 	Caddyfile string
 }
 
+// caddyfilePath is where the configuration of the Caddy with a folder is.
+func caddyfilePath(dir string) string { return filepath.Join(dir, "Caddyfile") }
+
 // caddyRole is Caddy as cmd/caddy builds it, and one handler more. Command:
 // start, which is answered before Caddy serves; from then on it is Caddy.
 func caddyRole(c *commands) error {
 	var cfg caddyConfig
 	handle(c, "start", func(given caddyConfig) (none, error) {
 		cfg = given
-		file := filepath.Join(cfg.Dir, "Caddyfile")
+		file := caddyfilePath(cfg.Dir)
 		if err := os.WriteFile(file, []byte(cfg.Caddyfile), 0o600); err != nil {
 			return none{}, fmt.Errorf("writing the configuration: %w", err)
 		}

@@ -21,6 +21,7 @@ type options struct {
 	only     *regexp.Regexp
 	systems  *regexp.Regexp
 	against  string
+	base     string
 	out      string
 	jsonFile string
 }
@@ -35,6 +36,9 @@ func parseFlags(args []string) (options, error) {
 		named    string
 		duration time.Duration
 		runs     int
+		busy     loopCounts
+		clients  int
+		soak     time.Duration
 	)
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.BoolVar(&isShort, "short", false, "show in about a minute that everything works; the figures say nothing")
@@ -45,6 +49,10 @@ func parseFlags(args []string) (options, error) {
 	flags.DurationVar(&duration, "duration", 0, "how long each run measures (default 2s, with -full 4s, with -short 400ms)")
 	flags.Uint64Var(&saturationWindow, "window", saturationWindow, "events on their way at most, in the experiment saturation")
 	flags.StringVar(&o.against, "against", "", "another build of this program, a `file`: its Caddy is measured, too, in turn with this one's")
+	flags.StringVar(&o.base, "base", "raw", "`system` by whose figures those of the others are divided, round by round")
+	flags.Var(&busy, "busy", "beside how many busy loops each case is run, a `list` such as 0,1 (default 0)")
+	flags.IntVar(&clients, "clients", 0, "clients of the experiment crowd (default: as many as files and memory allow; with -short 300)")
+	flags.DurationVar(&soak, "soak", 0, "how long the experiment crowd sends them events (default 10m, with -short 3s)")
 	flags.StringVar(&o.out, "out", "", "`file` to write the report to, as Markdown")
 	flags.StringVar(&o.jsonFile, "json", "", "`file` to write the figures of every run to")
 	if err := flags.Parse(args); err != nil {
@@ -52,11 +60,11 @@ func parseFlags(args []string) (options, error) {
 	}
 	switch {
 	case isFull:
-		o.scale = scale{level: full, runs: 5, warmup: time.Second, duration: 4 * time.Second}
+		o.scale = scale{level: full, runs: 5, warmup: time.Second, duration: 4 * time.Second, soak: 10 * time.Minute}
 	case isShort:
-		o.scale = scale{level: short, runs: 1, warmup: 200 * time.Millisecond, duration: 400 * time.Millisecond}
+		o.scale = scale{level: short, runs: 1, warmup: 200 * time.Millisecond, duration: 400 * time.Millisecond, soak: 3 * time.Second, clients: 300}
 	default:
-		o.scale = scale{level: medium, runs: 5, warmup: time.Second, duration: 2 * time.Second}
+		o.scale = scale{level: medium, runs: 5, warmup: time.Second, duration: 2 * time.Second, soak: 10 * time.Minute}
 	}
 	if runs > 0 {
 		o.scale.runs = runs
@@ -64,6 +72,13 @@ func parseFlags(args []string) (options, error) {
 	if duration > 0 {
 		o.scale.duration = duration
 	}
+	if clients > 0 {
+		o.scale.clients = clients
+	}
+	if soak > 0 {
+		o.scale.soak = soak
+	}
+	o.scale.busy = busy
 	var err error
 	if o.only, err = regexp.Compile(only); err == nil {
 		o.systems, err = regexp.Compile(named)
@@ -73,6 +88,9 @@ func parseFlags(args []string) (options, error) {
 	}
 	if err == nil && saturationWindow >= progressRing {
 		err = fmt.Errorf("the window has to be below %d", progressRing)
+	}
+	if err == nil && findSystem(systems(), o.base) == nil {
+		err = fmt.Errorf("-base: there is no system %q", o.base)
 	}
 	if err != nil {
 		fmt.Fprintln(flags.Output(), err)
@@ -96,7 +114,7 @@ func run(args []string) int {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
-	rep := &report{host: describeHost(ctx), started: time.Now(), scale: o.scale}
+	rep := &report{host: describeHost(ctx), started: time.Now(), scale: o.scale, base: o.base}
 	for _, e := range experiments(o.scale) {
 		if !o.only.MatchString(e.name) {
 			continue
@@ -105,6 +123,7 @@ func run(args []string) int {
 			rep.results = append(rep.results, res)
 			res.print(os.Stdout)
 			res.printRatios(os.Stdout)
+			res.printDivided(os.Stdout, o.base)
 		}
 		if ctx.Err() != nil {
 			break
@@ -190,7 +209,7 @@ func runExperiment(ctx context.Context, e *experiment, wanted func(string) bool,
 				continue
 			}
 			began := time.Now()
-			f, err := r.runOnce(ctx, findSystem(all, r.system))
+			f, err := r.runOnce(ctx, findSystem(all, r.system), e.lasts)
 			switch {
 			case errors.Is(err, errUnavailable):
 				r.unavailable = err.Error()
@@ -221,13 +240,21 @@ func inTurn(rows []*row, round int) []*row {
 	return rows
 }
 
-// runOnce is one run of a case, which is not to hang.
-func (r *row) runOnce(ctx context.Context, s *system) (figures, error) {
+// runOnce is one run of a case, which is not to hang for long after the time that
+// it lasts.
+func (r *row) runOnce(ctx context.Context, s *system, lasts time.Duration) (figures, error) {
 	if s == nil {
 		return figures{}, fmt.Errorf("there is no system %s", r.system)
 	}
-	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	ctx, cancel := context.WithTimeout(ctx, runTimeout+lasts)
 	defer cancel()
+	neighbour, err := startNeighbour(ctx, r.busy)
+	if err != nil {
+		return figures{}, err
+	}
+	if neighbour != nil {
+		defer neighbour.close()
+	}
 	built := *s
 	built.build = r.build
 	return r.run(ctx, &built)

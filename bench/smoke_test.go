@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -60,6 +63,121 @@ func TestStorm(t *testing.T) {
 	cfg := stormConfig{connected: 10, newcomers: 20, within: 100 * time.Millisecond, rate: 100}
 	f, err := measureStorm(t.Context(), findSystem(systems(), "fanin"), cfg, 100*time.Millisecond)
 	check(t, f, err, []metric{p99, firstByteP99})
+}
+
+// TestExit also makes sure that a response which is cut off is told from one that has
+// ended: the handler on net/http is killed by the same signal.
+func TestExit(t *testing.T) {
+	for _, name := range []string{"fanin", "fanin-detach", "fanin-tls", "fanin-detach-tls", "fanin-h2"} {
+		f, err := measureExit(t.Context(), findSystem(systems(), name), 20)
+		t.Run(name, func(t *testing.T) { check(t, f, err, []metric{exitTime}) })
+	}
+	f, err := measureExit(t.Context(), findSystem(systems(), "bare"), 20)
+	if err != nil || f.Faults != "of 20 clients 20 were cut off, 0 never saw an end" {
+		t.Errorf("bare: %+v, %v", f, err)
+	}
+}
+
+func TestCrowd(t *testing.T) {
+	for _, name := range []string{"fanin", "fanin-detach"} {
+		f, err := measureCrowd(t.Context(), findSystem(systems(), name), crowdConfig{clients: 40, soak: 2 * time.Second, reload: time.Second})
+		t.Run(name, func(t *testing.T) {
+			check(t, f, err, []metric{connectTime, firstByteP99, p99, growth, reloadTime, reloadP99, exitTime})
+		})
+	}
+}
+
+// TestReload loads a configuration that is another one, whose effect is seen, and one
+// that is none.
+func TestReload(t *testing.T) {
+	r, err := newRig(t.Context(), findSystem(systems(), "fanin"), smokeWorkload(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	text := "{\n\tadmin unix/" + r.server.admin + "\n}\n\nhttp://" + r.server.addr + " {\n\trespond anew\n}\n"
+	if err := os.WriteFile(r.server.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server.reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.server.addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || string(body) != "anew" {
+		t.Errorf("%q, %v", body, err)
+	}
+	if err := os.WriteFile(r.server.config, []byte("{\n\tnonsense\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server.reload(t.Context()); err == nil || !strings.Contains(err.Error(), "reloading: 400 Bad Request: ") {
+		t.Errorf("nonsense: %v", err)
+	}
+	if err := new(running).reload(t.Context()); !errors.Is(err, errUnavailable) {
+		t.Errorf("a server that is no Caddy: %v", err)
+	}
+}
+
+// TestCrowdConnect has more than one process and address.
+func TestCrowdConnect(t *testing.T) {
+	r, err := newRig(t.Context(), findSystem(systems(), "raw"), workload{clients: 5, payload: 100}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	loads, err := crowdOf(r, 2*crowdShare+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(loads) != 3 {
+		t.Fatalf("%d processes", len(loads))
+	}
+	if _, err := loads.connect(t.Context(), r.loadConfig(5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := loads.mark(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.publish(t.Context(), publishConfig{Rate: 100, Count: 3}); err != nil {
+		t.Fatal(err)
+	}
+	report, err := loads.settle(t.Context(), r.origin)
+	if err != nil || report.Events != 15 || report.Faults.String() != "" {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// TestChunks makes sure of what the targets presuppose: bodies over HTTP/1.1 are
+// chunked, the bare handler's too.
+func TestChunks(t *testing.T) {
+	for name, chunked := range map[string]bool{"fanin": true, "bare": true, "raw": false} {
+		r, err := newRig(t.Context(), findSystem(systems(), name), workload{clients: 1, payload: 100}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.Dial("tcp", r.server.addr)
+		if err != nil {
+			r.close()
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(connectTimeout))
+		if _, err := io.WriteString(conn, "GET /events HTTP/1.1\r\nHost: "+r.server.addr+"\r\n\r\n"); err != nil {
+			t.Error(err)
+		}
+		if _, got, err := readHead(conn, make([]byte, headSize)); err != nil || got != chunked {
+			t.Errorf("%s: chunked: %t, %v", name, got, err)
+		}
+		_ = conn.Close()
+		r.close()
+	}
 }
 
 func TestResume(t *testing.T) {

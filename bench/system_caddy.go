@@ -15,6 +15,10 @@ func caddySystems() []*system {
 	return []*system{
 		{name: "fanin", about: "this module, as it comes", start: fanin.start},
 		{
+			name: "fanin-detach", about: "this module with `detach on`",
+			start: caddySite{handler: faninHandler("detach on"), optional: "detach"}.start,
+		},
+		{
 			name: "fanin-coalesce", about: "this module with `coalesce 10ms`",
 			start: caddySite{handler: faninHandler("coalesce 10ms"), optional: "coalesce"}.start,
 		},
@@ -25,6 +29,8 @@ func caddySystems() []*system {
 		{name: "fanin-file-off", about: "the same with `sync off`", start: caddySite{handler: faninHandler(fileLog("off")), optional: "log"}.start},
 		{name: "fanin-file-always", about: "the same with `sync always`", start: caddySite{handler: faninHandler(fileLog("always")), optional: "log"}.start},
 		{name: "fanin-h2", about: "this module over HTTP/2", http2: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
+		{name: "fanin-tls", about: "this module over HTTP/1.1 and TLS", tls: true, start: caddySite{handler: faninHandler(""), tls: true}.start},
+		{name: "fanin-detach-tls", about: "the same over HTTP/1.1 and TLS", tls: true, start: caddySite{handler: faninHandler("detach on"), optional: "detach", tls: true}.start},
 		{name: "proxy", about: "Caddy's reverse_proxy with `flush_interval -1`", direct: true, start: caddySite{handler: proxyHandler}.start},
 		{name: "proxy-h2", about: "the same over HTTP/2", direct: true, http2: true, start: caddySite{handler: proxyHandler, tls: true}.start},
 		{name: "idle", about: "Caddy with a handler that sends the head and waits", idle: true, start: caddySite{handler: idleSite("")}.start},
@@ -41,7 +47,7 @@ type caddySite struct {
 	global   string            // more of the global options
 	optional string            // a word that this Caddy may not know
 	log      bool              // an access log
-	tls      bool              // HTTP/2 instead of HTTP/1.1
+	tls      bool              // over TLS, with HTTP/2 for clients that want it
 }
 
 // fileLog are the options of a stream whose log is kept in files, of which 4 MiB
@@ -91,7 +97,7 @@ func (s caddySite) caddyfile(b *bed, addr string) string {
 	if s.tls {
 		scheme = "https"
 	}
-	fmt.Fprintf(&text, "{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n\tgrace_period 1s\n")
+	fmt.Fprintf(&text, "{\n\tadmin unix/%s\n\tpersist_config off\n\tauto_https off\n", adminSocket(b.dir))
 	fmt.Fprintf(&text, "\tlog {\n\t\tlevel ERROR\n\t}\n\tservers {\n\t\tprotocols h1 h2\n\t}\n")
 	if s.global != "" {
 		fmt.Fprintf(&text, "\t%s\n", s.global)
@@ -110,6 +116,9 @@ func (s caddySite) caddyfile(b *bed, addr string) string {
 	text.WriteString("}\n")
 	return text.String()
 }
+
+// adminSocket is where the Caddy with a folder has its admin endpoint.
+func adminSocket(dir string) string { return filepath.Join(dir, "admin.sock") }
 
 func (s caddySite) start(ctx context.Context, b *bed) (*running, error) {
 	addr, err := ssetest.FreeAddr()
@@ -131,5 +140,5 @@ func (s caddySite) start(ctx context.Context, b *bed) (*running, error) {
 		}
 		return nil, err
 	}
-	return &running{addr: addr, main: p, pids: []int{p.pid()}}, nil
+	return &running{addr: addr, main: p, pids: []int{p.pid()}, admin: adminSocket(b.dir), config: caddyfilePath(b.dir)}, nil
 }

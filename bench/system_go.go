@@ -8,8 +8,9 @@ import (
 // goSystems are those that are written in Go and no Caddy.
 func goSystems() []*system {
 	return []*system{
-		{name: "bare", about: "a handler written by hand on net/http", start: goServer{role: "bare"}.start},
+		{name: "bare", about: "a handler written by hand on net/http, which frames the chunks", start: goServer{role: "bare"}.start},
 		{name: "bare-window", about: "the same, 10 ms after the first of some events", start: goServer{role: "bare", window: 10 * time.Millisecond}.start},
+		{name: "bare-tls", about: "the same at once, over HTTP/1.1 and TLS", tls: true, start: goServer{role: "bare", tls: true}.start},
 		{name: "bare-h2", about: "the same at once, over HTTP/2", http2: true, start: goServer{role: "bare", tls: true}.start},
 		{name: "idle-bare", about: "net/http with a handler that sends the head and waits", idle: true, start: goServer{role: "bare"}.start},
 		{name: "idle-bare-h2", about: "the same over HTTP/2", idle: true, http2: true, start: goServer{role: "bare", tls: true}.start},

@@ -13,7 +13,8 @@ type system struct {
 	name  string
 	about string // one line for the report
 
-	http2  bool // over TLS, with streamsPerConn clients to a connection
+	tls    bool // over TLS
+	http2  bool // over TLS as well, with streamsPerConn clients to a connection
 	direct bool // each client has a connection to the origin for each source
 	idle   bool // sends nothing and reads no origin
 
@@ -21,6 +22,9 @@ type system struct {
 
 	start func(context.Context, *bed) (*running, error)
 }
+
+// overTLS reports whether clients come over TLS.
+func (s *system) overTLS() bool { return s.tls || s.http2 }
 
 // streamsPerConn is how many clients share a connection with HTTP/2.
 const streamsPerConn = 100
@@ -41,6 +45,9 @@ type running struct {
 	main   *process
 	pids   []int    // of the server
 	feeder *process // nil if the server reads the origin itself
+
+	admin  string // socket of a Caddy's admin endpoint; empty for other servers
+	config string // file of its configuration
 
 	followers []*follower // more servers with the same stream
 	store     []*process  // where the stream's log is, if that is not the server

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 )
 
@@ -45,19 +46,40 @@ type target struct {
 
 // targets are what this module is to reach.
 func targets() []target {
-	at := func(experiment, system string, m metric) figure { return figure{experiment, "", system, m} }
-	var all []target
-	for _, m := range []metric{p50, p99} {
-		for _, other := range []struct {
-			name   string
-			factor float64
-		}{{"nchan", 1}, {"proxy", 1}, {"raw", 1.3}} {
-			all = append(all, target{
-				what:   "latency " + columns[m].title + ", against " + other.name,
-				figure: at(expLatency, "fanin", m), than: at(expLatency, other.name, m), factor: other.factor,
-			})
+	return slices.Concat(latencyTargets(), cpuTargets(), takenTargets(), otherTargets())
+}
+
+// at is a figure of an experiment that has one case for each system.
+func at(experiment, system string, m metric) figure { return figure{experiment, "", system, m} }
+
+// latencyTargets are those of a machine that is idle otherwise, and of one that has
+// a busy loop to run as well.
+func latencyTargets() []target {
+	busy := beside("", 1)
+	against := func(m metric, label, other string, factor float64) target {
+		what := "latency " + columns[m].title
+		if label != "" {
+			what += ", " + label
+		}
+		return target{
+			what:   what + ", against " + other,
+			figure: figure{expLatency, label, "fanin", m}, than: figure{expLatency, label, other, m}, factor: factor,
 		}
 	}
+	return []target{
+		against(p50, "", "nchan", 1),
+		against(p50, "", "proxy", 1),
+		against(p50, "", "raw", 1.3),
+		against(p99, "", "nchan", 1),
+		against(p99, "", "proxy", 1),
+		against(p99, "", "raw", 1.3),
+		against(p99, busy, "nchan", 1),
+		against(p99, busy, "raw", 1.3),
+	}
+}
+
+func cpuTargets() []target {
+	var all []target
 	for _, e := range []string{expCPU, expCPUHalf, expLockstep} {
 		all = append(
 			all,
@@ -66,27 +88,54 @@ func targets() []target {
 			target{what: e + " µs, HTTP/2 against bare-h2", figure: at(e, "fanin-h2", cpuTotal), than: at(e, "bare-h2", cpuTotal), factor: 1.1},
 		)
 	}
-	return append(
-		all,
-		target{
-			what: expCPU + " µs, `coalesce 10ms` against bare-window, or bare", figure: at(expCPU, "fanin-coalesce", cpuTotal), than: at(expCPU, "bare-window", cpuTotal), factor: 0.65,
-			or: &target{figure: at(expCPU, "fanin-coalesce", cpuTotal), than: at(expCPU, "bare", cpuTotal), factor: 0.6},
-		},
-		target{what: "saturation deliveries/s, against nchan", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "nchan", perSecond), factor: 10, atLeast: true},
-		target{what: "saturation deliveries/s, against bare", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "bare", perSecond), factor: 0.9, atLeast: true},
-		target{what: "memory idle KiB, against idle", figure: at(expMemory, "fanin", idleKiB), than: at(expMemory, "idle", idleKiB), factor: 1},
-		target{what: "memory idle KiB, HTTP/2 against idle-h2", figure: at(expMemory, "fanin-h2", idleKiB), than: at(expMemory, "idle-h2", idleKiB), factor: 1},
-		target{what: "memory active KiB", figure: at(expMemory, "fanin", activeKiB), factor: 34},
-		target{what: "memory active KiB, HTTP/2", figure: at(expMemory, "fanin-h2", activeKiB), factor: 23},
-		target{what: "storm p99 ms", figure: at(expStorm, "fanin", p99), factor: 250 * columns[p99].unit, strict: true},
-		target{
+	return append(all, target{
+		what: expCPU + " µs, `coalesce 10ms` against bare-window, or bare", figure: at(expCPU, "fanin-coalesce", cpuTotal), than: at(expCPU, "bare-window", cpuTotal), factor: 0.65,
+		or: &target{figure: at(expCPU, "fanin-coalesce", cpuTotal), than: at(expCPU, "bare", cpuTotal), factor: 0.6},
+	})
+}
+
+// takenTargets are those of connections that are taken over, each with the bound
+// that it has to keep and an ambitious one.
+func takenTargets() []target {
+	var all []target
+	both := func(t target, ambitious float64) {
+		all = append(all, t)
+		t.what, t.factor = t.what+", ambitious", ambitious
+		all = append(all, t)
+	}
+	both(target{what: "memory active KiB", figure: at(expMemory, "fanin", activeKiB), factor: 24}, 20)
+	both(target{what: "memory active KiB, detached", figure: at(expMemory, "fanin-detach", activeKiB), factor: 7}, 4)
+	both(target{what: "memory active KiB, detached, TLS", figure: at(expMemory, "fanin-detach-tls", activeKiB), factor: 25}, 17)
+	for _, system := range []string{"fanin", "fanin-detach"} {
+		of := func(experiment string, m metric, factor float64, atLeast bool) target {
+			return target{
+				what:   fmt.Sprintf("%s %s of %s, against bare", experiment, columns[m].title, system),
+				figure: at(experiment, system, m), than: at(experiment, "bare", m), factor: factor, atLeast: atLeast,
+			}
+		}
+		both(of(expLockstep, cpuTotal, 0.85, false), 0.72)
+		both(of(expSaturation, perSecond, 1.4, true), 1.6)
+		both(of(expLatency, p99, 1.05, false), 0.9)
+		both(target{what: "exit s of " + system, figure: at(expExit, system, exitTime), factor: 1.5 * columns[exitTime].unit}, 0.5*columns[exitTime].unit)
+	}
+	return all
+}
+
+func otherTargets() []target {
+	return []target{
+		{what: "saturation deliveries/s, against nchan", figure: at(expSaturation, "fanin", perSecond), than: at(expSaturation, "nchan", perSecond), factor: 10, atLeast: true},
+		{what: "memory idle KiB, against idle", figure: at(expMemory, "fanin", idleKiB), than: at(expMemory, "idle", idleKiB), factor: 1},
+		{what: "memory idle KiB, HTTP/2 against idle-h2", figure: at(expMemory, "fanin-h2", idleKiB), than: at(expMemory, "idle-h2", idleKiB), factor: 1},
+		{what: "memory active KiB, HTTP/2", figure: at(expMemory, "fanin-h2", activeKiB), factor: 23},
+		{what: "storm p99 ms", figure: at(expStorm, "fanin", p99), factor: 250 * columns[p99].unit, strict: true},
+		{
 			what: "CPU of 256 upstreams, against one", figure: figure{expUpstreams, upstreamsLabel(256), "fanin", cpuTotal},
 			than: figure{expUpstreams, upstreamsLabel(1), "fanin", cpuTotal}, factor: 1.3,
 		},
-		target{what: "resumption p50 ms to the first byte, from anywhere", figure: figure{expResume, resumeAnywhere, "fanin", firstByteP50}, factor: 1 * columns[firstByteP50].unit},
-		target{what: "resumption p99 ms to the first byte, from anywhere", figure: figure{expResume, resumeAnywhere, "fanin", firstByteP99}, factor: 1 * columns[firstByteP99].unit},
-		target{what: "resumption p99 ms to the first byte, from near the end", figure: figure{expResume, resumeNearEnd, "fanin", firstByteP99}, factor: 1 * columns[firstByteP99].unit},
-	)
+		{what: "resumption p50 ms to the first byte, from anywhere", figure: figure{expResume, resumeAnywhere, "fanin", firstByteP50}, factor: 1 * columns[firstByteP50].unit},
+		{what: "resumption p99 ms to the first byte, from anywhere", figure: figure{expResume, resumeAnywhere, "fanin", firstByteP99}, factor: 1 * columns[firstByteP99].unit},
+		{what: "resumption p99 ms to the first byte, from near the end", figure: figure{expResume, resumeNearEnd, "fanin", firstByteP99}, factor: 1 * columns[firstByteP99].unit},
+	}
 }
 
 // judge looks which targets are met.

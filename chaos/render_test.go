@@ -111,6 +111,7 @@ func (st *streamState) drawSettings(rnd *rand.Rand, s *stream) {
 	maybe(3, "coalesce", "5ms", "50ms", "300ms")
 	maybe(2, "drain", "1ms", "500ms", "5s", "1m")
 	maybe(5, "on_reload", "drain", "keep")
+	maybe(2, "detach", "on", "off")
 	if s.filters {
 		add("filters on")
 	}

@@ -3,6 +3,8 @@ package scenarios
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +50,8 @@ func (s *exitScene) everything() string {
 	return s.sites(strings.Join([]string{
 		"sse_fanin /shared {\nstream shared\n}",
 		directive("/own", "drain 24h", url),
+		directive("/detached", "drain 24h\ndetach on", url),
+		directive("/flood-detached", "drain 24h\nwrite_timeout 60s\ndetach on", s.flood.URL()),
 		directive("/keyed", "drain 24h", "http://"+s.origin.Addr()+"/{query.user}"),
 		directive("/demand", "connect on_demand 60s\ndrain 24h", url),
 		directive("/flood", "drain 24h\nwrite_timeout 60s", s.flood.URL()),
@@ -62,7 +66,7 @@ func startExitScene(t *testing.T) *exitScene {
 	s.p = prepareProcess(t)
 	s.p.run(s.global(s.streams()), s.everything())
 	for name, proto := range protocols {
-		for _, path := range []string{"/shared", "/own", "/keyed?user=" + port(s.secure), "/demand", "/status"} {
+		for _, path := range []string{"/shared", "/own", "/detached", "/keyed?user=" + port(s.secure), "/demand", "/status"} {
 			if path == "/status" && proto.tls { // their viewers hear of it in the same way
 				continue
 			}
@@ -98,7 +102,10 @@ func (s *exitScene) block() {
 	reader := s.client("/flood", false, ssetest.ClientConfig{})
 	s.reading["reader of the flood"] = reader
 	must(t, reader.WaitOpen(within(t, 10*time.Second), 1))
-	for _, url := range []string{s.p.url("/flood"), "https://" + s.secure + "/flood"} {
+	for _, url := range []string{
+		s.p.url("/flood"), "https://" + s.secure + "/flood",
+		s.p.url("/flood-detached"), "https://" + s.secure + "/flood-detached",
+	} {
 		raw, err := ssetest.DialRaw(within(t, 10*time.Second), ssetest.RawConfig{URL: url, BytesPerSecond: -1, ReceiveBuffer: 4 << 10})
 		must(t, err)
 		t.Cleanup(raw.Close)
@@ -157,6 +164,37 @@ func TestExitOfAnyConfiguration(t *testing.T) { //nolint:tparallel // its cases 
 				}
 			})
 		}
+	}
+}
+
+// No server waits for a connection that was taken over, so many of them are the
+// first to be cut.
+func TestExitEndsManyClientsCleanly(t *testing.T) { //nolint:tparallel // its cases load one machine
+	besideOthers(t)
+	clients := 300
+	if *long {
+		clients = 2000
+	}
+	for _, mode := range []string{"detach off", "detach on"} {
+		t.Run(mode, func(t *testing.T) {
+			a := newOrigin(t, ssetest.OriginConfig{})
+			file := filepath.Join(t.TempDir(), "access.log")
+			p := startProcess(t, "", "log {\noutput file "+file+"\nformat json\n}\n"+directive("/events", mode, a.URL()))
+			fleet := ssetest.StartFleet(ssetest.FleetConfig{Clients: clients, Client: ssetest.ClientConfig{URL: p.url("/events"), Once: true}})
+			t.Cleanup(fleet.Close)
+			must(t, fleet.WaitOpen(within(t, time.Minute)))
+			t.Logf("exited after %s", p.exit(true, exitLimit))
+			for i, c := range fleet.Clients {
+				if err := c.WaitDone(within(t, 10*time.Second)); err != nil || c.Connection().End != ssetest.EndClean {
+					t.Fatalf("client %d: the end is not clean: %v; %+v", i, err, c.Connection())
+				}
+			}
+			text, err := os.ReadFile(file)
+			must(t, err)
+			if n := strings.Count(string(text), `"sse_end":"exit"`); n != clients || strings.Count(string(text), "\n") != n {
+				t.Errorf("of %d clients, the access log has %d lines, %d of them of the exit", clients, strings.Count(string(text), "\n"), n)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,295 @@
+package ssefanin
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"math/big"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// accessLine is the line in the access log of a stream that outlives its request:
+// the line that Caddy's server would write, at the end of the stream. The server's
+// own, which is due when the request's handlers return, is left out.
+//
+// It is written when both have come, the end of the request, with all that its
+// handlers had to say for the log, and that of the stream. Nil: the server has no
+// access log for the request.
+type accessLine struct {
+	awaited atomic.Int32 // ends
+	written func()
+
+	request []byte          // a loggedRequest
+	added   []zapcore.Field // by other handlers
+
+	size     uint64
+	duration time.Duration
+	stream   []zapcore.Field
+}
+
+// loggedRequest is what the access log has of a request and its response, for as
+// long as the stream lasts kept as JSON, which is a fraction of the size.
+type loggedRequest struct {
+	RemoteAddr, ClientIP, Proto, Method, Host, URI string
+
+	Header           http.Header
+	TransferEncoding []string   `json:",omitempty"`
+	TLS              *loggedTLS `json:",omitempty"`
+	UserID           string     `json:",omitempty"`
+	ResponseHeader   http.Header
+	Loggers          []string
+	Level            zapcore.Level
+	Credentials      bool
+}
+
+// loggedTLS is what the access log has of a connection over TLS.
+type loggedTLS struct {
+	Resumed, ECH         bool
+	Version, CipherSuite uint16
+	Proto, ServerName    string
+
+	Certificate        bool
+	CommonName, Serial string
+}
+
+// newAccessLine returns the line of a request whose stream goes on without it, and
+// has the server write none. The response w is the handler's. written is called when
+// the line has been written; if there is to be none, the caller does.
+func newAccessLine(w http.ResponseWriter, r *http.Request, written func()) *accessLine {
+	ctx := r.Context()
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip || server == nil || !logs(server.Logs, hostOf(r)) {
+		return nil
+	}
+	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
+	l := &accessLine{written: written}
+	l.awaited.Store(2)
+	context.AfterFunc(ctx, func() { l.requestEnded(w, r, server.Logs) })
+	return l
+}
+
+// requestEnded is called when the request's handlers have returned.
+func (l *accessLine) requestEnded(w http.ResponseWriter, r *http.Request, config *caddyhttp.ServerLogConfig) {
+	ctx := r.Context()
+	request := loggedRequest{
+		RemoteAddr: r.RemoteAddr, Proto: r.Proto, Method: r.Method, Host: r.Host, URI: r.RequestURI,
+		Header: r.Header, TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
+		ResponseHeader: w.Header(), Loggers: loggerNames(ctx, config, hostOf(r)), Level: levelOf(ctx),
+		Credentials: config.ShouldLogCredentials,
+	}
+	if original, ok := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok { // handlers may have changed it
+		request.RemoteAddr, request.Method, request.URI = original.RemoteAddr, original.Method, original.RequestURI
+	}
+	request.ClientIP, _ = caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
+	if replacer, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		request.UserID, _ = replacer.GetString("http.auth.user.id")
+	}
+	l.request, _ = json.Marshal(request) // of strings and numbers only
+	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		l.added = slices.Clone(addedFields(extra))
+	}
+	l.ended()
+}
+
+// streamEnded is called at the end of the stream, with its size and its fields.
+func (l *accessLine) streamEnded(size uint64, duration time.Duration, fields []zapcore.Field) {
+	l.size, l.duration, l.stream = size, duration, fields
+	l.ended()
+}
+
+// ended writes the line when both ends have come.
+func (l *accessLine) ended() {
+	if l.awaited.Add(-1) == 0 {
+		l.write()
+		l.written()
+	}
+}
+
+// write writes the line, to the logs of the configuration that is in use.
+func (l *accessLine) write() {
+	var request loggedRequest
+	_ = json.Unmarshal(l.request, &request) // which was made of one
+	fields := append([]zapcore.Field{
+		zap.Object("request", request.loggable()),
+		zap.Int("bytes_read", 0), // a request with a body ends with its stream
+		zap.String("user_id", request.UserID),
+		zap.Duration("duration", l.duration),
+		zap.Uint64("size", l.size),
+		zap.Int("status", http.StatusOK),
+		zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: request.ResponseHeader, ShouldLogCredentials: request.Credentials}),
+	}, l.added...)
+	fields = append(fields, l.stream...)
+	logger := accessLoggers.newest()
+	for _, name := range request.Loggers {
+		if entry := logger.Named(name).Check(request.Level, "handled request"); entry != nil {
+			entry.Write(fields...)
+		}
+	}
+}
+
+// loggable returns the request as Caddy's access log takes it.
+func (q *loggedRequest) loggable() caddyhttp.LoggableHTTPRequest {
+	ctx := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: q.ClientIP})
+	r := &http.Request{
+		RemoteAddr: q.RemoteAddr, Proto: q.Proto, Method: q.Method, Host: q.Host, RequestURI: q.URI,
+		Header: q.Header, TransferEncoding: q.TransferEncoding, TLS: q.TLS.state(),
+	}
+	return caddyhttp.LoggableHTTPRequest{Request: r.WithContext(ctx), ShouldLogCredentials: q.Credentials}
+}
+
+func loggedTLSOf(state *tls.ConnectionState) *loggedTLS {
+	if state == nil {
+		return nil
+	}
+	t := &loggedTLS{
+		Resumed: state.DidResume, ECH: state.ECHAccepted, Version: state.Version, CipherSuite: state.CipherSuite,
+		Proto: state.NegotiatedProtocol, ServerName: state.ServerName, Certificate: len(state.PeerCertificates) > 0,
+	}
+	if t.Certificate {
+		t.CommonName, t.Serial = state.PeerCertificates[0].Subject.CommonName, state.PeerCertificates[0].SerialNumber.String()
+	}
+	return t
+}
+
+func (t *loggedTLS) state() *tls.ConnectionState {
+	if t == nil {
+		return nil
+	}
+	state := &tls.ConnectionState{
+		DidResume: t.Resumed, ECHAccepted: t.ECH, Version: t.Version, CipherSuite: t.CipherSuite,
+		NegotiatedProtocol: t.Proto, ServerName: t.ServerName,
+	}
+	if t.Certificate {
+		serial, _ := new(big.Int).SetString(t.Serial, 10)
+		state.PeerCertificates = []*x509.Certificate{{Subject: pkix.Name{CommonName: t.CommonName}, SerialNumber: serial}}
+	}
+	return state
+}
+
+// hostOf returns the host of a request, without its port.
+func hostOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.Host); err == nil {
+		return host
+	}
+	return r.Host
+}
+
+// logs reports whether a server has an access log for a host, as it decides
+// itself.
+func logs(config *caddyhttp.ServerLogConfig, host string) bool {
+	if config == nil {
+		return false
+	}
+	matches := func(pattern string) bool { return certmagic.MatchWildcard(host, pattern) }
+	for pattern := range config.LoggerNames {
+		if matches(pattern) {
+			return true
+		}
+	}
+	return !slices.ContainsFunc(config.SkipHosts, matches) && !config.SkipUnmappedHosts
+}
+
+// loggerNames returns the names of the loggers that a host's line goes to, as the
+// server decides itself: those that `log_name` gives, or that the host has, or the
+// default.
+func loggerNames(ctx context.Context, config *caddyhttp.ServerLogConfig, host string) []string {
+	if given, ok := caddyhttp.GetVar(ctx, caddyhttp.AccessLoggerNameVarKey).([]any); ok {
+		names := make([]string, 0, len(given))
+		for _, name := range given {
+			text, _ := name.(string)
+			names = append(names, text)
+		}
+		return names
+	}
+	host = strings.ToLower(host)
+	if names, ok := config.LoggerNames[host]; ok {
+		return names
+	}
+	labels := strings.Split(host, ".")
+	for i, label := range labels {
+		if label == "" {
+			continue
+		}
+		labels[i] = "*"
+		if names, ok := config.LoggerNames[strings.Join(labels, ".")]; ok {
+			return names
+		}
+	}
+	return []string{config.DefaultLoggerName}
+}
+
+// levelOf returns the level that `log_level` gives a request's line.
+func levelOf(ctx context.Context) zapcore.Level {
+	name, _ := caddyhttp.GetVar(ctx, caddyhttp.LogLevelVar).(string)
+	if level, err := zapcore.ParseLevel(name); err == nil && level >= zapcore.DebugLevel && level <= zapcore.ErrorLevel && name != "" {
+		return level
+	}
+	return zapcore.InfoLevel
+}
+
+// addedFields returns the fields that handlers have added to a request's line.
+// caddyhttp has no function that does; a test notices when it has them elsewhere.
+func addedFields(extra *caddyhttp.ExtraLogFields) []zapcore.Field {
+	fields := reflect.ValueOf(extra).Elem().FieldByName("fields")
+	if !fields.IsValid() || fields.Type() != reflect.TypeFor[[]zapcore.Field]() {
+		return nil
+	}
+	return *(*[]zapcore.Field)(unsafe.Pointer(fields.UnsafeAddr())) //nolint:gosec // its type has been looked at
+}
+
+// accessLoggers are the loggers that the servers of the configurations in use write
+// access logs with. The exit has no active configuration any more while streams
+// end.
+var accessLoggers loggersInUse
+
+// loggersInUse is safe for concurrent use.
+type loggersInUse struct {
+	mu      sync.Mutex // protects loggers
+	loggers []*zap.Logger
+}
+
+// add is called when a configuration starts, remove when it is cleaned up.
+func (l *loggersInUse) add(logger *zap.Logger) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loggers = append(l.loggers, logger)
+}
+
+func (l *loggersInUse) remove(logger *zap.Logger) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loggers = slices.DeleteFunc(l.loggers, func(other *zap.Logger) bool { return other == logger })
+}
+
+// newest returns the logger of the configuration that has started last.
+func (l *loggersInUse) newest() *zap.Logger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.loggers); n > 0 {
+		return l.loggers[n-1]
+	}
+	return accessLogger(caddy.ActiveContext())
+}
+
+// accessLogger returns the logger that the servers of a configuration write access
+// logs with.
+func accessLogger(ctx caddy.Context) *zap.Logger {
+	return loggerOf(ctx, "http").Named("log.access")
+}
