@@ -15,7 +15,7 @@ var (
 	// long runs the scenarios in full length and size; .ci/run sets it.
 	long = flag.Bool("long", false, "run the scenarios in full length and size")
 
-	// share shortens what takes longest with -long; .ci/run sets 6.
+	// share shortens what takes longest with -long; .ci/run sets 4.
 	share = flag.Int("share", 1, "with -long: what takes longest has the n-th part of its length or size")
 )
 
