@@ -10,11 +10,6 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/sse"
 )
 
-// maxTaken is how many different snapshots clients hold at once: while a stream's
-// values change, each client that begins would make another one. Beyond that, one
-// gets the newest of them, and the events since.
-const maxTaken = 16
-
 // lastValues are the last values of a stream's log. The streamLog owns them.
 //
 // Safe for concurrent use.
@@ -48,13 +43,6 @@ type lastValues struct {
 
 	// keep reports whether values of a source are kept; nil: of all.
 	keep func(number uint32) bool
-}
-
-// takenValues is a snapshot that clients hold. The lock of lastValues protects it.
-type takenValues struct {
-	snapshot *lastvalue.Snapshot // nil: it was revoked
-	head     uint64              // of the log, when a client has got it last
-	clients  int
 }
 
 func (v *lastValues) init(l *streamLog) {
@@ -136,21 +124,6 @@ func (v *lastValues) changedLocked() {
 	}
 }
 
-// revokeLocked takes from the clients the snapshots that are older than all that the log
-// retains. They have no more use for them, and those that are blocked in a write would
-// keep events in memory that are long gone. It follows every change of taken.
-func (v *lastValues) revokeLocked() {
-	tail, until := v.log.memory.Tail(), v.values.Fresh()
-	for len(v.taken) > 0 && v.taken[0].head+1 < tail {
-		v.taken[0].snapshot = nil
-		v.taken = v.taken[1:]
-	}
-	if len(v.taken) > 0 {
-		until = min(until, v.taken[0].head+1)
-	}
-	v.until.Store(until)
-}
-
 // review makes the values those that the definition in use has of the values so far
 // and of the log in memory.
 func (v *lastValues) review() {
@@ -203,16 +176,18 @@ func (v *lastValues) reviewLocked(sameKeys bool) {
 		if len(event) == 0 || !def.wants(typ) {
 			continue
 		}
-		offset, key, kept := reader.Position()-1, v.keyOf(def, tag, event), true
+		offset, key, keep := reader.Position()-1, v.keyOf(def, tag, event), true
 		for len(known) > 0 && known[0].Offset < offset {
 			known = known[1:]
 		}
 		if len(known) > 0 && known[0].Offset == offset {
 			tag = known[0].Tag // its source may have been renamed before a restart
-		} else if tag, kept = v.renamedLocked(offset, tag); !kept {
-			continue
+		} else {
+			tag, keep = v.renamedLocked(offset, tag)
 		}
-		v.values.Put(offset, tag, key, event)
+		if keep {
+			v.values.Put(offset, tag, key, event)
+		}
 	}
 	v.values.Passed(v.log.memory.Tail())
 	v.forgetLocked()
@@ -232,6 +207,20 @@ func (v *lastValues) forgetLocked() {
 	if keep := v.keep; keep != nil {
 		v.values.Forget(func(value *lastvalue.Value) bool { return keep(value.Tag >> tagTypeBits) })
 	}
+}
+
+// renameSources has the values of sources be those of other ones: their other names, by
+// number. It happens at once, as names may be exchanged. Whoever has a name that another
+// one gets, and no other name, has no values any more. from is the log's head before any
+// source had its new name; all have it.
+func (v *lastValues) renameSources(names map[uint32]uint32, from uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	// Where the log is still read, there are values of events to come.
+	r := renaming{names, max(from, v.restored), max(v.log.memory.Head(), v.restored)}
+	v.values.Retag(func(value *lastvalue.Value) (uint32, bool) { return r.to(value.Offset, value.Tag) })
+	v.noteRenamedLocked(r)
+	v.changedLocked()
 }
 
 // restore has the values be those that were found. afresh says that the log in memory is
@@ -353,23 +342,7 @@ func (v *lastValues) take() (taken *takenValues, head uint64) {
 	if v.def.Load() == nil {
 		return nil, 0
 	}
-	head = v.log.memory.Head()
-	if n := len(v.taken); n > 0 {
-		newest := v.taken[n-1]
-		if v.values.Is(newest.snapshot) {
-			newest.head = head
-		} else if n < maxTaken || newest.head+1 < v.log.memory.Tail() {
-			newest = nil
-		}
-		if newest != nil {
-			newest.clients++
-			return newest, newest.head
-		}
-	}
-	taken = &takenValues{snapshot: v.values.Snapshot(), head: head, clients: 1}
-	v.taken = append(v.taken, taken)
-	v.revokeLocked()
-	return taken, head
+	return v.takeLocked()
 }
 
 // between returns the values that a client has taken of the events from offset from on

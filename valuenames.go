@@ -3,8 +3,6 @@ package ssefanin
 import (
 	"maps"
 	"slices"
-
-	"github.com/sse-fanin/caddy-sse-fanin/internal/lastvalue"
 )
 
 // This file has the last values follow the names of their sources: the log goes on to
@@ -33,19 +31,11 @@ func (r *renaming) to(offset uint64, tag uint32) (now uint32, keep bool) {
 	}
 }
 
-// renameSources has the values of sources be those of other ones: their other names, by
-// number. It happens at once, as names may be exchanged. Whoever has a name that another
-// one gets, and no other name, has no values any more. from is the log's head before any
-// source had its new name; all have it.
-func (v *lastValues) renameSources(names map[uint32]uint32, from uint64) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	// Where the log is still read, there are values of events to come.
-	r := renaming{names, max(from, v.restored), max(v.log.memory.Head(), v.restored)}
-	v.values.Retag(func(value *lastvalue.Value) (uint32, bool) { return r.to(value.Offset, value.Tag) })
+// noteRenamedLocked notes how sources were renamed, for as long as the log has events from
+// before.
+func (v *lastValues) noteRenamedLocked(r renaming) {
 	tail := v.log.memory.Tail()
 	v.renamed = append(slices.DeleteFunc(v.renamed, func(old renaming) bool { return old.upTo < tail }), r)
-	v.changedLocked()
 }
 
 // renamedLocked returns the tag by which an event that the log has is a value. False: its

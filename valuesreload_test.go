@@ -223,7 +223,7 @@ func TestLastValuesOfRenamedUpstreams(t *testing.T) {
 							continue
 						}
 						var datas []string
-						for _, n := range strings.Fields(want) {
+						for n := range strings.FieldsSeq(want) {
 							datas = append(datas, price(fmt.Sprint("S", (n[0]-'0')/2), int(n[0]-'0')))
 						}
 						c := in.connect("/events?source=" + last[i])

@@ -174,7 +174,8 @@ func (n *seen) all() []logstore.Record {
 	return append([]logstore.Record(nil), n.records...)
 }
 
-// follow follows a store until the test ends.
+// follow follows a store until the test ends. Whoever campaigns for it from now on
+// waits until everything has been applied.
 func follow(t testing.TB, s *Store, from uint64) *seen {
 	t.Helper()
 	n := new(seen)
@@ -182,6 +183,11 @@ func follow(t testing.TB, s *Store, from uint64) *seen {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Follow(ctx, from, n.apply) }()
 	t.Cleanup(func() { cancel(); <-done })
+	eventually(t, s, "it is followed", func(logstore.Status) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.follower != nil
+	})
 	return n
 }
 

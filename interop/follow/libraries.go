@@ -26,7 +26,7 @@ func followR3labs(url string) error {
 		if err := client.SubscribeRaw(func(e *r3labs.Event) { show(string(e.Event), string(e.ID), string(e.Data)) }); err != nil {
 			return err
 		}
-		time.Sleep(delay)
+		time.Sleep(delay) // as a user has it do
 	}
 }
 

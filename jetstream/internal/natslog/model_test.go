@@ -150,7 +150,7 @@ func (m *model) open() *modelNode {
 			}
 			break
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // of the bubble, as all of the model's
 	}
 	m.mu.Lock()
 	m.nodes = append(m.nodes, n)
