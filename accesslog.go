@@ -90,7 +90,7 @@ func (l *accessLine) requestEnded(w http.ResponseWriter, r *http.Request, config
 	ctx := r.Context()
 	request := loggedRequest{
 		RemoteAddr: r.RemoteAddr, Proto: r.Proto, Method: r.Method, Host: r.Host, URI: r.RequestURI,
-		Header: r.Header, TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
+		Header: shownHeader(r.Header, config.ShouldLogCredentials), TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
 		ResponseHeader: w.Header(), Loggers: loggerNames(ctx, config, hostOf(r)), Level: levelOf(ctx),
 		Credentials: config.ShouldLogCredentials,
 	}

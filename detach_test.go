@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -105,12 +106,12 @@ func TestAccessLineOfADetachedClient(t *testing.T) {
 		options string // of the site, beside its log
 		fields  string // of the request
 	}{
-		"plain":                  {fields: "User-Agent: test\r\nX-Twice: a\r\nX-Twice: b\r\n"},
+		"plain":                  {fields: "User-Agent: test\r\nVia: a\r\nVia: b\r\n"},
 		"tls":                    {tls: true},
 		"fields of others":       {options: "log_append team blue\nlog_append <early {http.request.method}"},
 		"credentials":            {fields: "Cookie: a=b\r\nAuthorization: Bearer c\r\n", options: "header >Set-Cookie d=e"},
 		"another level":          {options: "vars log_level WARN"},
-		"bytes that are no text": {fields: "X-Odd: \xff\r\n"},
+		"bytes that are no text": {fields: "Via: \xff\r\n"},
 		"a user":                 {options: "basic_auth {\nalice " + hash + "\n}", fields: "Authorization: " + basicAuth("alice:hiccup") + "\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,6 +164,37 @@ func TestAccessLineOfADetachedClient(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A field that another handler has set is not for the log, and what it is called shows
+// only whether it is a usual one.
+func TestHeaderInTheAccessLineOfADetachedClient(t *testing.T) {
+	a := plain(t)
+	for credentials, want := range map[string]string{"": "REDACTED", "log_credentials": "secret"} {
+		file := filepath.Join(t.TempDir(), "access.log")
+		in := serve(t, "servers {\n"+credentials+"\n}", "log {\noutput file "+file+"\nformat json\n}\n"+
+			"request_header X-Token secret\nsse_fanin /events "+a.URL()+" {\ndetach on\n}")
+		q := in.send("GET /events HTTP/1.1", "User-Agent: test\r\nCookie: a=secret\r\nX-Own: secret\r\nSec-Fetch-Mode: cors\r\n\r\n")
+		q.until(": sse_fanin")
+		eventually(t, 10*time.Second, "it is taken over", func() bool { return takenClients.Load() == 1 })
+		q.conn.Close()
+		noneTaken(t)
+		header := accessLines(t, file, 1)[0]["request"].(map[string]any)["headers"].(map[string]any)
+		cookie := want
+		if credentials != "" {
+			cookie = "a=secret"
+		}
+		for name, value := range map[string]string{
+			"User-Agent": "test", "Sec-Fetch-Mode": "cors", "Cookie": cookie, "X-Own": want, "X-Token": want,
+		} {
+			if values, _ := header[name].([]any); len(values) != 1 || values[0] != value {
+				t.Errorf("with %q, %s is %v, want %q", credentials, name, header[name], value)
+			}
+		}
+	}
+	if !slices.IsSorted(shownFields) {
+		t.Error("the fields are looked for as if they were sorted")
 	}
 }
 
