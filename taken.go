@@ -18,6 +18,7 @@ type takenConn struct {
 	sub  *subscriber
 
 	bytes  uint64 // of the body, since it was taken over
+	part   uint64 // of these, those of a piece that was not written to its end
 	broken bool   // a write failed, so that the chunk may not be whole
 
 	id    uint64       // with departures; 0: a goroutine reads
@@ -83,8 +84,12 @@ func (o *takenConn) follow(heard int64) {
 func (*takenConn) begin() {}
 
 func (o *takenConn) write(f *frame, p []byte, constant bool) error {
-	if _, err := o.conn.Write(f.chunk(p, constant)); err != nil {
-		o.broken = true
+	chunk := f.chunk(p, constant)
+	n, err := o.conn.Write(chunk)
+	if err != nil {
+		begin := len(chunk) - len(p) - len("\r\n")
+		o.broken, o.part = true, uint64(min(max(n-begin, 0), len(p)))
+		o.bytes += o.part
 		return err
 	}
 	o.bytes += uint64(len(p))
@@ -127,7 +132,7 @@ func (o *detachedOutput) leave() {
 		takenEnded()
 		return
 	}
-	o.line.streamEnded(c.sent.bytes, time.Duration(monotonic(time.Now())-o.sub.came), c.logFields())
+	o.line.streamEnded(c.sent.bytes+o.part, time.Duration(monotonic(time.Now())-o.sub.came), c.logFields())
 }
 
 // close closes the connection, so that the client can read what was written to its

@@ -336,6 +336,29 @@ func TestResponseOfATakenConnection(t *testing.T) {
 	}
 }
 
+// What was written of a piece before its write failed has been sent, without the
+// chunk's own bytes.
+func TestPieceThatIsWrittenInPart(t *testing.T) {
+	const piece = "data: hello\n\n" // d, CR and LF before it
+	for n, want := range map[int]uint64{0: 0, 2: 0, 3: 0, 5: 2, 16: 13, 18: 13} {
+		o := takenConn{conn: brokenConn{after: n}}
+		if err := o.write(&frame{}, []byte(piece), false); err == nil || !o.broken {
+			t.Fatalf("the write failed as %v", err)
+		}
+		if o.part != want || o.bytes != want {
+			t.Errorf("%d bytes of the chunk are %d of the piece, %d in all, want %d", n, o.part, o.bytes, want)
+		}
+	}
+}
+
+// brokenConn fails after so many bytes.
+type brokenConn struct {
+	net.Conn
+	after int
+}
+
+func (c brokenConn) Write([]byte) (int, error) { return c.after, io.ErrClosedPipe }
+
 type countingWriter struct {
 	http.ResponseWriter
 	bytes int
