@@ -110,13 +110,19 @@ func (s *takenScene) open(following string) *rawRequest {
 	return q
 }
 
-// endsCleanly waits for the end of a stream.
+// endsCleanly waits for the end of a stream, and of its connection.
 func (q *rawRequest) endsCleanly() {
+	q.t.Helper()
+	q.streamEnds()
+	q.closed()
+}
+
+// streamEnds waits for the end of a stream.
+func (q *rawRequest) streamEnds() {
 	q.t.Helper()
 	if _, err := io.Copy(io.Discard, q.lines()); err != nil {
 		q.t.Errorf("the end is not clean: %v", err)
 	}
-	q.closed()
 }
 
 func noneTaken(t *testing.T) {
@@ -146,8 +152,10 @@ func TestTakenConnections(t *testing.T) {
 		stays.until("data: two")
 		talks.until("data: two")
 		s.reload()
-		stays.endsCleanly()
-		talks.endsCleanly()
+		for _, q := range []*rawRequest{stays, talks} {
+			q.streamEnds()
+			q.conn.Close() // for which the server waits a moment, since something came
+		}
 		noneTaken(s.t)
 	})
 }
@@ -216,9 +224,7 @@ func TestWhatIsTakenOver(t *testing.T) {
 				t.Errorf("the header set late is %q", late)
 			}
 			in.reload(test.global, "respond gone")
-			if _, err := io.Copy(io.Discard, q.lines()); err != nil {
-				t.Errorf("the end is not clean: %v", err)
-			}
+			q.streamEnds()
 			noneTaken(t)
 		})
 	}
