@@ -353,6 +353,30 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// TLS would wait five seconds for a last word to be written that nobody takes.
+func TestEndOverTLSIsBounded(t *testing.T) {
+	files, err := certificate()
+	must(t, err)
+	certFile, keyFile, _ := strings.Cut(files, " ")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	must(t, err)
+	theirs, ours := net.Pipe() // which has no buffer
+	defer theirs.Close()
+	client := tls.Client(theirs, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a certificate of the test's own
+	conn := tls.Server(ours, &tls.Config{Certificates: []tls.Certificate{pair}, SessionTicketsDisabled: true})
+	shaken := make(chan error, 1) // of the goroutine
+	go func() { shaken <- client.Handshake() }()
+	must(t, conn.Handshake())
+	must(t, <-shaken)
+
+	begun := time.Now()
+	o := &takenConn{conn: conn}
+	o.close(true, begun.Add(50*time.Millisecond))
+	if took := time.Since(begun); took > 4*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
 // Caddy's metrics have the size of a stream that went past them.
 func TestSizeOfATakenStreamInMetrics(t *testing.T) {
 	in := serve(t, "metrics", "metrics /metrics\nsse_fanin /events "+plain(t).URL()+" {\nheartbeat 5ms\nmax_age 200ms\n}")

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,23 +153,24 @@ func TestClientsThatComeAndGo(t *testing.T) { //nolint:tparallel // its cases lo
 	}
 }
 
-// A client that takes nothing is let go by the write timeout. TLS would take five
-// seconds more for its last word, which cannot be written either.
+// A client that takes nothing is let go by the write timeout, and by that of the
+// server.
 func TestBlockedClientsAreLetGo(t *testing.T) {
 	besideOthers(t)
-	const options = "write_timeout 200ms"
+	const soon, late = "write_timeout 200ms", "write_timeout 10m"
 	s := newTakenScene(t, ssetest.OriginConfig{Pad: 32 << 10}, map[string]*takenSite{
-		"tcp":  {stream: options},
-		"tls":  {stream: options, tls: true},
-		"unix": {stream: options, unix: true},
+		"tcp":    {stream: soon},
+		"tls":    {stream: soon, tls: true},
+		"unix":   {stream: soon, unix: true},
+		"server": {stream: late, options: "timeouts {\nwrite 1s\n}"},
 	})
 	s.start()
 	s.each("open", func(t *testing.T, c *takenCase) { c.open(t, "") })
 	s.waitRequests(1)
 	s.origin.EmitNumbered(400) // 13 MB, more than windows and buffers take
-	must(t, ssetest.Await(4*time.Second, "nobody is left", func() bool {
-		return !slices.ContainsFunc(s.cases, func(c *takenCase) bool { connected, _ := s.p.clients(c.name); return connected > 0 })
-	}))
+	for _, c := range s.cases {
+		c.waitClients(t, 0)
+	}
 }
 
 // A client that was blocked when the process is told to exit, and reads from then

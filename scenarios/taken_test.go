@@ -270,8 +270,9 @@ func TestConnectionsOfAllKindsAreTakenOver(t *testing.T) {
 	type pair struct{ quiet, talks *strictClient }
 	stay := make(map[*takenCase]pair)
 	s.each("open", func(t *testing.T, c *takenCase) {
-		leaves, halves, quiet := c.open(t, ""), c.open(t, ""), c.open(t, "")
-		talks := c.open(t, "GET /next HTTP/1.1\r\nHost: a\r\n\r\n"+strings.Repeat("x", 64<<10))
+		const following = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+		halves, quiet, leaves := c.open(t, ""), c.open(t, ""), c.open(t, following)
+		talks := c.open(t, following+strings.Repeat("x", 300<<10)) // more than is read during the stream
 		c.waitClients(t, 4)
 		c.emit(t, "one", leaves, halves, quiet, talks)
 		leaves.close()
