@@ -177,7 +177,7 @@ func TestBlockedClientsAreLetGo(t *testing.T) {
 // on, sees a clean end, too.
 func TestBlockedClientsThatReadAtTheExit(t *testing.T) {
 	besideOthers(t)
-	const events, size = 20, 32 << 10 // more than a unix socket takes
+	const events, size = 100, 32 << 10 // far more than a unix socket takes
 	s := newTakenScene(t, ssetest.OriginConfig{Pad: size}, map[string]*takenSite{"unix": {unix: true}})
 	s.start()
 	blocked := make(map[*takenCase]*strictClient)
@@ -189,6 +189,13 @@ func TestBlockedClientsThatReadAtTheExit(t *testing.T) {
 		reads.close()
 	})
 	must(t, s.p.running.Terminate())
+	eventually(t, 10*time.Second, "the exit has begun", func() bool {
+		conn, err := s.sites["unix"].dial()
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
 	s.each("end", func(t *testing.T, c *takenCase) {
 		must(t, blocked[c].finish())
 		if got := blocked[c].size; got >= events*size {
