@@ -30,7 +30,7 @@ var contents = []string{
 // data. The first round that fails is the last one.
 //
 // At the same time it does so with clients that are detached, over HTTP/1.1.
-func TestStream(t *testing.T) {
+func TestStream(t *testing.T) { //nolint:tparallel // TestLibrary would load the machine meanwhile
 	all := present(t)
 	for mode, over := range map[string][]library{"off": overAll(all), "on": overHTTP1(all)} {
 		t.Run("detach "+mode, func(t *testing.T) {

@@ -234,7 +234,7 @@ var goroutinesOfAStack = regexp.MustCompile(`(?m)^(\d+) @ `)
 // goroutinesIn is how many goroutines are in a function.
 func (p *process) goroutinesIn(function string) (n int) {
 	p.t.Helper()
-	for _, stack := range strings.Split(p.get("/debug/pprof/goroutine?debug=1"), "\n\n") {
+	for stack := range strings.SplitSeq(p.get("/debug/pprof/goroutine?debug=1"), "\n\n") {
 		if m := goroutinesOfAStack.FindStringSubmatch(stack); m != nil && strings.Contains(stack, function) {
 			k, _ := strconv.Atoi(m[1])
 			n += k
