@@ -35,7 +35,7 @@ func TestRequestOfADetachedClientEnds(t *testing.T) {
 	in := serve(t, "", "sse_fanin /events "+a.URL()+" {\ndetach on\ndrain 1ms\n}")
 	c := in.openClient(ssetest.ClientConfig{Once: true})
 	connected(t, a)
-	eventually(t, 10*time.Second, "the request has ended", func() bool { return !goroutinesIn(t, "ssefanin.serveStream") })
+	eventually(t, 10*time.Second, "the request has ended", func() bool { return !goroutinesIn(t, "caddy-sse-fanin.serveStream") })
 	emitSeen(t, a, c, "one", "two")
 	in.reload("", "respond gone")
 	must(t, c.WaitDone(within(t, 10*time.Second)))

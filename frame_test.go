@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"testing"
+
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
 func TestChunkOfTheSamePieceIsMadeOnce(t *testing.T) {
@@ -23,7 +25,7 @@ func TestChunkOfTheSamePieceIsMadeOnce(t *testing.T) {
 		"another log's with its text": bytes.Clone(log[:11]),
 	} {
 		f.chunk(log[:11], true)
-		got, err := readChunk(bufio.NewReader(bytes.NewReader(f.chunk(p, true))))
+		got, err := ssetest.ReadChunk(bufio.NewReader(bytes.NewReader(f.chunk(p, true))))
 		if err != nil || got != string(p) {
 			t.Errorf("%s became %q, %v", name, got, err)
 		}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,27 +18,6 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
-// readChunk reads one chunk of a body.
-func readChunk(r *bufio.Reader) (string, error) {
-	line, err := r.ReadString('\n')
-	if err != nil {
-		return "", err
-	}
-	size, err := strconv.ParseUint(strings.TrimSpace(line), 16, 31)
-	if err != nil {
-		return "", err
-	}
-	chunk := make([]byte, size+2)
-	if _, err := io.ReadFull(r, chunk); err != nil {
-		return "", err
-	}
-	text, ok := strings.CutSuffix(string(chunk), "\r\n")
-	if !ok {
-		return "", fmt.Errorf("no line ends the chunk %q", chunk)
-	}
-	return text, nil
-}
-
 // Over HTTP/1.1 each delivery is a chunk of its own, and the connection ends with
 // the last one, as the header says.
 func TestEachDeliveryIsAChunk(t *testing.T) {
@@ -51,7 +29,7 @@ func TestEachDeliveryIsAChunk(t *testing.T) {
 	}
 	next := func(want string) {
 		t.Helper()
-		if got, err := readChunk(q.r); err != nil || !strings.HasSuffix(got, want) || len(want) == 0 && len(got) > 0 {
+		if got, err := ssetest.ReadChunk(q.r); err != nil || !strings.HasSuffix(got, want) || len(want) == 0 && len(got) > 0 {
 			t.Fatalf("got the chunk %q, %v, want %q", got, err, want)
 		}
 	}
@@ -185,7 +163,7 @@ func TestEachDeliveryIsOneWrite(t *testing.T) {
 			t.Errorf("an event of %d bytes took %d writes", size, len(got))
 			continue
 		}
-		event, err := readChunk(bufio.NewReader(strings.NewReader(got[0])))
+		event, err := ssetest.ReadChunk(bufio.NewReader(strings.NewReader(got[0])))
 		if err != nil || !strings.HasPrefix(event, "id: ") || !strings.HasSuffix(event, "x\n\n") {
 			t.Errorf("an event of %d bytes was framed as %.50q", size, got[0])
 		}

@@ -148,14 +148,7 @@ func TestEndOfAStreamOnAFrozenConnection(t *testing.T) {
 // the time.
 func waitBlocked(t *testing.T, n int) {
 	t.Helper()
-	times := 0
-	eventually(t, 20*time.Second, "the connections are blocked", func() bool {
-		times++
-		if strings.Count(stacks(), "x/net/http2.(*serverConn).writeFrameAsync(") < n {
-			times = 0
-		}
-		return times == 10
-	})
+	lasts(t, "the connections are blocked", func() bool { return strings.Count(stacks(), "x/net/http2.(*serverConn).writeFrameAsync(") >= n })
 }
 
 // fetch reads what is there.

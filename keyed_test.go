@@ -285,7 +285,7 @@ func TestKeyedBadFilterLeavesNothing(t *testing.T) {
 
 func TestKeyedLinger(t *testing.T) {
 	e := newEchoOrigin(t)
-	const linger = time.Second
+	const linger = 500 * time.Millisecond
 	in := serve(t, "", keyedSite(e, "/{query.user}", "connect on_demand "+linger.String()))
 	c := in.connect("/events?user=ann")
 	gets(t, c, "/ann ")

@@ -8,7 +8,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Many tests wait for the next look at a log.
+	// Many tests wait for the next look at a log, and for the end of connections
+	// that servers have left behind.
 	watchEvery, reopenAfter, completeEvery = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+	idleGrace = 250 * time.Millisecond
 	ssetest.Main(m, ssetest.Suite{})
 }

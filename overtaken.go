@@ -15,7 +15,7 @@ import (
 // idleGrace is how long a connection to a server that shuts down may be without
 // requests: the second that the HTTP/2 server gives a connection which it has
 // asked to end, and some more.
-const idleGrace = time.Second + closeGrace
+var idleGrace = time.Second + closeGrace // shorter in tests
 
 // acceptedConnections are the open connections of one server, over TCP or a unix
 // socket.

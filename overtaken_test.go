@@ -84,13 +84,21 @@ func answer(t *testing.T, client *http.Client, url string) string {
 // and have told those that they knew.
 func waitShutdowns(t *testing.T, n int) {
 	t.Helper()
-	times := 0
-	eventually(t, 20*time.Second, "the earlier server shuts down", func() bool {
-		times++
-		if strings.Count(stacks(), "net/http.(*Server).Shutdown(") != n {
-			times = 0
+	lasts(t, "the earlier server shuts down", func() bool { return strings.Count(stacks(), "net/http.(*Server).Shutdown(") == n })
+}
+
+// lasts waits until a condition has been met for a tenth of a second.
+func lasts(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	var since time.Time
+	eventually(t, 20*time.Second, what, func() bool {
+		switch {
+		case !ok():
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
 		}
-		return times == 10
+		return !since.IsZero() && time.Since(since) >= 100*time.Millisecond
 	})
 }
 

@@ -278,7 +278,7 @@ func TestServerEndsWhileBodiesDoNotCome(t *testing.T) {
 // Over every protocol a body that goes on does not keep the stream waiting.
 func TestStreamBesideABodyThatGoesOn(t *testing.T) {
 	a := plain(t)
-	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nmax_age 1s\nstart oldest\n}", nil)
+	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nmax_age 500ms\nstart oldest\n}", nil)
 	connected(t, a)
 	a.Emit("", "hello")
 	open := make(map[string]*http.Response) // their ages run out together

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -48,22 +49,46 @@ func sincePath(t int64) string { return "/events?since=" + strconv.FormatInt(t, 
 // then it is sent a heartbeat, which the site has to have short.
 func (in *instance) begins(t *testing.T, cfg ssetest.ClientConfig, gap, want string) *ssetest.Client {
 	t.Helper()
-	c := in.openClient(cfg)
-	waitFor(t, c, cfg.URL+" is placed", func() bool {
+	c, name := in.openClient(cfg), fmt.Sprintf("%s after %q", cfg.URL, cfg.LastEventID)
+	placed(t, c, name, gap, want)
+	nothingMore(t, c)
+	begun(t, c, name, gap, want)
+	return c
+}
+
+// placed waits until a client has as much as is wanted.
+func placed(t *testing.T, c *ssetest.Client, name, gap, want string) {
+	t.Helper()
+	waitFor(t, c, name+" is placed", func() bool {
 		return len(received(c)) >= len(strings.Fields(want)) && (gap == "" || len(gapsOf(t, c)) > 0)
 	})
-	must(t, c.WaitComments(within(t, 10*time.Second), c.Comments()+1))
+}
+
+// nothingMore waits until clients are sent a heartbeat.
+func nothingMore(t *testing.T, clients ...*ssetest.Client) {
+	t.Helper()
+	before := make([]uint64, len(clients))
+	for i, c := range clients {
+		before[i] = c.Comments()
+	}
+	for i, c := range clients {
+		must(t, c.WaitComments(within(t, 10*time.Second), before[i]+1))
+	}
+}
+
+// begun checks what a client has got.
+func begun(t *testing.T, c *ssetest.Client, name, gap, want string) {
+	t.Helper()
 	if got := datas(c); got != want {
-		t.Errorf("%s after %q: got %q, want %q", cfg.URL, cfg.LastEventID, got, want)
+		t.Errorf("%s: got %q, want %q", name, got, want)
 	}
 	gaps := gapsOf(t, c)
 	switch {
 	case gap == "" && len(gaps) > 0:
-		t.Errorf("%s: got gaps %v", cfg.URL, gaps)
+		t.Errorf("%s: got gaps %v", name, gaps)
 	case gap != "" && (len(gaps) != 1 || gaps[0].Reason != gap || gaps[0].Missed != nil || c.Events()[0].Type != "fanin.gap"):
-		t.Errorf("%s: got %v, want one gap, %s, and then events", cfg.URL, c.Events(), gap)
+		t.Errorf("%s: got %v, want one gap, %s, and then events", name, c.Events(), gap)
 	}
-	return c
 }
 
 func TestSinceTime(t *testing.T) {
@@ -226,7 +251,7 @@ func TestSince(t *testing.T) {
 		t.Run(ids, func(t *testing.T) {
 			in, base := sinceSite(t, "ids "+ids)
 			utc := time.UnixMilli(base + 10).UTC()
-			for query, want := range map[string]string{
+			queries := map[string]string{
 				"since=0":                                                            "a b c d e",
 				"since=" + fmt.Sprint(base):                                          "a b c d e",
 				"since=" + fmt.Sprint(base/1000):                                     "a b c d e",
@@ -243,11 +268,20 @@ func TestSince(t *testing.T) {
 				url.Values{"since": {utc.In(time.FixedZone("", 3600)).Format(time.RFC3339Nano)}}.Encode(): "b c d e",
 				"lastEventId=&since=" + fmt.Sprint(base+11):                                               "e",
 				"since=" + fmt.Sprint(time.Now().Add(24*time.Hour).UnixMilli()):                           "", // live
-			} {
-				query = strings.ReplaceAll(query, " ", "")
-				c := in.begins(t, ssetest.ClientConfig{URL: "/events?" + query}, "", want)
+			}
+			clients := make(map[*ssetest.Client]string) // they wait for heartbeats together
+			for query := range queries {
+				for _, path := range []string{"/events?", "/oldest?"} {
+					clients[in.openClient(ssetest.ClientConfig{URL: path + strings.ReplaceAll(query, " ", "")})] = query
+				}
+			}
+			for c, query := range clients {
+				placed(t, c, query, "", queries[query])
+			}
+			nothingMore(t, slices.Collect(maps.Keys(clients))...)
+			for c, query := range clients {
+				begun(t, c, query, "", queries[query])
 				c.Close()
-				in.begins(t, ssetest.ClientConfig{URL: "/oldest?" + query}, "", want).Close()
 			}
 			// whoever comes without one begins where start says; what arrives comes to all
 			all := in.begins(t, ssetest.ClientConfig{URL: "/oldest"}, "", "a b c d e")

@@ -252,7 +252,9 @@ func TestStatusTellsTheLag(t *testing.T) {
 	}
 	pad := strings.Repeat("x", 64<<10)
 	eventually(t, 10*time.Second, "the client lags", func() bool {
-		o.Emit("", pad)
+		for range 4 {
+			o.Emit("", pad)
+		}
 		return streamNamed(t, "s").Clients.MaxLag > 20
 	})
 	if n := in.value(`caddy_sse_fanin_max_lag_events{stream="s"}`); n < 20 {

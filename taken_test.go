@@ -110,13 +110,19 @@ func (s *takenScene) open(following string) *rawRequest {
 	return q
 }
 
-// endsCleanly waits for the end of a stream.
+// endsCleanly waits for the end of a stream, and of its connection.
 func (q *rawRequest) endsCleanly() {
+	q.t.Helper()
+	q.streamEnds()
+	q.closed()
+}
+
+// streamEnds waits for the end of a stream.
+func (q *rawRequest) streamEnds() {
 	q.t.Helper()
 	if _, err := io.Copy(io.Discard, q.lines()); err != nil {
 		q.t.Errorf("the end is not clean: %v", err)
 	}
-	q.closed()
 }
 
 func noneTaken(t *testing.T) {
@@ -146,8 +152,10 @@ func TestTakenConnections(t *testing.T) {
 		stays.until("data: two")
 		talks.until("data: two")
 		s.reload()
-		stays.endsCleanly()
-		talks.endsCleanly()
+		for _, q := range []*rawRequest{stays, talks} {
+			q.streamEnds()
+			q.conn.Close() // for which the server waits a moment, since something came
+		}
 		noneTaken(s.t)
 	})
 }
@@ -216,9 +224,7 @@ func TestWhatIsTakenOver(t *testing.T) {
 				t.Errorf("the header set late is %q", late)
 			}
 			in.reload(test.global, "respond gone")
-			if _, err := io.Copy(io.Discard, q.lines()); err != nil {
-				t.Errorf("the end is not clean: %v", err)
-			}
+			q.streamEnds()
 			noneTaken(t)
 		})
 	}
@@ -368,6 +374,30 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p)
 	c.bytes += n
 	return n, err
+}
+
+// TLS would wait five seconds for a last word to be written that nobody takes.
+func TestEndOverTLSIsBounded(t *testing.T) {
+	files, err := certificate()
+	must(t, err)
+	certFile, keyFile, _ := strings.Cut(files, " ")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	must(t, err)
+	theirs, ours := net.Pipe() // which has no buffer
+	defer theirs.Close()
+	client := tls.Client(theirs, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a certificate of the test's own
+	conn := tls.Server(ours, &tls.Config{Certificates: []tls.Certificate{pair}, SessionTicketsDisabled: true})
+	shaken := make(chan error, 1) // of the goroutine
+	go func() { shaken <- client.Handshake() }()
+	must(t, conn.Handshake())
+	must(t, <-shaken)
+
+	begun := time.Now()
+	o := &takenConn{conn: conn}
+	o.close(true, begun.Add(50*time.Millisecond))
+	if took := time.Since(begun); took > 4*time.Second {
+		t.Errorf("it took %s", took)
+	}
 }
 
 // Caddy's metrics have the size of a stream that went past them.

@@ -2,7 +2,7 @@
 // stream, once and in time, with the libraries that people use: for each there is
 // a small program, in the folder of its language, that prints a line for every
 // message that the library hands out. The tests run all of them at once, at one
-// stream of a Caddy that is built from cmd/caddy.
+// stream of a Caddy that is built from cmd/caddy, and once more with detached clients.
 //
 // Programs whose runtime or library is missing are skipped. For those in
 // JavaScript: npm ci in the folder node. -libraries names those to run.

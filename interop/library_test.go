@@ -168,12 +168,18 @@ func present(t *testing.T) []library {
 // overAll returns the libraries over HTTP/1.1 and, with -long, once more over
 // HTTP/2 if they speak it: http2 is what one is to speak now.
 func overAll(libraries []library) []library {
-	var all []library
+	all := overHTTP1(libraries)
 	for _, l := range libraries {
-		all = append(all, l.plain())
 		if l.http2 && *long {
 			all = append(all, l)
 		}
+	}
+	return all
+}
+
+func overHTTP1(libraries []library) (all []library) {
+	for _, l := range libraries {
+		all = append(all, l.plain())
 	}
 	return all
 }

@@ -28,10 +28,22 @@ var contents = []string{
 // got wrong. Then streams end, Caddy is killed, and connections are cut, while
 // events are sent. Each is to be handed out once, in order, with its type, id and
 // data. The first round that fails is the last one.
-func TestStream(t *testing.T) {
-	all := overAll(present(t))
+//
+// At the same time it does so with clients that are detached, over HTTP/1.1.
+func TestStream(t *testing.T) { //nolint:tparallel // TestLibrary would load the machine meanwhile
+	all := present(t)
+	for mode, over := range map[string][]library{"off": overAll(all), "on": overHTTP1(all)} {
+		t.Run("detach "+mode, func(t *testing.T) {
+			t.Parallel()
+			testStream(t, over, "detach "+mode)
+		})
+	}
+}
+
+func testStream(t *testing.T, all []library, mode string) {
+	t.Helper()
 	o := newOrigin(t)
-	s := startServer(t, o, "heartbeat 100ms\nretry 50ms 100ms\non_reload drain\ndrain 100ms")
+	s := startServer(t, o, "heartbeat 100ms\nretry 50ms 100ms\non_reload drain\ndrain 100ms\n"+mode)
 	r := &round{origin: o, ref: startReference(t, s)}
 	for _, l := range all {
 		addr := s.plain

@@ -43,7 +43,7 @@ async function freePort() {
 
 // serve starts a Caddy with the stream of one upstream at /events, and returns what
 // has it end and start again, and the responses of the upstream.
-async function serve(t, options = "") {
+async function serve(t, options) {
 	const dir = await mkdtemp(join(tmpdir(), "sse-fanin-client-"));
 	t.after(() => rm(dir, { recursive: true }));
 	const binary = await build();
@@ -108,8 +108,13 @@ http://127.0.0.1:${port} {
 const numbers = (tab) => tab.got.map((data) => data.n);
 const upTo = (n, first = 1) => Array.from({ length: n - first + 1 }, (_, i) => i + first);
 
-test("tabs get an upstream's events through cuts and a restart", { skip }, async (t) => {
-	const { browser, start, stop, url, emit } = await serve(t);
+// inBothModes runs a test with clients that are detached, too, at the same time.
+const inBothModes = (name, run) => test(name, { skip, concurrency: true }, async (t) => {
+	await Promise.all(["detach off", "detach on"].map((mode) => t.test(mode, (t) => run(t, mode))));
+});
+
+inBothModes("tabs get an upstream's events through cuts and a restart", async (t, mode) => {
+	const { browser, start, stop, url, emit } = await serve(t, mode);
 	const tabs = [1, 2, 3].map(() => browser.tab({ url, envelope: true }));
 	const events = [];
 	tabs[2].stream.on({ type: "n*", source: "num*" }, (event) => events.push(event));
@@ -137,8 +142,8 @@ test("tabs get an upstream's events through cuts and a restart", { skip }, async
 	for (const tab of tabs) assert.deepEqual(tab.gaps, ["unknown"]);
 });
 
-test("a tab begins with what arrived from a time on, whatever the tabs have that share", { skip }, async (t) => {
-	const { browser, url, emit, stop, start } = await serve(t);
+inBothModes("a tab begins with what arrived from a time on, whatever the tabs have that share", async (t, mode) => {
+	const { browser, url, emit, stop, start } = await serve(t, mode);
 	const tab = (since) => browser.tab({ url, envelope: true, since });
 	const first = tab();
 	const times = [];

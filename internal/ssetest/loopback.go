@@ -47,11 +47,16 @@ func AwaitListening(atMost time.Duration, addr string) error {
 	})
 }
 
-// Await waits for a condition, which it looks at again and again.
+// awaitPause is how long Await pauses between two looks at most.
+const awaitPause = 10 * time.Millisecond
+
+// Await waits for a condition, which it looks at again and again: soon at first,
+// since most conditions are met at once, and then less often.
 func Await(atMost time.Duration, what string, ok func() bool) error {
 	deadline := time.NewTimer(atMost)
 	defer deadline.Stop()
-	again := time.NewTicker(10 * time.Millisecond)
+	pause := time.Millisecond
+	again := time.NewTimer(pause)
 	defer again.Stop()
 	for !ok() {
 		select {
@@ -59,6 +64,8 @@ func Await(atMost time.Duration, what string, ok func() bool) error {
 			return fmt.Errorf("not within %s: %s", atMost, what)
 		case <-again.C:
 		}
+		pause = min(2*pause, awaitPause)
+		again.Reset(pause)
 	}
 	return nil
 }
