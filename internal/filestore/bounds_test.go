@@ -117,12 +117,13 @@ func TestEpochsAreForgotten(t *testing.T) {
 	for left := len(want); left > 1; left-- {
 		first := want[len(want)-left+1].First
 		for s.Status().First <= first {
-			s.SetBounds(logstore.Bounds{Bytes: s.Status().Bytes - 1})
-			now := s.Status().First
-			if len(s.Epochs()) != left && now <= first {
-				t.Fatalf("epochs %v, the oldest offset is %d, and a cursor may stand before it", s.Epochs(), now)
+			was := s.Status()
+			s.SetBounds(logstore.Bounds{Bytes: was.Bytes - 1})
+			epochs := s.Epochs()
+			if now := s.Status().First; len(epochs) != left && now <= first {
+				t.Fatalf("epochs %v, the oldest offset is %d, and a cursor may stand before it", epochs, now)
 			}
-			eventually(t, s, "more is evicted", func(st logstore.Status) bool { return st.First > now || st.First == s.newest().first })
+			eventually(t, s, "more is evicted", func(st logstore.Status) bool { return st.First > was.First || st.First == s.newest().first })
 			if s.Status().First == s.newest().first {
 				break
 			}

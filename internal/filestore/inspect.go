@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
@@ -152,9 +153,14 @@ func listSegments(dir string) (firsts []uint64, entries []os.DirEntry, overtaken
 }
 
 // readHead reads the file head. It is written to while the log is open, so that
-// what was read may be neither the old nor the new.
+// what was read may be neither the old nor the new: then it waits a little, as the
+// thread that writes may have to wait for a processor.
 func (r *Report) readHead() error {
-	for tries := 0; ; tries++ {
+	tries := 1
+	if r.Holder != "" {
+		tries = headTries
+	}
+	for ; ; tries-- {
 		body, err := readFile(realDisk{}, filepath.Join(r.Dir, headName))
 		switch {
 		case errors.Is(err, os.ErrNotExist):
@@ -166,11 +172,19 @@ func (r *Report) readHead() error {
 		if r.head, r.hasHead, whole = parseHead(body); whole {
 			return nil
 		}
-		if tries == 3 {
+		if tries == 1 {
 			return errDamaged
 		}
+		time.Sleep(headPause)
 	}
 }
+
+// How often the file head of a log that is open is read until it is whole, and the
+// pause between: a second in all.
+const (
+	headTries = 100
+	headPause = 10 * time.Millisecond
+)
 
 // found notes damage.
 func (r *Report) found(file string, at int64, err error) {

@@ -40,13 +40,13 @@ func TestMemoryIsAsSlowAsItIsTold(t *testing.T) {
 		term := campaign(t, store)
 		begun := time.Now()
 		for range 2 {
-			appendRecords(t, term, 1, 3)
+			appendRecords(t, term, 1, 1) // others might miss its commit
 			time.Sleep(59 * time.Second)
 			synctest.Wait()
 			before := store.Status().Last
 			time.Sleep(2 * time.Second)
 			synctest.Wait()
-			if after := store.Status().Last; after != before+3 {
+			if after := store.Status().Last; after != before+1 {
 				t.Errorf("offset %d, then %d after %v", before, after, time.Since(begun))
 			}
 		}
