@@ -5,13 +5,12 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 )
 
 const headName = "head"
 
-// The file head has two slots of fixed size, of which one is written at a time,
-// so that the other is whole whenever the process dies:
+// The file head has two slots of fixed size, of which one changes at a time, so
+// that the other is whole whenever the process dies:
 //
 //	magic    8 bytes, "SSEFHEAD"
 //	version  uint32
@@ -91,11 +90,15 @@ func parseHead(p []byte) (h head, known, whole bool) {
 }
 
 // headFile is the file head of a log that is open. It belongs to the committer.
+//
+// It is written by a system call, never through memory that is mapped to it: a
+// store to such memory waits where the file system is frozen or hangs, the garbage
+// collector cannot stop a goroutine that waits so, and all others wait for the
+// collector.
 type headFile struct {
 	file   file
-	number uint64 // of the slot that was written last
-	slot   [headSize]byte
-	memory []byte // the file's content, shared with the system; nil if it is not mapped
+	number uint64                     // of the slot that was written last
+	body   [headSlots * headSize]byte // what the file has, or is to have
 }
 
 // openHead opens the file, and returns what it holds; known is false if that is
@@ -108,25 +111,13 @@ func openHead(d disk, dir string) (f *headFile, h head, known bool, err error) {
 	body := make([]byte, headSlots*headSize+1) // a file that is longer is not ours
 	n, _ := opened.ReadAt(body, 0)
 	h, known, _ = parseHead(body[:n])
-	return &headFile{file: opened, number: h.number}, h, known, nil
+	f = &headFile{file: opened, number: h.number}
+	copy(f.body[:], body)
+	return f, h, known, nil
 }
 
-// prepare writes the whole file, and has it on disk. From then on it is written
-// without a system call where the system can: commits wait for it.
+// prepare writes both slots, and has the file on disk.
 func (f *headFile) prepare(h head) error {
-	if err := f.rewrite(h); err != nil {
-		return err
-	}
-	if err := f.file.Sync(); err != nil {
-		return err
-	}
-	f.memory = mapFile(f.file, headSlots*headSize)
-	return nil
-}
-
-// rewrite writes the whole file.
-func (f *headFile) rewrite(h head) error {
-	f.unmap()
 	if err := f.file.Truncate(headSlots * headSize); err != nil { // it may be none of ours
 		return err
 	}
@@ -135,51 +126,27 @@ func (f *headFile) rewrite(h head) error {
 			return err
 		}
 	}
-	return nil
+	return f.file.Sync()
 }
 
-// write writes the slot that is not the newest.
+// write changes the slot that is not the newest. It writes the other one, too, as
+// it is, so that a file that somebody has cut is whole again.
 func (f *headFile) write(h head) error {
 	h.number = f.number + 1
-	at := h.number % headSlots * headSize
-	h.put(f.slot[:])
-	if f.memory == nil {
-		if _, err := f.file.WriteAt(f.slot[:], int64(at)); err != nil {
-			return err
-		}
-	} else if !f.store(f.memory[at:]) {
-		return f.rewrite(h)
+	h.put(f.body[h.number%headSlots*headSize:])
+	if _, err := f.file.WriteAt(f.body[:], 0); err != nil {
+		return err
 	}
 	f.number = h.number
 	return nil
 }
 
-// store writes to the mapped file. False: the system has no page for it, since
-// somebody has cut the file, or the disk fails or is full.
-func (f *headFile) store(to []byte) (stored bool) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() { stored = recover() == nil }()
-	copy(to, f.slot[:])
-	return true
-}
-
-func (f *headFile) unmap() {
-	if f.memory != nil {
-		unmapFile(f.memory)
-		f.memory = nil
-	}
-}
-
 // sync has all on disk that was written.
 func (f *headFile) sync(h head) error {
-	f.unmap() // what is written by a system call is what every system syncs
 	if err := f.write(h); err != nil {
 		return err
 	}
 	return f.file.Sync()
 }
 
-func (f *headFile) close() {
-	f.unmap()
-	_ = f.file.Close()
-}
+func (f *headFile) close() { _ = f.file.Close() }
