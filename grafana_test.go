@@ -258,6 +258,7 @@ func promtool(t *testing.T, args ...string) {
 }
 
 func TestAlertsFireWhenTheyShould(t *testing.T) {
+	t.Parallel() // with the others that need no Caddy, which is one for all
 	promtool(t, "test", "rules", "examples/grafana/alerts_test.yml")
 }
 

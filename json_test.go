@@ -381,6 +381,7 @@ func TestJSONDefaults(t *testing.T) {
 
 // Whatever stands in the place of whatever: it is valid or an error.
 func TestJSONNeverPanics(t *testing.T) {
+	t.Parallel()
 	const full = `{"apps":{
 		"http":{"servers":{"srv0":{"listen":[":8080"],"routes":[{"handle":[
 			{"handler":"sse_fanin","stream":"a","upstreams":[{"name":"a","urls":["https://a.example.com"],
