@@ -7,17 +7,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"math/big"
-	"net"
 	"net/http"
 	"reflect"
 	"slices"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
-	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -47,14 +43,14 @@ type accessLine struct {
 // loggedRequest is what the access log has of a request and its response, for as
 // long as the stream lasts kept as JSON, which is a fraction of the size.
 type loggedRequest struct {
-	RemoteAddr, ClientIP, Proto, Method, Host, URI string
+	RemoteAddr, ClientIP, Proto, Method, Host, URI string // Host may have a port
 
 	Header           http.Header
 	TransferEncoding []string   `json:",omitempty"`
 	TLS              *loggedTLS `json:",omitempty"`
 	UserID           string     `json:",omitempty"`
 	ResponseHeader   http.Header
-	Loggers          []string
+	Destination      logDestination
 	Level            zapcore.Level
 	Credentials      bool
 }
@@ -75,24 +71,23 @@ type loggedTLS struct {
 func newAccessLine(w http.ResponseWriter, r *http.Request, written func()) *accessLine {
 	ctx := r.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip || server == nil || !logs(server.Logs, hostOf(r)) {
+	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip || server == nil || !logs(server.Logs, withoutPort(r.Host)) {
 		return nil
 	}
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
 	l := &accessLine{written: written}
 	l.awaited.Store(2)
-	context.AfterFunc(ctx, func() { l.requestEnded(w, r, server.Logs) })
+	context.AfterFunc(ctx, func() { l.requestEnded(w, r, server) })
 	return l
 }
 
 // requestEnded is called when the request's handlers have returned.
-func (l *accessLine) requestEnded(w http.ResponseWriter, r *http.Request, config *caddyhttp.ServerLogConfig) {
-	ctx := r.Context()
+func (l *accessLine) requestEnded(w http.ResponseWriter, r *http.Request, server *caddyhttp.Server) {
+	ctx, credentials := r.Context(), server.Logs.ShouldLogCredentials
 	request := loggedRequest{
 		RemoteAddr: r.RemoteAddr, Proto: r.Proto, Method: r.Method, Host: r.Host, URI: r.RequestURI,
-		Header: shownHeader(r.Header, config.ShouldLogCredentials), TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
-		ResponseHeader: w.Header(), Loggers: loggerNames(ctx, config, hostOf(r)), Level: levelOf(ctx),
-		Credentials: config.ShouldLogCredentials,
+		Header: shownHeader(r.Header, credentials), TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
+		ResponseHeader: w.Header(), Destination: destinationOf(r, server), Level: levelOf(ctx), Credentials: credentials,
 	}
 	if original, ok := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok { // handlers may have changed it
 		request.RemoteAddr, request.Method, request.URI = original.RemoteAddr, original.Method, original.RequestURI
@@ -122,10 +117,14 @@ func (l *accessLine) ended() {
 	}
 }
 
-// write writes the line, to the logs of the configuration that is in use.
+// write writes the line as the configuration in use has it.
 func (l *accessLine) write() {
 	var request loggedRequest
 	_ = json.Unmarshal(l.request, &request) // which was made of one
+	loggers, credentials := accessLogs.newest().loggersOf(request.Host, &request.Destination)
+	if request.Credentials && !credentials {
+		request.Credentials, request.Header = false, shownHeader(request.Header, false)
+	}
 	fields := append([]zapcore.Field{
 		zap.Object("request", request.loggable()),
 		zap.Int("bytes_read", 0), // a request with a body ends with its stream
@@ -136,9 +135,8 @@ func (l *accessLine) write() {
 		zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: request.ResponseHeader, ShouldLogCredentials: request.Credentials}),
 	}, l.added...)
 	fields = append(fields, l.stream...)
-	logger := accessLoggers.newest()
-	for _, name := range request.Loggers {
-		if entry := logger.Named(name).Check(request.Level, "handled request"); entry != nil {
+	for _, logger := range loggers {
+		if entry := logger.Check(request.Level, "handled request"); entry != nil {
 			entry.Write(fields...)
 		}
 	}
@@ -183,58 +181,6 @@ func (t *loggedTLS) state() *tls.ConnectionState {
 	return state
 }
 
-// hostOf returns the host of a request, without its port.
-func hostOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.Host); err == nil {
-		return host
-	}
-	return r.Host
-}
-
-// logs reports whether a server has an access log for a host, as it decides
-// itself.
-func logs(config *caddyhttp.ServerLogConfig, host string) bool {
-	if config == nil {
-		return false
-	}
-	matches := func(pattern string) bool { return certmagic.MatchWildcard(host, pattern) }
-	for pattern := range config.LoggerNames {
-		if matches(pattern) {
-			return true
-		}
-	}
-	return !slices.ContainsFunc(config.SkipHosts, matches) && !config.SkipUnmappedHosts
-}
-
-// loggerNames returns the names of the loggers that a host's line goes to, as the
-// server decides itself: those that `log_name` gives, or that the host has, or the
-// default.
-func loggerNames(ctx context.Context, config *caddyhttp.ServerLogConfig, host string) []string {
-	if given, ok := caddyhttp.GetVar(ctx, caddyhttp.AccessLoggerNameVarKey).([]any); ok {
-		names := make([]string, 0, len(given))
-		for _, name := range given {
-			text, _ := name.(string)
-			names = append(names, text)
-		}
-		return names
-	}
-	host = strings.ToLower(host)
-	if names, ok := config.LoggerNames[host]; ok {
-		return names
-	}
-	labels := strings.Split(host, ".")
-	for i, label := range labels {
-		if label == "" {
-			continue
-		}
-		labels[i] = "*"
-		if names, ok := config.LoggerNames[strings.Join(labels, ".")]; ok {
-			return names
-		}
-	}
-	return []string{config.DefaultLoggerName}
-}
-
 // levelOf returns the level that `log_level` gives a request's line.
 func levelOf(ctx context.Context) zapcore.Level {
 	name, _ := caddyhttp.GetVar(ctx, caddyhttp.LogLevelVar).(string)
@@ -252,44 +198,4 @@ func addedFields(extra *caddyhttp.ExtraLogFields) []zapcore.Field {
 		return nil
 	}
 	return *(*[]zapcore.Field)(unsafe.Pointer(fields.UnsafeAddr())) //nolint:gosec // its type has been looked at
-}
-
-// accessLoggers are the loggers that the servers of the configurations in use write
-// access logs with. The exit has no active configuration any more while streams
-// end.
-var accessLoggers loggersInUse
-
-// loggersInUse is safe for concurrent use.
-type loggersInUse struct {
-	mu      sync.Mutex // protects loggers
-	loggers []*zap.Logger
-}
-
-// add is called when a configuration starts, remove when it is cleaned up.
-func (l *loggersInUse) add(logger *zap.Logger) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.loggers = append(l.loggers, logger)
-}
-
-func (l *loggersInUse) remove(logger *zap.Logger) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.loggers = slices.DeleteFunc(l.loggers, func(other *zap.Logger) bool { return other == logger })
-}
-
-// newest returns the logger of the configuration that has started last.
-func (l *loggersInUse) newest() *zap.Logger {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.loggers); n > 0 {
-		return l.loggers[n-1]
-	}
-	return accessLogger(caddy.ActiveContext())
-}
-
-// accessLogger returns the logger that the servers of a configuration write access
-// logs with.
-func accessLogger(ctx caddy.Context) *zap.Logger {
-	return loggerOf(ctx, "http").Named("log.access")
 }
