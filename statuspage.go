@@ -32,14 +32,14 @@ const (
 	// statusStep is the time between two snapshots to one viewer.
 	statusStep = time.Second
 
-	// statusTimeout is how long writing one snapshot may take.
-	statusTimeout = 10 * time.Second
-
 	// With show_data: how many of the newest events are shown, and how much of
 	// each, in bytes as stored. That is at most 40 KiB a stream and snapshot.
 	newestEvents    = 10
 	newestEventSize = 4 << 10
 )
+
+// statusTimeout is how long writing one snapshot may take.
+var statusTimeout = 10 * time.Second // longer in a test
 
 // StatusPage shows operators what the streams of this process do: as a page, as
 // JSON, or as a stream of one JSON snapshot a second, whichever the client

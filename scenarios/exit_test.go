@@ -28,7 +28,7 @@ type exitScene struct {
 }
 
 func (s *exitScene) global(streams string) string {
-	return fmt.Sprintf("debug\ndefault_sni 127.0.0.1\nservers 127.0.0.1:%s {\nprotocols h1 h2c\n}\n%s", port(s.p.addr), streams)
+	return fmt.Sprintf("debug\ndefault_sni 127.0.0.1\nservers :%s {\nprotocols h1 h2c\n}\n%s", port(s.p.addr), streams)
 }
 
 // streams are the global options that define a stream which outlives its
