@@ -164,6 +164,9 @@ func TestAnswersToARequestWhoseBodyDoesNotCome(t *testing.T) {
 	}
 	sse_fanin_status /status`, "")
 	s.variants[0].tcp.send("GET /full HTTP/1.1", "\r\n").until(": sse_fanin")
+	eventually(t, 10*time.Second, "all streams are ready", func() bool {
+		return s.variants[0].tcp.do(http.MethodGet, "/status?ready").StatusCode == http.StatusOK
+	})
 	var all []*rawRequest // the server's patience with them runs out together
 	for line, want := range map[string]int{
 		"HEAD /events":              http.StatusOK,

@@ -24,6 +24,10 @@ func TestEveryClientGetsEveryEventOnce(t *testing.T) {
 	besideOthers(t)
 	a, b := twoOrigins(t)
 	p := startProcess(t, "", "sse_fanin /events "+a.URL()+" "+b.URL())
+	p.awaitLog("serving initial configuration")
+	for _, o := range []*ssetest.Origin{a, b} {
+		must(t, o.WaitConnections(within(t, 10*time.Second), 1))
+	}
 	before := p.goroutines()
 	v := ssetest.NewVerifier()
 	fleet := ssetest.StartFleet(ssetest.FleetConfig{

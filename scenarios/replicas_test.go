@@ -124,6 +124,7 @@ func TestKeyedStreamsShareNothing(t *testing.T) {
 		start   oldest
 		connect on_demand 1s
 	}`)
+	p.awaitLog("serving initial configuration")
 	before := p.goroutines()
 	users, each := scale(30, 200), 3
 	var fleets []*ssetest.Fleet
