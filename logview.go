@@ -149,8 +149,7 @@ func (s *storeStatus) unready(now time.Time) string {
 
 // describe has the status say what clients can get from the store, and what its
 // bounds are, instead of what memory holds.
-func (l *logStatus) describe(d *durable) {
-	st, def := d.view(), d.def.Load()
+func (l *logStatus) describe(st *storeStatus, def *logDef) {
 	l.Store = st
 	if st.opened() {
 		l.Head, l.Tail, l.Events, l.Bytes = st.Last, st.First, st.Events, st.Bytes

@@ -233,6 +233,10 @@ func (v *streamView) showTold(all []upstreamStatus) {
 }
 
 func (v *streamView) addLog(log *streamLog) {
+	var store *storeStatus
+	if log.durable != nil {
+		store = log.durable.view() // before memory, which gets what the store has
+	}
 	st, o := log.memory.Stats(), log.memory.Options()
 	l := logStatus{
 		Epoch: log.memory.Epoch(), IDs: log.ids, Head: st.Head, Tail: st.Tail,
@@ -241,8 +245,8 @@ func (v *streamView) addLog(log *streamLog) {
 		MaxEvents: o.MaxEvents, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge.Milliseconds(),
 	}
 	l.LastValues = log.values.status()
-	if log.durable != nil {
-		l.describe(log.durable)
+	if store != nil {
+		l.describe(store, log.durable.def.Load())
 		v.commits = log.durable.delay.delays.load()
 	}
 	v.Log.merge(l)
