@@ -7,13 +7,16 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"math/big"
+	"net"
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -32,6 +35,7 @@ type accessLine struct {
 	awaited atomic.Int32 // ends
 	written func()
 
+	logger  *zap.Logger     // that the server writes access logs with
 	request []byte          // a loggedRequest
 	added   []zapcore.Field // by other handlers
 
@@ -43,14 +47,14 @@ type accessLine struct {
 // loggedRequest is what the access log has of a request and its response, for as
 // long as the stream lasts kept as JSON, which is a fraction of the size.
 type loggedRequest struct {
-	RemoteAddr, ClientIP, Proto, Method, Host, URI string // Host may have a port
+	RemoteAddr, ClientIP, Proto, Method, Host, URI string
 
 	Header           http.Header
 	TransferEncoding []string   `json:",omitempty"`
 	TLS              *loggedTLS `json:",omitempty"`
 	UserID           string     `json:",omitempty"`
 	ResponseHeader   http.Header
-	Destination      logDestination
+	Loggers          []string
 	Level            zapcore.Level
 	Credentials      bool
 }
@@ -66,28 +70,30 @@ type loggedTLS struct {
 }
 
 // newAccessLine returns the line of a request whose stream goes on without it, and
-// has the server write none. The response w is the handler's. written is called when
-// the line has been written; if there is to be none, the caller does.
-func newAccessLine(w http.ResponseWriter, r *http.Request, written func()) *accessLine {
-	ctx := r.Context()
+// has the server write none. The logger is its server's, and the response w the
+// handler's. written is called when the line has been written; if there is to be none,
+// the caller does.
+func newAccessLine(logger *zap.Logger, w http.ResponseWriter, r *http.Request, written func()) *accessLine {
+	ctx, host := r.Context(), originalHost(w, r)
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip || server == nil || !logs(server.Logs, withoutPort(r.Host)) {
+	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip || server == nil || !logs(server.Logs, withoutPort(host)) {
 		return nil
 	}
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
-	l := &accessLine{written: written}
+	l := &accessLine{logger: logger, written: written}
 	l.awaited.Store(2)
-	context.AfterFunc(ctx, func() { l.requestEnded(w, r, server) })
+	context.AfterFunc(ctx, func() { l.requestEnded(host, w, r, server.Logs) })
 	return l
 }
 
 // requestEnded is called when the request's handlers have returned.
-func (l *accessLine) requestEnded(w http.ResponseWriter, r *http.Request, server *caddyhttp.Server) {
-	ctx, credentials := r.Context(), server.Logs.ShouldLogCredentials
+func (l *accessLine) requestEnded(host string, w http.ResponseWriter, r *http.Request, config *caddyhttp.ServerLogConfig) {
+	ctx := r.Context()
 	request := loggedRequest{
-		RemoteAddr: r.RemoteAddr, Proto: r.Proto, Method: r.Method, Host: r.Host, URI: r.RequestURI,
-		Header: shownHeader(r.Header, credentials), TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
-		ResponseHeader: w.Header(), Destination: destinationOf(r, server), Level: levelOf(ctx), Credentials: credentials,
+		RemoteAddr: r.RemoteAddr, Proto: r.Proto, Method: r.Method, Host: host, URI: r.RequestURI,
+		Header: shownHeader(r.Header, config.ShouldLogCredentials), TransferEncoding: r.TransferEncoding, TLS: loggedTLSOf(r.TLS),
+		ResponseHeader: w.Header(), Loggers: loggerNames(ctx, config, withoutPort(r.Host)), Level: levelOf(ctx),
+		Credentials: config.ShouldLogCredentials,
 	}
 	if original, ok := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok { // handlers may have changed it
 		request.RemoteAddr, request.Method, request.URI = original.RemoteAddr, original.Method, original.RequestURI
@@ -117,14 +123,11 @@ func (l *accessLine) ended() {
 	}
 }
 
-// write writes the line as the configuration in use has it.
+// write writes the line to the logs of the request's configuration, as the server does
+// with requests that outlive theirs.
 func (l *accessLine) write() {
 	var request loggedRequest
 	_ = json.Unmarshal(l.request, &request) // which was made of one
-	loggers, credentials := accessLogs.newest().loggersOf(request.Host, &request.Destination)
-	if request.Credentials && !credentials {
-		request.Credentials, request.Header = false, shownHeader(request.Header, false)
-	}
 	fields := append([]zapcore.Field{
 		zap.Object("request", request.loggable()),
 		zap.Int("bytes_read", 0), // a request with a body ends with its stream
@@ -135,8 +138,8 @@ func (l *accessLine) write() {
 		zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: request.ResponseHeader, ShouldLogCredentials: request.Credentials}),
 	}, l.added...)
 	fields = append(fields, l.stream...)
-	for _, logger := range loggers {
-		if entry := logger.Check(request.Level, "handled request"); entry != nil {
+	for _, name := range request.Loggers {
+		if entry := l.logger.Named(name).Check(request.Level, "handled request"); entry != nil {
 			entry.Write(fields...)
 		}
 	}
@@ -179,6 +182,71 @@ func (t *loggedTLS) state() *tls.ConnectionState {
 		state.PeerCertificates = []*x509.Certificate{{Subject: pkix.Name{CommonName: t.CommonName}, SerialNumber: serial}}
 	}
 	return state
+}
+
+// originalHost returns the host that a request came for, which a handler may have
+// changed in what it passes on. net/http has the request as it came with its response,
+// in a private field; a test notices when it has it elsewhere.
+func originalHost(w http.ResponseWriter, r *http.Request) string {
+	if response := reflect.Indirect(reflect.ValueOf(innermost(w))); response.Kind() == reflect.Struct {
+		came := response.FieldByName("req")
+		if came.IsValid() && came.Type() == reflect.TypeFor[*http.Request]() && !came.IsNil() {
+			return came.Elem().FieldByName("Host").String()
+		}
+	}
+	return r.Host
+}
+
+// withoutPort returns a host without its port.
+func withoutPort(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return host
+}
+
+// logs reports whether a server has an access log for a host, as it decides
+// itself.
+func logs(config *caddyhttp.ServerLogConfig, host string) bool {
+	if config == nil {
+		return false
+	}
+	matches := func(pattern string) bool { return certmagic.MatchWildcard(host, pattern) }
+	for pattern := range config.LoggerNames {
+		if matches(pattern) {
+			return true
+		}
+	}
+	return !slices.ContainsFunc(config.SkipHosts, matches) && !config.SkipUnmappedHosts
+}
+
+// loggerNames returns the names of the loggers that a host's line goes to, as the
+// server decides itself: those that `log_name` gives, or that the host has, or the
+// default.
+func loggerNames(ctx context.Context, config *caddyhttp.ServerLogConfig, host string) []string {
+	if given, ok := caddyhttp.GetVar(ctx, caddyhttp.AccessLoggerNameVarKey).([]any); ok {
+		names := make([]string, 0, len(given))
+		for _, name := range given {
+			text, _ := name.(string)
+			names = append(names, text)
+		}
+		return names
+	}
+	host = strings.ToLower(host)
+	if names, ok := config.LoggerNames[host]; ok {
+		return names
+	}
+	labels := strings.Split(host, ".")
+	for i, label := range labels {
+		if label == "" {
+			continue
+		}
+		labels[i] = "*"
+		if names, ok := config.LoggerNames[strings.Join(labels, ".")]; ok {
+			return names
+		}
+	}
+	return []string{config.DefaultLoggerName}
 }
 
 // levelOf returns the level that `log_level` gives a request's line.

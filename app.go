@@ -34,18 +34,18 @@ type App struct {
 	// Defaults for the streams with a `log`, by its kind.
 	LogRaw caddy.ModuleMap `json:"log,omitempty" caddy:"namespace=http.handlers.sse_fanin.log"`
 
-	ctx         caddy.Context
-	logger      *zap.Logger
-	builder     *builder
-	definitions []*definition
-	byKey       map[string]*definition // by stream key
-	handlers    []*Handler
-	announces   bool            // its servers announce the exit; see observeServers
-	watching    bool            // they count with the exit's watch
-	logs        *configuredLogs // of its servers
-	attached    []*definition   // the definitions that have been attached to their hubs
-	started     bool            // its streams are attached
-	announcer   *announcer      // nil until all apps have started
+	ctx          caddy.Context
+	logger       *zap.Logger
+	builder      *builder
+	definitions  []*definition
+	byKey        map[string]*definition // by stream key
+	handlers     []*Handler
+	announces    bool          // its servers announce the exit; see observeServers
+	watching     bool          // they count with the exit's watch
+	accessLogger *zap.Logger   // that its servers write access logs with
+	attached     []*definition // the definitions that have been attached to their hubs
+	started      bool          // its streams are attached
+	announcer    *announcer    // nil until all apps have started
 }
 
 // CaddyModule returns the Caddy module information. Without a copy of the App:
@@ -61,6 +61,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
+	a.accessLogger = ctx.Logger(loggerName("http")).Named("log.access")
 	a.byKey = make(map[string]*definition)
 	var err error
 	if a.builder, err = newBuilder(ctx, a.LogRaw); err != nil {
@@ -104,8 +105,6 @@ func (a *App) Start() error {
 		exits.hold()
 		a.watching = true
 	}
-	a.logs = logsOf(a.ctx)
-	accessLogs.add(a.logs)
 	for _, def := range a.definitions {
 		def.target().attach(def)
 		a.attached = append(a.attached, def)
@@ -161,7 +160,6 @@ func (a *App) Cleanup() error {
 		exits.drop()
 		a.watching = false
 	}
-	accessLogs.remove(a.logs)
 	return nil
 }
 

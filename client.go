@@ -128,7 +128,7 @@ func serveStream(w http.ResponseWriter, r *http.Request, svc *service) error {
 func newClient(h *hub, svc *service, w http.ResponseWriter, r *http.Request) *client {
 	c := &client{hub: h, settings: svc.settings, logger: svc.logger, primed: svc.settings.primes(r)}
 	c.sub.init(c, w, r)
-	c.out = newResponseOutput(&c.sub, w, r)
+	c.out = newResponseOutput(&c.sub, svc, w, r)
 	return c
 }
 

@@ -222,16 +222,6 @@ func TestWhereAccessLinesOfDetachedClientsGo(t *testing.T) {
 			t.Errorf("%s has %q, want %d lines", filepath.Base(file), text, want)
 		}
 	}
-	// the configuration that is in use when the stream ends has its own
-	c := in.openClient(ssetest.ClientConfig{Once: true})
-	eventually(t, 10*time.Second, "it is taken over", func() bool { return takenClients.Load() == 1 })
-	later := filepath.Join(dir, "later")
-	in.reload("", strings.ReplaceAll(site, other, later))
-	c.Close()
-	noneTaken(t)
-	if line := accessLines(t, later, 1)[0]; line["logger"] != "http.log.access.two" || line["sse_end"] != "client" {
-		t.Errorf("got %v", line)
-	}
 }
 
 // What ends clients ends detached ones, too, and they count as much.

@@ -151,14 +151,19 @@ func (c *clientConnection) cutIfOpen() func() {
 // ended; nil if that cannot be known. Nobody else may read from it: the value
 // comes once.
 func responseEnd(w http.ResponseWriter) <-chan bool {
+	if response, ok := innermost(w).(interface{ CloseNotify() <-chan bool }); ok { // deprecated, but nothing else distinguishes the end of a stream from its handler's
+		return response.CloseNotify()
+	}
+	return nil
+}
+
+// innermost returns the writer that others pass everything on to: net/http's.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
-		switch inner := w.(type) {
-		case interface{ CloseNotify() <-chan bool }: // deprecated, but nothing else distinguishes the end of a stream from its handler's
-			return inner.CloseNotify()
-		case interface{ Unwrap() http.ResponseWriter }:
-			w = inner.Unwrap()
-		default:
-			return nil
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
 		}
+		w = outer.Unwrap()
 	}
 }

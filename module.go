@@ -65,7 +65,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting the sse_fanin app: %w", err)
 	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return val.(*App).add(h, server)
+	app := val.(*App)
+	h.service.accessLogger = app.accessLogger
+	return app.add(h, server)
 }
 
 // bind gives the handler the stream it serves.

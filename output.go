@@ -3,6 +3,8 @@ package ssefanin
 import (
 	"net/http"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // output is where a client's stream goes: all that knows how bytes get to it.
@@ -40,12 +42,14 @@ type responseOutput struct {
 	sub   *subscriber
 	body  *unwantedBody // nil: the request has none
 	first *firstBlock   // nil: the connection cannot be taken over
+
+	accessLogger *zap.Logger // of the server
 }
 
 // newResponseOutput returns the output of a request. The subscriber is made
 // before.
-func newResponseOutput(sub *subscriber, w http.ResponseWriter, r *http.Request) *responseOutput {
-	return &responseOutput{w: w, chain: w, r: r, sub: sub, body: bodyOf(w, r)}
+func newResponseOutput(sub *subscriber, svc *service, w http.ResponseWriter, r *http.Request) *responseOutput {
+	return &responseOutput{w: w, chain: w, r: r, sub: sub, body: bodyOf(w, r), accessLogger: svc.accessLogger}
 }
 
 func (o *responseOutput) begin() {

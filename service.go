@@ -15,6 +15,8 @@ type service struct {
 	settings *clientSettings
 	logger   *zap.Logger
 
+	accessLogger *zap.Logger // that its server writes access logs with
+
 	errorRoutes bool // what it returns as an error gets a page of the configuration's
 }
 

@@ -65,7 +65,7 @@ func (o *responseOutput) next() output {
 		parked.follow(heard)
 		return parked
 	}
-	detached := &detachedOutput{takenConn{conn: conn, sub: o.sub}, newAccessLine(o.chain, o.r, takenEnded)}
+	detached := &detachedOutput{takenConn{conn: conn, sub: o.sub}, newAccessLine(o.accessLogger, o.chain, o.r, takenEnded)}
 	detached.follow(heard)
 	o.sub.client.forgetRequest()
 	o.sub.left <- struct{}{} // from here on, the request is its goroutine's
