@@ -82,8 +82,9 @@ func TestOvertakenClientIsToldAndGoesOn(t *testing.T) {
 	must(t, v.WaitSeen(within(t, 10*time.Second), "a", a.Last()))
 	must(t, v.Err())
 	counts := v.Report().Counts
-	if counts.Gaps != 1 || counts.GapMissed == 0 || counts.GapMissed != counts.Announced || counts.Repeated != 0 {
-		t.Errorf("want one gap that tells what is missing: %s", v.Report())
+	// one, or more if it was overtaken again before its socket was full
+	if counts.Gaps == 0 || counts.GapMissed == 0 || counts.GapMissed != counts.Announced || counts.Repeated != 0 {
+		t.Errorf("want gaps that tell what is missing: %s", v.Report())
 	}
 	gaps := gapsOf(t, c.Client)
 	if g := gaps[0]; g.Reason != "expired" || g.Resumed == nil || *g.Resumed != g.event.ID {
