@@ -183,15 +183,16 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 func (c *Client) onEvent(typ, data, id []byte) {
-	if c.cfg.Track != nil {
-		c.cfg.Track.Observe(typ, id, data)
-	}
 	var e Event
 	now := time.Now()
 	if c.cfg.Record > 0 || c.cfg.OnEvent != nil {
 		e = Event{Type: string(typ), Data: string(data), ID: string(id), Time: now}
 	}
 	c.mon.Lock()
+	// With the lock: who has waited for one of the two finds the other as new.
+	if c.cfg.Track != nil {
+		c.cfg.Track.Observe(typ, id, data)
+	}
 	if c.count > 0 {
 		c.silence = max(c.silence, now.Sub(c.newest))
 	}
