@@ -38,6 +38,7 @@ type accessLine struct {
 	logger  *zap.Logger     // that the server writes access logs with
 	request []byte          // a loggedRequest
 	added   []zapcore.Field // by other handlers
+	before  int             // how many of them had been added before the stream began
 
 	size     uint64
 	duration time.Duration
@@ -80,7 +81,7 @@ func newAccessLine(logger *zap.Logger, w http.ResponseWriter, r *http.Request, w
 		return nil
 	}
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
-	l := &accessLine{logger: logger, written: written}
+	l := &accessLine{logger: logger, written: written, before: len(addedFields(ctx))}
 	l.awaited.Store(2)
 	context.AfterFunc(ctx, func() { l.requestEnded(host, w, r, server.Logs) })
 	return l
@@ -103,9 +104,7 @@ func (l *accessLine) requestEnded(host string, w http.ResponseWriter, r *http.Re
 		request.UserID, _ = replacer.GetString("http.auth.user.id")
 	}
 	l.request, _ = json.Marshal(request) // of strings and numbers only
-	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		l.added = slices.Clone(addedFields(extra))
-	}
+	l.added = slices.Clone(addedFields(ctx))
 	l.ended()
 }
 
@@ -128,7 +127,7 @@ func (l *accessLine) ended() {
 func (l *accessLine) write() {
 	var request loggedRequest
 	_ = json.Unmarshal(l.request, &request) // which was made of one
-	fields := append([]zapcore.Field{
+	fields := slices.Concat([]zapcore.Field{
 		zap.Object("request", request.loggable()),
 		zap.Int("bytes_read", 0), // a request with a body ends with its stream
 		zap.String("user_id", request.UserID),
@@ -136,8 +135,7 @@ func (l *accessLine) write() {
 		zap.Uint64("size", l.size),
 		zap.Int("status", http.StatusOK),
 		zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: request.ResponseHeader, ShouldLogCredentials: request.Credentials}),
-	}, l.added...)
-	fields = append(fields, l.stream...)
+	}, l.added[:l.before], l.stream, l.added[l.before:])
 	for _, name := range request.Loggers {
 		if entry := l.logger.Named(name).Check(request.Level, "handled request"); entry != nil {
 			entry.Write(fields...)
@@ -258,9 +256,13 @@ func levelOf(ctx context.Context) zapcore.Level {
 	return zapcore.InfoLevel
 }
 
-// addedFields returns the fields that handlers have added to a request's line.
+// addedFields returns the fields that handlers have added so far to a request's line.
 // caddyhttp has no function that does; a test notices when it has them elsewhere.
-func addedFields(extra *caddyhttp.ExtraLogFields) []zapcore.Field {
+func addedFields(ctx context.Context) []zapcore.Field {
+	extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+	if !ok {
+		return nil
+	}
 	fields := reflect.ValueOf(extra).Elem().FieldByName("fields")
 	if !fields.IsValid() || fields.Type() != reflect.TypeFor[[]zapcore.Field]() {
 		return nil

@@ -106,13 +106,14 @@ func TestAccessLineOfADetachedClient(t *testing.T) {
 		options string // of the site, beside its log
 		fields  string // of the request
 	}{
-		"plain":                  {fields: "User-Agent: test\r\nVia: a\r\nVia: b\r\n"},
-		"tls":                    {tls: true},
-		"fields of others":       {options: "log_append team blue\nlog_append <early {http.request.method}"},
-		"credentials":            {fields: "Cookie: a=b\r\nAuthorization: Bearer c\r\n", options: "header >Set-Cookie d=e"},
-		"another level":          {options: "vars log_level WARN"},
-		"bytes that are no text": {fields: "Via: \xff\r\n"},
-		"a user":                 {options: "basic_auth {\nalice " + hash + "\n}", fields: "Authorization: " + basicAuth("alice:hiccup") + "\r\n"},
+		"plain":                   {fields: "User-Agent: test\r\nVia: a\r\nVia: b\r\n"},
+		"tls":                     {tls: true},
+		"fields of others":        {options: "log_append team blue\nlog_append <early {http.request.method}"},
+		"fields of the same name": {options: "log_append sse_end late\nlog_append <sse_events early"},
+		"credentials":             {fields: "Cookie: a=b\r\nAuthorization: Bearer c\r\n", options: "header >Set-Cookie d=e"},
+		"another level":           {options: "vars log_level WARN"},
+		"bytes that are no text":  {fields: "Via: \xff\r\n"},
+		"a user":                  {options: "basic_auth {\nalice " + hash + "\n}", fields: "Authorization: " + basicAuth("alice:hiccup") + "\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := plain(t)
