@@ -397,3 +397,28 @@ func TestReloadTakesAStalledLogAway(t *testing.T) {
 	in.reload("", "sse_fanin /events {\nstream s\nupstream u "+o.URL()+" {\nbackoff 10ms 10ms\n}\n}")
 	gets(t, c, "one", "two", "three")
 }
+
+// A log that comes back goes on where it was: it has every event once, and in order,
+// though the upstream goes on sending while the stream gets it.
+func TestLogThatComesBackHasNoEventTwice(t *testing.T) {
+	dir := t.TempDir()
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", History: 1 << 20})
+	options := quick + "\nretain {\nevents 0\nsize 1GiB\n}\nstart oldest\nupstream a " + a.URL()
+	site := kept(dir, "", options)
+	in := serve(t, "", site)
+	up(t, a)
+	a.SetRate(1000)
+	d := durableOf(t)
+	eventually(t, 10*time.Second, "an event is in the log", func() bool { return d.log().memory.Head() > 0 })
+	a.SetRate(0)
+	for range 5 {
+		awaitWriting(t)
+		in.reload("", "sse_fanin /events {\nstream s\n"+options+"\n}")
+		up(t, a)
+		a.SetRate(50_000)
+		in.reload("", site)
+		a.SetRate(0)
+	}
+	_, v := followNumbered(t, in, "/events")
+	settle(t, v, a)
+}

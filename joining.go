@@ -57,16 +57,21 @@ func (all used) environments() map[sourceOf][]*environment {
 // reconcileLocked makes the sources and settings follow the configurations in
 // use. If several name an upstream differently, the oldest one counts.
 func (in *inputs) reconcileLocked() {
+	in.reconcileWatchesLocked()
+	all := in.expandLocked()
+	wanted := all.wanted()
+	var ofOtherLog []*input
 	var stalled *durable
 	if len(in.uses) > 0 {
 		first := in.uses[0]
 		in.hub.shaped.Store(&first.shape)
+		ofOtherLog = in.leaveLogLocked(wanted)
 		stalled = in.hub.applyLog(first)
 	}
-	in.reconcileWatchesLocked()
-	all := in.expandLocked()
-	wanted := all.wanted()
 	postponed := in.renameSourcesLocked(all, wanted)
+	for _, one := range ofOtherLog {
+		in.succeedLocked(one, wanted[one.name], stalled)
+	}
 	if len(in.uses) > 0 {
 		for name, one := range in.sources {
 			u := wanted[name]
@@ -74,7 +79,8 @@ func (in *inputs) reconcileLocked() {
 			case u == nil:
 				in.leaveLocked(one)
 			case u.key != one.key:
-				in.replaceLocked(one, u, stalled)
+				in.leaveLocked(one)
+				in.succeedLocked(one, u, stalled)
 			default:
 				one.shape.Store(u.shape)
 			}
@@ -275,12 +281,24 @@ func (in *inputs) leaveLocked(one *input) {
 	delete(in.sources, one.name)
 }
 
-// replaceLocked exchanges the source of an upstream whose connection is
-// configured differently from now on. When the new source asks the same URLs,
-// it goes on where the old one was; with stalled, after what that has committed.
-func (in *inputs) replaceLocked(one *input, u *upstreamDef, stalled *durable) {
+// leaveLogLocked gives up the sources that are about to go on where another log ends,
+// and returns them. All of their events are in the log that they leave: one that came
+// into the next log would stand before those that the next source has sent again.
+func (in *inputs) leaveLogLocked(wanted map[string]*upstreamDef) (left []*input) {
+	for name, one := range in.sources {
+		if u := wanted[name]; u != nil && u.spec.Log != one.source.spec.Log {
+			in.leaveLocked(one)
+			left = append(left, one)
+		}
+	}
+	return left
+}
+
+// succeedLocked joins the source that takes the place of one that was left, as its
+// connection is configured differently from now on. When the new source asks the same
+// URLs, it goes on where the old one was; with stalled, after what that has committed.
+func (in *inputs) succeedLocked(one *input, u *upstreamDef, stalled *durable) {
 	old := one.source
-	in.leaveLocked(one)
 	in.joinLocked(u)
 	if !slices.Equal(old.spec.URLs, u.spec.URLs) {
 		return
