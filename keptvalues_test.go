@@ -142,7 +142,10 @@ func TestLastValuesAfterAKill(t *testing.T) {
 	options := "retain {\nsize 128KiB\n}"
 	in := serve(t, "", keptValuesSite(dir, o, options))
 	var copies []string
-	h := playHistory(t, o, in, 600, func(uint64) { // quicker than the disk
+	h := playHistory(t, o, in, 600, func(at uint64) { // quicker than the disk
+		if at == 600 {
+			eventually(t, 0, "what does not change any more is gone", func() bool { return durableOf(t).status().First > 61 })
+		}
 		copies = append(copies, copied(t, dir))
 	})
 	in.stop()
