@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 )
 
 // What the kernel has to say of a connection may be read when that has been closed,
@@ -14,13 +15,14 @@ func TestLateEventOfAConnection(t *testing.T) {
 	s.in = serve(t, "", "sse_fanin /events "+s.a.URL())
 	connected(t, s.a)
 	number := func() uint64 {
-		clientDepartures.mu.Lock()
-		defer clientDepartures.mu.Unlock()
-		if numbers := slices.Collect(maps.Keys(clientDepartures.conns)); len(numbers) == 1 {
-			return numbers[0]
-		}
-		t.Fatalf("%d connections are followed", len(clientDepartures.conns))
-		panic("unreachable")
+		var numbers []uint64
+		eventually(t, 10*time.Second, "one connection is followed", func() bool { // once it has been taken over
+			clientDepartures.mu.Lock()
+			defer clientDepartures.mu.Unlock()
+			numbers = slices.Collect(maps.Keys(clientDepartures.conns))
+			return len(numbers) == 1
+		})
+		return numbers[0]
 	}
 	first := s.open("")
 	seen := []uint64{number()}

@@ -172,6 +172,7 @@ func TestEachDeliveryIsOneWrite(t *testing.T) {
 	eventually(t, 10*time.Second, "the client is gone", func() bool {
 		return h.audience.snapshot().connected == 0
 	})
+	nobodyServed(t)
 }
 
 // block is what stands between two blank lines of a stream, and whether a client

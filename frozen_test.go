@@ -71,7 +71,7 @@ func TestFrozenConnectionIsClosed(t *testing.T) {
 			a := newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: 32 << 10})
 			logged := filepath.Join(t.TempDir(), "log")
 			in := serveHTTP2(t, secure, "log {\noutput file "+logged+"\nlevel DEBUG\n}",
-				"sse_fanin /events "+a.URL()+" {\nwrite_timeout 400ms\n}\nsse_fanin /quiet "+plain(t).URL())
+				"sse_fanin /events "+a.URL()+" {\nwrite_timeout 1s\n}\nsse_fanin /quiet "+plain(t).URL()) // the reader may have to wait for a processor
 			f := newFreezer(t)
 			shared := frozenClient(t, f, secure)
 			var all []*ssetest.Client

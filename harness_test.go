@@ -64,6 +64,17 @@ func (in *instance) stop() {
 		hubs.Range(func(_, _ any) bool { n++; return true })
 		return n == 0
 	})
+	nobodyServed(in.t)
+}
+
+// nobodyServed waits until nothing is left of the clients there were. One whose
+// connection was taken over is counted until its request has ended, which may be after
+// its stream is gone; and a writer that has not noticed yet that it has nothing to do
+// would serve the clients of a test with a synthetic clock, by the real one.
+func nobodyServed(t *testing.T) {
+	t.Helper()
+	noneTaken(t)
+	eventually(t, 10*time.Second, "no writer is left", func() bool { return !goroutinesIn(t, "caddy-sse-fanin.(*writers).run(") })
 }
 
 func (in *instance) url(path string) string { return in.scheme + "://" + in.addr + path }

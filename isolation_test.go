@@ -36,8 +36,8 @@ func TestNoUpstreamIsAHotLoop(t *testing.T) {
 		"retry-max":  preface("9223372036854775807"),
 	}
 	// 20 a second at the base, 5 at the maximum
+	begin := time.Now() // they are dialled while the site is loaded
 	serve(t, "", directive("/e", "backoff 50ms 200ms\n"+upstreams(origins)))
-	begin := time.Now()
 	eventually(t, 5*time.Second, "each is tried again and again", func() bool {
 		for _, o := range origins {
 			if o.Accepts() < 5 {
@@ -133,7 +133,7 @@ func TestBadUpstreamsDelayNobody(t *testing.T) {
 	settle(t, v, good)
 	mu.Lock()
 	defer mu.Unlock()
-	if worst > 400*time.Millisecond { // the machine may be busy; a wait for another source is longer
+	if worst > 900*time.Millisecond { // the machine may be busy; a wait for another source is longer
 		t.Errorf("an event took %s", worst)
 	}
 	if n := good.TotalConnections(); n != 1 {

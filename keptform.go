@@ -29,7 +29,8 @@ type keptValue struct {
 // foundValues are the last values that are stored, as far as they are those of the log.
 type foundValues struct {
 	all      []keptValue
-	upTo     uint64 // they are those of the events up to here; 0: there are none
+	known    bool   // something is stored; otherwise there is nothing, or it is of another log
+	upTo     uint64 // they are those of the events up to here
 	doubtful bool   // some of them are of events after that, or others are wanted
 	rekeyed  bool   // they may have other keys than are wanted
 }

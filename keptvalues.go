@@ -161,7 +161,7 @@ func (d *durable) findValues(store logstore.Keeper) (*foundValues, error) {
 	}
 	upTo, ok := k.goodUpTo(store.Epochs(), store.Status().Last)
 	if def := log.values.def.Load(); ok && def != nil {
-		found.all, found.upTo, found.rekeyed = all, upTo, k.text != def.text()
+		found.known, found.all, found.upTo, found.rekeyed = true, all, upTo, k.text != def.text()
 		found.doubtful = upTo < k.upTo || found.rekeyed
 	}
 	return found, nil // otherwise they are of another log
@@ -177,13 +177,29 @@ func (d *durable) restoreAt(store logstore.Store, from, first uint64) uint64 {
 		if err != nil && d.ctx.Err() == nil {
 			d.logger().Error("the last values cannot be read from where the log is; those remain whose events are read into memory", zap.Error(err))
 		}
-		if found.upTo > 0 && found.upTo+1 >= first && log.values.restore(found, true) {
+		switch {
+		case found.known && found.upTo+1 >= first && log.values.restore(found, true):
 			from = min(from, found.upTo+1)
+		case err == nil && !found.known:
+			defer d.beginKept(store, keeper, from)
 		}
 	}
 	log.values.lost(from)
 	log.memory.Restore(store.Epochs(), from)
 	return from
+}
+
+// beginKept stores that there are no last values before an offset, where none are
+// stored. From there on events are held until values are stored for the first time; by
+// this, a start after a kill in between knows that it is to read them all.
+func (d *durable) beginKept(store logstore.Store, keeper logstore.Keeper, from uint64) {
+	log := d.log()
+	def := log.values.def.Load()
+	if _, holds := store.(logstore.Holder); !holds || def == nil {
+		return
+	}
+	k := keptLog{upTo: from - 1, epoch: log.memory.Epoch(), ids: log.ids, text: def.text()}
+	_ = keeper.Keep(d.ctx, keptValues, k.appendHead(nil)) // keepValues logs it if nothing can be stored
 }
 
 // completeValues reads again what is stored if values are missing, since it was older

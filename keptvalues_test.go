@@ -142,7 +142,10 @@ func TestLastValuesAfterAKill(t *testing.T) {
 	options := "retain {\nsize 128KiB\n}"
 	in := serve(t, "", keptValuesSite(dir, o, options))
 	var copies []string
-	h := playHistory(t, o, in, 600, func(uint64) { // quicker than the disk
+	h := playHistory(t, o, in, 600, func(at uint64) { // quicker than the disk
+		if at == 600 {
+			eventually(t, 0, "what does not change any more is gone", func() bool { return durableOf(t).status().First > 61 })
+		}
 		copies = append(copies, copied(t, dir))
 	})
 	in.stop()
@@ -174,31 +177,41 @@ func TestLastValuesAfterAKill(t *testing.T) {
 // As long as the last values cannot be stored, the log keeps more events than it has to,
 // so that they are found after a kill.
 func TestEventsStayUntilTheirLastValuesAreStored(t *testing.T) {
-	dir := t.TempDir()
-	file, aside := filepath.Join(dir, "s", keptValues+".kept"), filepath.Join(t.TempDir(), "kept")
-	o := newOrigin(t, ssetest.OriginConfig{})
-	site := keptValuesSite(dir, o, "retain {\nsize 128KiB\n}")
-	in := serve(t, "", site)
-	var head uint64
-	h := playHistory(t, o, in, 400, func(at uint64) {
-		if head < 60 && at >= 60 {
-			eventually(t, 0, "a directory is in the way", func() bool {
-				err := os.Rename(file, aside)
-				return err == nil && os.MkdirAll(filepath.Join(file, "x"), 0o700) == nil
+	for name, since := range map[string]uint64{"none are stored": 0, "some are stored": 60} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file, aside := filepath.Join(dir, "s", keptValues+".kept"), filepath.Join(t.TempDir(), "kept")
+			o := newOrigin(t, ssetest.OriginConfig{})
+			site := keptValuesSite(dir, o, "retain {\nsize 128KiB\n}")
+			in := serve(t, "", site)
+			hinder := func() {
+				eventually(t, 0, "a directory is in the way", func() bool {
+					err := os.Rename(file, aside)
+					return err == nil && os.MkdirAll(filepath.Join(file, "x"), 0o700) == nil
+				})
+			}
+			if since == 0 {
+				hinder()
+			}
+			var head uint64
+			h := playHistory(t, o, in, 400, func(at uint64) {
+				if head < since && at >= since {
+					hinder()
+				}
+				head = at
 			})
-		}
-		head = at
-	})
-	in.stop()
-	o.Stop() // nothing comes any more
-	must(t, os.RemoveAll(file))
-	must(t, os.Rename(aside, file))
-	in.reload("", site)
-	if got, want := storedValues(t), h.values(head); !maps.Equal(got, want) {
-		t.Errorf("there are\n%v, want\n%v", got, want)
+			in.stop()
+			o.Stop() // nothing comes any more
+			must(t, os.RemoveAll(file))
+			must(t, os.Rename(aside, file))
+			in.reload("", site)
+			if got, want := storedValues(t), h.values(head); !maps.Equal(got, want) {
+				t.Errorf("there are\n%v, want\n%v", got, want)
+			}
+			durableOf(t).keeping.hasten()
+			eventually(t, 0, "what is too much goes", func() bool { return durableOf(t).status().Bytes < 256<<10 })
+		})
 	}
-	durableOf(t).keeping.hasten()
-	eventually(t, 0, "what is too much goes", func() bool { return durableOf(t).status().Bytes < 256<<10 })
 }
 
 // Where the log has lost its end, the last values that were stored may be newer than it.

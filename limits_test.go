@@ -112,7 +112,7 @@ func TestOvertakenClientIsDisconnected(t *testing.T) {
 
 func TestClientThatTakesNothingIsDisconnected(t *testing.T) {
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: 8000})
-	in, socket := serveSocket(t, "sse_fanin /events "+a.URL()+" {\nwrite_timeout 200ms\nheartbeat off\n}")
+	in, socket := serveSocket(t, "sse_fanin /events "+a.URL()+" {\nwrite_timeout 1s\nheartbeat off\n}") // the reader may have to wait for a processor
 	v := ssetest.NewVerifier()
 	reader := in.openClient(ssetest.ClientConfig{Socket: socket, Track: v.Track("reader")})
 	connected(t, a)

@@ -316,7 +316,9 @@ func TestMetricsOfALog(t *testing.T) {
 	for i := range 3 {
 		o.Emit("", fmt.Sprint(i))
 	}
-	becomes(t, "s", "all of it is in the log", func(st streamStatus) bool { return st.Upstreams[0].Events == 3 && st.Log.Store.Buffered == 0 })
+	becomes(t, "s", "all of it is in the log", func(st streamStatus) bool {
+		return st.Upstreams[0].Events == 3 && st.Log.Store.Buffered == 0 && st.Log.Store.Last == 3
+	})
 	last := float64(streamNamed(t, "s").Log.Store.Last)
 	metric := func(name string) string { return "caddy_sse_fanin_log_" + name + `{stream="s"}` }
 	state := func(state logstore.State) string {
