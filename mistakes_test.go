@@ -226,8 +226,8 @@ func TestConnectionThatCameBack(t *testing.T) {
 		t.Errorf("the first connection: %+v", first)
 	}
 	o.RespondWith(http.StatusInternalServerError, nil, "")
-	o.CutConnections()
 	lost := time.Now()
+	o.CutConnections()
 	must(t, o.WaitRequests(within(t, 10*time.Second), 4))
 	o.Clear()
 	up(t, o)

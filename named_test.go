@@ -149,6 +149,7 @@ func TestNamedStreamRetainsFewerEvents(t *testing.T) {
 	emitSeen(t, a, c, "one", "two", "three", "four")
 	in.reload("", named("retain {\nevents 2\n}", a))
 	fresh := in.openClient(ssetest.ClientConfig{URL: "/oldest"})
+	waitData(t, fresh, "four") // before the next one takes the place of the oldest
 	emitSeen(t, a, fresh, "five")
 	wantDatas(t, fresh, "three four five")
 	expired := in.openClient(ssetest.ClientConfig{LastEventID: waitData(t, c, "one").ID})

@@ -157,6 +157,9 @@ func TestResumeWhileEventsFlow(t *testing.T) {
 	})
 	defer fleet.Close()
 	must(t, fleet.WaitOpen(within(t, 5*time.Second)))
+	for _, o := range []*ssetest.Origin{a, b} { // or there may be nothing to resume, and to be waited for in the end
+		must(t, v.WaitSeen(within(t, 5*time.Second), o.Source(), o.Last()+1))
+	}
 	eventually(t, 10*time.Second, "clients have come back 20 times", func() bool {
 		must(t, v.ErrIfAny())
 		return fleet.Ends(ssetest.EndSelf) >= 20

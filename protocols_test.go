@@ -202,27 +202,27 @@ var idleWriter = map[string]string{
 // HTTP/1.1 response fail.
 func TestIdleStreamsOutliveTheWriteTimeout(t *testing.T) {
 	a := plain(t)
-	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nwrite_timeout 300ms\nheartbeat off\ndrain 10ms\n}", idleWriter)
+	s := serveEverywhere(t, "sse_fanin /events "+a.URL()+" {\nwrite_timeout 1s\nheartbeat off\ndrain 10ms\n}", idleWriter)
 	clients := s.clients(ssetest.ClientConfig{Once: true})
 	connected(t, a)
 	s.emitAll(a, clients, "at once")
-	s.idle(clients, 600*time.Millisecond)
+	s.idle(clients, 1500*time.Millisecond)
 	s.emitAll(a, clients, "after a while")
-	s.idle(clients, 600*time.Millisecond)
+	s.idle(clients, 1500*time.Millisecond)
 	s.reload("respond gone")
 	s.wantCleanEnds(clients)
 }
 
 func TestReloadKeepsStreamsOfAllProtocols(t *testing.T) {
 	a := plain(t)
-	site := "sse_fanin /events " + a.URL() + " {\nwrite_timeout 300ms\nheartbeat off\n}\nrespond /version %d"
+	site := "sse_fanin /events " + a.URL() + " {\nwrite_timeout 1s\nheartbeat off\n}\nrespond /version %d"
 	s := serveEverywhere(t, fmt.Sprintf(site, 1), nil)
 	clients := s.clients(ssetest.ClientConfig{Once: true})
 	connected(t, a)
 	for i := range 2 {
 		s.reload(fmt.Sprintf(site, 2+i))
 		s.emitAll(a, clients, fmt.Sprint("after ", i))
-		s.idle(clients, 500*time.Millisecond)
+		s.idle(clients, 1200*time.Millisecond)
 		s.emitAll(a, clients, fmt.Sprint("later than ", i))
 	}
 	for name, c := range clients {
@@ -234,7 +234,7 @@ func TestReloadKeepsStreamsOfAllProtocols(t *testing.T) {
 }
 
 func TestMaxAgeEndsIdleStreamsCleanly(t *testing.T) {
-	s := serveEverywhere(t, "sse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 300ms\nheartbeat off\nmax_age 800ms\n}", idleWriter)
+	s := serveEverywhere(t, "sse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 1s\nheartbeat off\nmax_age 1800ms\n}", idleWriter)
 	s.wantCleanEnds(s.clients(ssetest.ClientConfig{Once: true}))
 }
 
@@ -290,7 +290,7 @@ func TestManyStreamsOfOneConnection(t *testing.T) {
 func TestStreamNobodyReadsIsReset(t *testing.T) {
 	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Pad: 32 << 10})
 	logged := filepath.Join(t.TempDir(), "log")
-	in := serveTLS(t, "log {\noutput file "+logged+"\nlevel DEBUG\n}", "sse_fanin /events "+a.URL()+" {\nwrite_timeout 200ms\n}")
+	in := serveTLS(t, "log {\noutput file "+logged+"\nlevel DEBUG\n}", "sse_fanin /events "+a.URL()+" {\nwrite_timeout 1s\n}")
 	shared := tcpClient(t, (*http.Protocols).SetHTTP2)
 	v := ssetest.NewVerifier()
 	reader := in.openClient(ssetest.ClientConfig{HTTP: shared, Track: v.Track("reader")})

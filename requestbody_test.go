@@ -63,7 +63,7 @@ func (in *instance) send(line, rest string) *rawRequest {
 		if in.scheme == "https" {
 			q.conn = tls.Client(q.conn, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a certificate of the test's own
 		}
-		must(in.t, q.conn.SetDeadline(time.Now().Add(20*time.Second)))
+		must(in.t, q.conn.SetDeadline(time.Now().Add(2*patience)))
 		fmt.Fprintf(q.conn, "%s\r\nHost: %s\r\n%s", line, in.addr, rest)
 		q.r = bufio.NewReader(q.conn)
 		q.resp, err = http.ReadResponse(q.r, &http.Request{Method: method})

@@ -236,7 +236,10 @@ func TestOtherFailuresBackOff(t *testing.T) {
 			o.Clear()
 			o.Emit("", "two")
 			receives(t, c, "one", "two")
-			ids := o.LastEventIDs()
+			ids := o.LastEventIDs()[1:]
+			if end := len(ids) - 1; ids[end] == "2" {
+				ids = ids[:end] // a connection that was to end brought the second event, and has ended
+			}
 			if id := ids[len(ids)-1]; id != "1" {
 				t.Errorf("asked for %q, want 1", id)
 			}

@@ -137,6 +137,7 @@ func TestRefusedRequestBacksOff(t *testing.T) {
 		t.Errorf("asked again after %s", waited)
 	}
 	o.Clear()
+	connected(t, o) // perhaps without an id
 	o.Emit("", "two")
 	receives(t, c, "one", "two")
 }

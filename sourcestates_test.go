@@ -129,8 +129,8 @@ func TestSourceEventsHaveTheNewestReason(t *testing.T) {
 	up(t, b)
 	early := in.connect("/events")
 	awaitSource(t, early, "a", "down")
-	must(t, a.Start())
 	a.RespondWith(http.StatusInternalServerError, nil, "")
+	must(t, a.Start())
 	must(t, a.WaitRequests(within(t, 10*time.Second), 1))
 	eventually(t, 10*time.Second, "a client is told the reason", func() bool {
 		c := ssetest.StartClient(ssetest.ClientConfig{URL: in.url("/events")})

@@ -64,7 +64,7 @@ func TestStatusTellsWhatAStreamDoes(t *testing.T) {
 	waitData(t, c, "three")
 	waitData(t, c, "two")
 	st := becomes(t, "s", "everything is counted", func(st streamStatus) bool {
-		return st.Delivered.Events == 3 && st.Upstreams[0].Events == 2 && st.Upstreams[1].Events == 1
+		return st.Delivered.Events == 3 && st.Upstreams[0].Events == 2 && st.Upstreams[1].Events == 1 && st.Upstreams[0].LastEvent >= st.Log.Oldest
 	})
 	if st.Keyed || st.Removed || st.OnDemand || st.Keys != 0 {
 		t.Errorf("got %+v", st)

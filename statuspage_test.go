@@ -161,9 +161,17 @@ func TestStatusHasThreeRepresentations(t *testing.T) {
 		t.Errorf("the stream's Cache-Control is %q", got)
 	}
 	all := snapshots(t, resp)
-	first, second := nextSnapshot(t, all), nextSnapshot(t, all)
-	if d := second.Time - first.Time; d < 500 || d > 5000 {
-		t.Errorf("%d ms between two snapshots", d)
+	asExpected := func(ms int64) bool { return ms >= 500 && ms <= 5000 }
+	apart, newest := int64(0), nextSnapshot(t, all).Time
+	for range 4 { // on a busy machine, one that is late is nearer to the next one
+		before := newest
+		newest = nextSnapshot(t, all).Time
+		if apart = newest - before; asExpected(apart) {
+			break
+		}
+	}
+	if !asExpected(apart) {
+		t.Errorf("%d ms between two snapshots", apart)
 	}
 
 	resp, _ = in.get("/status", "image/png")

@@ -51,6 +51,7 @@ var takenModes = []string{"detach off", "detach on"}
 // eachTakenKind runs a test for each kind of connection, in both modes.
 func eachTakenKind(t *testing.T, test func(s *takenScene)) {
 	t.Helper()
+	noneTaken(t) // of the tests before
 	for name, kind := range takenKinds {
 		for _, mode := range takenModes {
 			t.Run(name+", "+mode, func(t *testing.T) {
@@ -96,7 +97,7 @@ func (s *takenScene) open(following string) *rawRequest {
 	conn, err := net.Dial(network, addr)
 	must(s.t, err)
 	s.t.Cleanup(func() { conn.Close() })
-	must(s.t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	must(s.t, conn.SetDeadline(time.Now().Add(2*patience)))
 	fmt.Fprint(conn, s.kind.before)
 	if s.kind.tls {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a certificate of the test's own
@@ -166,6 +167,8 @@ func TestClientThatHasTalkedIsNoticedToLeave(t *testing.T) {
 		fmt.Fprint(q.conn, "and more")
 		q.conn.Close()
 		waitSubscribers(s.t, 0)
+		// The count is to go up with the next one, and with nothing else down.
+		noneTaken(s.t)
 		q = s.open(strings.Repeat("x", maxUnwanted)) // from here on only the end counts
 		q.conn.Close()
 		waitSubscribers(s.t, 0)
@@ -178,6 +181,7 @@ func TestClientThatHasTalkedIsNoticedToLeave(t *testing.T) {
 func TestWhatIsTakenOver(t *testing.T) {
 	allows := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer allows.Close()
+	noneTaken(t) // of the tests before
 	for name, test := range map[string]struct {
 		global, beside  string // the route with the stream
 		route           string // before the stream
@@ -232,6 +236,7 @@ func TestWhatIsTakenOver(t *testing.T) {
 
 // What swallows or keeps back the stream goes on to do so.
 func TestKeptBackStreamsAreNotTakenOver(t *testing.T) {
+	noneTaken(t) // of the tests before
 	for name, test := range map[string]struct{ route, body string }{
 		"intercept": {"intercept {\n@ok status 200\nhandle_response @ok {\nrespond replaced\n}\n}", "replaced"},
 		"templates": {"templates {\nmime text/event-stream\n}", "retry: 3000\n: sse_fanin\n"},

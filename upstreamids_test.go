@@ -144,6 +144,7 @@ func TestUpstreamIDsOverARestart(t *testing.T) {
 	o.Emit("", "1")
 	gets(t, c, "1")
 	in.stop()
+	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
 	o.Emit("", "2")
 	in.reload("", site)
 	up(t, o)
