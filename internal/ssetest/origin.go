@@ -67,7 +67,7 @@ type OriginConfig struct {
 	// Path of a unix socket to listen on. Default: a loopback TCP port.
 	Socket string
 
-	// Address to listen on. Default: 127.0.0.1:0.
+	// Address to listen on. Default: FreeAddr's.
 	Address string
 
 	// Serve TLS with a self-signed certificate, see CAPEM.
@@ -90,7 +90,7 @@ type Origin struct {
 	listener net.Listener
 	server   *http.Server
 	network  string
-	address  string // fixed by the first listen
+	address  string
 	closed   bool
 	log      history
 	rate     rateState
@@ -124,8 +124,12 @@ func NewOrigin(cfg OriginConfig) (*Origin, error) {
 	if cfg.Newline == "" {
 		cfg.Newline = "\n"
 	}
-	if cfg.Address == "" {
-		cfg.Address = "127.0.0.1:0"
+	if cfg.Address == "" && cfg.Socket == "" {
+		addr, err := FreeAddr() // nobody takes it between Stop and Start
+		if err != nil {
+			return nil, err
+		}
+		cfg.Address = addr
 	}
 	o := &Origin{
 		cfg:         cfg,
