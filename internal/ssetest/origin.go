@@ -1,6 +1,7 @@
 package ssetest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -85,6 +86,7 @@ const defaultHistory = 100_000
 type Origin struct {
 	cfg  OriginConfig
 	cert *certificate // nil without TLS
+	pad  []byte       // of the data of numbered events
 
 	mon      monitor // protects everything up to the next blank line
 	listener net.Listener
@@ -133,6 +135,7 @@ func NewOrigin(cfg OriginConfig) (*Origin, error) {
 	}
 	o := &Origin{
 		cfg:         cfg,
+		pad:         bytes.Repeat([]byte("x"), cfg.Pad),
 		network:     "tcp",
 		address:     cfg.Address,
 		log:         history{max: cfg.History},
