@@ -73,7 +73,7 @@ var browserOnce = sync.OnceValue(func() error {
 		cancel()
 		cancelAllocator() // waits for the process
 	}
-	starting := time.AfterFunc(30*time.Second, cancel)
+	starting := time.AfterFunc(step, cancel)
 	defer starting.Stop()
 	if err := chromedp.Do(ctx); err != nil {
 		return fmt.Errorf("starting %s: %w", path, err)
@@ -108,7 +108,7 @@ func closeBrowser() error {
 		return nil
 	}
 	defer shared.cancel()
-	closing, cancel := context.WithTimeout(shared.ctx, 10*time.Second)
+	closing, cancel := context.WithTimeout(shared.ctx, step)
 	defer cancel()
 	if err := chromedp.Cancel(closing); err != nil {
 		return fmt.Errorf("closing the browser: %w", err)
@@ -199,7 +199,7 @@ func (b *tab) forgive() {
 }
 
 // step is how long one action of a tab may take.
-const step = 30 * time.Second
+const step = time.Minute
 
 func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()

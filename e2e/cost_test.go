@@ -18,7 +18,7 @@ const (
 	// maxCost is what an open page may take of a processor, without a graphics
 	// card. They are made for 0.05; machines differ, and this one has other
 	// things to do meanwhile. With animations that never end it is 0.3 and more.
-	maxCost = 0.1
+	maxCost = 0.15
 )
 
 // drawingTime returns the processor time that the browser has spent on

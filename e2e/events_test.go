@@ -95,9 +95,10 @@ func TestEventSourceResumes(t *testing.T) {
 		},
 		{
 			// the stream that comes is another one: there is a gap, through
-			// which nothing falls while the origins are silent
+			// which nothing falls while the origins are silent; had the page
+			// asked for it before it has come, it would have given up
 			name:     "removed and added",
-			settings: "drain 50ms\nretry 2s 3s",
+			settings: "drain 50ms\nretry 8s 9s",
 			gaps:     []string{"unknown"},
 			cut: func(t *testing.T, s *server, b *tab, site string, origins []*ssetest.Origin) {
 				b.settle(origins...)
@@ -121,6 +122,7 @@ func TestEventSourceResumes(t *testing.T) {
 				b.forgive()
 				s.stop()
 				b.wait("seen.errors >= 2") // the connection, and another attempt
+				waitConnected(t, 0, origins...)
 				s.start(site)
 				waitConnected(t, 1, origins...)
 				for _, o := range origins {

@@ -65,7 +65,7 @@ func (st *shownStream) self() shownNode {
 // are asked to.
 func TestOperatingFromAnyNode(t *testing.T) {
 	nats := startNATS(t, documented(t))
-	options := "servers " + nats.url("nats") + "\nuser caddy " + password + "\nlease 1s"
+	options := "servers " + nats.url("nats") + "\nuser caddy " + password + "\nlease 1m" // the writer is to stay it, however busy the machine
 	o := newOrigin(t)
 	writer := startNode(t, o, options)
 	writer.awaitReady()

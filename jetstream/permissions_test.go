@@ -73,12 +73,14 @@ func TestWhoMayNotAppendIsTold(t *testing.T) {
 		err := store.Status().Err
 		return err != nil && strings.Contains(strings.ToLower(err.Error()), denied)
 	}))
-	logged := slices.ContainsFunc(lines.All(), func(line observer.LoggedEntry) bool {
-		err, _ := line.ContextMap()["error"].(string)
-		return line.Message == "NATS does not permit what the log takes" && strings.Contains(strings.ToLower(err), denied)
+	err = ssetest.Await(patience, "a line about what is denied", func() bool {
+		return slices.ContainsFunc(lines.All(), func(line observer.LoggedEntry) bool {
+			err, _ := line.ContextMap()["error"].(string)
+			return line.Message == "NATS does not permit what the log takes" && strings.Contains(strings.ToLower(err), denied)
+		})
 	})
-	if !logged {
-		t.Errorf("got %v, want a line about what is denied", lines.All())
+	if err != nil {
+		t.Errorf("%v; got %v", err, lines.All())
 	}
 }
 

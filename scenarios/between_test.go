@@ -24,14 +24,14 @@ func TestWhatStandsBetweenIsNotPassedOver(t *testing.T) {
 		"nothing":       {},
 		"header-late":   {route: "header >X-Late yes", header: http.Header{"X-Late": {"yes"}}},
 		"encode":        {route: "encode", rest: zip, header: http.Header{"Content-Encoding": nil}},
-		"encode-forced": {route: "encode\nheader >Cache-Control no-cache", rest: zip, header: http.Header{"Content-Encoding": {"gzip"}}, left: true, stream: "max_age 1s", ends: true},
+		"encode-forced": {route: "encode\nheader >Cache-Control no-cache", rest: zip, header: http.Header{"Content-Encoding": {"gzip"}}, left: true, stream: "max_age 5s", ends: true},
 		"forward-auth":  {route: "forward_auth " + auth.Listener.Addr().String() + " {\nuri /\n}"},
 		"http10":        {version: "HTTP/1.0", left: true, closes: true},
 		"a-body":        {options: "timeouts {\nread_body_idle 200ms\n}", rest: "Content-Length: 4\r\n\r\nbody", left: true, closes: true},
-		"no-write-idle": {options: "timeouts {\nwrite_idle -1s\n}", left: true, stream: "max_age 1s", ends: true},
+		"no-write-idle": {options: "timeouts {\nwrite_idle -1s\n}", left: true, stream: "max_age 5s", ends: true},
 		"timeouts":      {options: "timeouts {\nread_header 200ms\nread_body 200ms\nread_body_idle 200ms\nwrite_idle 200ms\nidle 200ms\n}"},
 		"rate":          {options: "timeouts {\nwrite_idle 200ms 1000000\n}", stream: "write_timeout 200ms"},
-		"write":         {options: "timeouts {\nwrite 2s\n}", ends: true}, // the last one to be opened
+		"write":         {options: "timeouts {\nwrite 5s\n}", ends: true}, // the last one to be opened
 		"beside-h2c":    {options: "protocols h1 h2c"},
 	})
 	for _, mode := range takenModes {

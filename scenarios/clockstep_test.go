@@ -80,10 +80,10 @@ func TestWallClockIsSet(t *testing.T) {
 	const month = 30 * 24 * time.Hour
 	for _, ahead := range scale([]time.Duration{-time.Hour, time.Hour, -month}, []time.Duration{-time.Hour, 0, time.Hour, 0, -month}) {
 		// it was connected, and blocked, before the clock is set, or after
+		before := timeouts()
 		blocked, err := ssetest.DialRaw(within(t, 20*time.Second), ssetest.RawConfig{URL: p.url("/blocked"), BytesPerSecond: -1})
 		must(t, err)
 		t.Cleanup(blocked.Close)
-		before := timeouts()
 		must(t, clock.Set(ahead))
 
 		moment := func() context.Context { return within(t, 20*time.Second) }

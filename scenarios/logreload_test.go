@@ -8,6 +8,10 @@ import (
 	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 )
 
+// keepsAll has a client record all that a test may send: from the first event on,
+// however long it takes.
+const keepsAll = 1 << 16
+
 // reloads is a stream with a log whose configuration changes, and clients that
 // stay connected.
 type reloads struct {
@@ -80,7 +84,7 @@ func (r *reloads) resumes(id string, n uint64) {
 func (r *reloads) unknown(id string) {
 	t := r.t
 	t.Helper()
-	c := connect(t, ssetest.NewVerifier(ssetest.AllowGaps()), "unknown", ssetest.ClientConfig{URL: r.p.url("/events"), LastEventID: id})
+	c := connect(t, ssetest.NewVerifier(ssetest.AllowGaps()), "unknown", ssetest.ClientConfig{URL: r.p.url("/events"), LastEventID: id, Record: keepsAll})
 	defer c.Close()
 	must(t, c.WaitCount(within(t, 10*time.Second), 2))
 	if first := c.Events()[0]; reason(first) != "unknown" {
@@ -194,7 +198,7 @@ func TestReloadRemovesLogAndAddsItAgain(t *testing.T) {
 	r.reload(keepAll + logFile(dir, ""))
 	must(t, r.v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+30))
 	r.unknown(inMemory)
-	c := connect(t, ssetest.NewVerifier(), "of the log", ssetest.ClientConfig{URL: r.p.url("/events"), LastEventID: old})
+	c := connect(t, ssetest.NewVerifier(), "of the log", ssetest.ClientConfig{URL: r.p.url("/events"), LastEventID: old, Record: keepsAll})
 	defer c.Close()
 	must(t, c.WaitCount(within(t, 10*time.Second), m-n))
 	for i, e := range c.Events()[:m-n] {

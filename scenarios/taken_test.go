@@ -304,7 +304,7 @@ func TestAccountsOfStreamsThatAreTakenOver(t *testing.T) {
 	file := filepath.Join(s.p.dir, "access.log")
 	site := "log {\noutput file " + file + "\nformat json\n}\n"
 	for _, mode := range takenModes {
-		site += directive("/"+mode, "stream "+mode+"\nmax_age 1s\ndetach "+mode, s.origin.URL())
+		site += directive("/"+mode, "stream "+mode+"\nmax_age 5s\ndetach "+mode, s.origin.URL())
 	}
 	s.p.run("metrics", site)
 	must(t, s.origin.WaitConnections(within(t, 10*time.Second), 1))
@@ -325,7 +325,7 @@ func TestAccountsOfStreamsThatAreTakenOver(t *testing.T) {
 	if got, want := s.p.metric("caddy_http_response_size_bytes_sum"), clients["off"].size+first; got != float64(want) {
 		t.Errorf("the metric has %v bytes, want %d, of which %d are the first lines of a detached client", got, want, first)
 	}
-	if took := s.p.metric("caddy_http_request_duration_seconds_sum"); took < 0.7 || took > time.Since(begun).Seconds() {
+	if took := s.p.metric("caddy_http_request_duration_seconds_sum"); took < 3.5 || took > time.Since(begun).Seconds() {
 		t.Errorf("the metric has a duration of %v s", took)
 	}
 	for _, line := range awaitLines(t, file, len(clients)) {
@@ -337,7 +337,7 @@ func TestAccountsOfStreamsThatAreTakenOver(t *testing.T) {
 		}
 		must(t, json.Unmarshal([]byte(line), &entry))
 		want := clients[strings.TrimPrefix(entry.Request.URI, "/")].size
-		if entry.Size != want || entry.Status != http.StatusOK || entry.End != "max_age" || entry.Duration < 0.7 || entry.Duration > time.Since(begun).Seconds() {
+		if entry.Size != want || entry.Status != http.StatusOK || entry.End != "max_age" || entry.Duration < 3.5 || entry.Duration > time.Since(begun).Seconds() {
 			t.Errorf("%s: got %+v, want a size of %d", entry.Request.URI, entry, want)
 		}
 	}

@@ -149,9 +149,7 @@ func (o *Origin) emitNumberedLocked() {
 	b = strconv.AppendInt(b, time.Now().UnixNano(), 10)
 	if o.cfg.Pad > 0 {
 		b = append(b, `,"pad":"`...)
-		for range o.cfg.Pad {
-			b = append(b, 'x')
-		}
+		b = append(b, o.pad...)
 		b = append(b, '"')
 	}
 	b = append(b, '}')

@@ -7,22 +7,71 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
-// FreeAddr returns a loopback address to listen on: with port 0, a reload
-// would change the port. The port is below those that the system gives to
+// The ports that FreeAddr gives. They are below those that the system gives to
 // clients, which may be taken before somebody listens.
+const (
+	firstPort = 12000
+	blockSize = 100
+	allBlocks = 200
+	ownBlocks = 20 // the most that a process takes, so that others have some
+)
+
+// ports are those that FreeAddr gives in this process, in blocks that no other
+// process has: it listens on the first port of each, until it ends.
+var ports struct {
+	mu     sync.Mutex     // protects the fields below
+	blocks []net.Listener // the newest last
+	block  int            // the first port of the newest
+	given  int            // how many of its ports were given
+}
+
+// FreeAddr returns a loopback address to listen on: with port 0, a reload
+// would change the port. Nobody else is given it soon, even while nobody listens on
+// it: whoever asked may not have started yet, or starts again. Two Caddys with one
+// address would share its connections, without an error.
 func FreeAddr() (string, error) {
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(20000))
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
+	ports.mu.Lock()
+	defer ports.mu.Unlock()
+	for range ownBlocks * blockSize {
+		if len(ports.blocks) == 0 || ports.given == blockSize-1 {
+			if err := takeBlockLocked(); err != nil {
+				return "", err
+			}
 		}
-		return addr, ln.Close()
+		ports.given++
+		addr := fmt.Sprintf("127.0.0.1:%d", ports.block+ports.given)
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			return addr, ln.Close()
+		}
 	}
 	return "", errors.New("finding a free port: all that were tried are taken")
+}
+
+// takeBlockLocked takes a block of ports. When there is none left, the one that
+// this process took first is given again.
+func takeBlockLocked() error {
+	for _, k := range rand.Perm(allBlocks) {
+		if len(ports.blocks) == ownBlocks {
+			break
+		}
+		block := firstPort + k*blockSize
+		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", block)); err == nil {
+			ports.blocks = append(ports.blocks, ln)
+			ports.block, ports.given = block, 0
+			return nil
+		}
+	}
+	if len(ports.blocks) == 0 {
+		return errors.New("finding a free port: other processes have all of them")
+	}
+	oldest := ports.blocks[0]
+	ports.blocks = append(ports.blocks[1:], oldest)
+	ports.block, ports.given = oldest.Addr().(*net.TCPAddr).Port, 0
+	return nil
 }
 
 // UnixClient returns a client whose requests all go to a socket, over a

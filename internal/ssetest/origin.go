@@ -1,6 +1,7 @@
 package ssetest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -67,7 +68,7 @@ type OriginConfig struct {
 	// Path of a unix socket to listen on. Default: a loopback TCP port.
 	Socket string
 
-	// Address to listen on. Default: 127.0.0.1:0.
+	// Address to listen on. Default: FreeAddr's.
 	Address string
 
 	// Serve TLS with a self-signed certificate, see CAPEM.
@@ -85,12 +86,13 @@ const defaultHistory = 100_000
 type Origin struct {
 	cfg  OriginConfig
 	cert *certificate // nil without TLS
+	pad  []byte       // of the data of numbered events
 
 	mon      monitor // protects everything up to the next blank line
 	listener net.Listener
 	server   *http.Server
 	network  string
-	address  string // fixed by the first listen
+	address  string
 	closed   bool
 	log      history
 	rate     rateState
@@ -124,11 +126,16 @@ func NewOrigin(cfg OriginConfig) (*Origin, error) {
 	if cfg.Newline == "" {
 		cfg.Newline = "\n"
 	}
-	if cfg.Address == "" {
-		cfg.Address = "127.0.0.1:0"
+	if cfg.Address == "" && cfg.Socket == "" {
+		addr, err := FreeAddr() // nobody takes it between Stop and Start
+		if err != nil {
+			return nil, err
+		}
+		cfg.Address = addr
 	}
 	o := &Origin{
 		cfg:         cfg,
+		pad:         bytes.Repeat([]byte("x"), cfg.Pad),
 		network:     "tcp",
 		address:     cfg.Address,
 		log:         history{max: cfg.History},

@@ -150,8 +150,10 @@ func TestLastValuesAtEveryNode(t *testing.T) {
 	v.emitMany()
 	quiet := v.everywhere("at first")
 	w := c.writer(nil)
-	if first, oldest := w.status().First, offsetOf(t, quiet[0].ID); first <= oldest {
-		t.Fatalf("the log begins with %d, and has the oldest value, %d", first, oldest)
+	oldest := offsetOf(t, quiet[0].ID)
+	err := ssetest.Await(patience, "the oldest value is not in the log any more", func() bool { return w.status().First > oldest })
+	if err != nil {
+		t.Fatalf("%v: that begins with %d, the value is %d", err, w.status().First, oldest)
 	}
 
 	v.awaitStored(w)

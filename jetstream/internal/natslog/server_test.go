@@ -2,7 +2,6 @@ package natslog
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/sse-fanin/caddy-sse-fanin/internal/ssetest"
 	"github.com/sse-fanin/caddy-sse-fanin/logstore"
 )
 
@@ -79,12 +79,11 @@ func startCluster(t testing.TB) []*server.Server {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := ssetest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return portOf(t, addr)
 }
 
 // portOf returns the port of an address.
