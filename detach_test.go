@@ -240,7 +240,7 @@ func TestDetachedClientsEndLikeOthers(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "access.log")
 			global := ""
 			if strings.HasPrefix(name, "the write") {
-				global = "servers {\ntimeouts {\nwrite 800ms\n}\n}"
+				global = "servers {\ntimeouts {\nwrite 2s\n}\n}"
 			}
 			log := "log {\noutput file " + file + "\nformat json\n}\n"
 			site := log + "sse_fanin /events {\nstream s\nupstream a " + a.URL() + "\ndetach on\nmax_clients 1\n" + test.options + "\n}\n"

@@ -3,6 +3,7 @@ package ssefanin
 import (
 	"bytes"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -114,7 +115,9 @@ func TestEndOfAStreamOnAFrozenConnection(t *testing.T) {
 	must(t, os.WriteFile(big, nil, 0o600))
 	must(t, os.Truncate(big, 256<<20))
 	server := "file_server {\nroot " + files + "\n}\n"
-	s := serveEverywhere(t, server+"sse_fanin_status /status\nsse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 400ms\ndrain 1ms\n}", idleWriter)
+	options := maps.Clone(idleWriter)
+	options["with a minimum rate"] = "timeouts {\nwrite_idle 10s 1000000\n}" // a download is to go on until its connection is full
+	s := serveEverywhere(t, server+"sse_fanin_status /status\nsse_fanin /events "+plain(t).URL()+" {\nwrite_timeout 400ms\nheartbeat off\ndrain 1ms\n}", options)
 	f := newFreezer(t)
 	shared := make(map[*http.Client]string) // what each downloads
 	streams := make(map[string]*ssetest.Client)

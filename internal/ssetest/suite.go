@@ -10,7 +10,7 @@ import (
 
 // leakGrace is how long goroutines and processes may take to end after the
 // last test.
-const leakGrace = 5 * time.Second
+const leakGrace = 30 * time.Second
 
 // Suite is what the tests of one package need around them, for Main.
 type Suite struct {
