@@ -116,6 +116,29 @@ func TestOnDemandResumesAcrossThePause(t *testing.T) {
 	}
 }
 
+// Reloads may change how the upstream is asked, again and again, while nobody is there.
+func TestOnDemandResumesAfterReloadsInThePause(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	site := func(n int) string {
+		return fmt.Sprintf("sse_fanin /events {\nstream s\nconnect on_demand 1ms\nupstream o %s {\nheader_up X-Try %d\n}\n}", o.URL(), n)
+	}
+	in := serve(t, "", site(0))
+	c := in.connect("/events")
+	up(t, o)
+	o.Emit("", "1")
+	gets(t, c, "1")
+	at := c.LastEventID()
+	c.Close()
+	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
+	o.Emit("", "2") // nobody is there
+	in.reload("", site(1))
+	in.reload("", site(2))
+	again := in.connect("/events", resumeFrom(at))
+	up(t, o)
+	o.Emit("", "3")
+	gets(t, again, "2", "3")
+}
+
 func TestOnDemandStreamGoesOnWhileAnotherOneKeepsTheConnection(t *testing.T) {
 	o := newOrigin(t, ssetest.OriginConfig{})
 	in := serve(t, "", `

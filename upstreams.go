@@ -354,14 +354,22 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 }
 
 // inherit makes a source that was not dialled yet go on where another one,
-// which has ended, was.
+// which has ended, was; where that was not dialled either, where it would have begun.
 func (s *source) inherit(old *source) {
 	old.mu.Lock()
-	last := old.runners[""]
+	last, dialled := old.runners[""], len(old.runners) > 0
+	inherited, start, seed := old.inherited, old.start, old.seed
 	old.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.runners) == 0 && last != nil && last.connected {
+	switch {
+	case len(s.runners) > 0:
+	case !dialled:
+		s.inherited, s.start = inherited, start
+		if s.seed == "" {
+			s.seed = seed
+		}
+	case last != nil && last.connected:
 		s.inherited = last
 	}
 }

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"testing"
 	"time"
@@ -274,4 +275,35 @@ func TestReloadChangesIDsOfLog(t *testing.T) {
 	r.resumes(old, n)
 	r.unknown(theirs)
 	r.finish()
+}
+
+// Reloads may take a stream's log away and bring it back at any moment, also while the
+// upstream is not connected yet: nobody who is connected misses anything, and each log
+// has every event once, in order.
+func TestLogsComeAndGo(t *testing.T) {
+	besideOthers(t)
+	logs := []string{logFile(logDir(t), ""), logFile(logDir(t), ""), ""}
+	options := func(kept string) string { return "start oldest\n" + keepAll + kept }
+	r := startReloads(t, options(logs[0]))
+	must(t, r.v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+5))
+	for range scale(30, 300) {
+		r.reload(options(logs[rand.N(len(logs))]))
+		if rand.N(2) == 0 {
+			time.Sleep(rand.N(100 * time.Millisecond)) // some follow at once
+		}
+	}
+	for _, kept := range logs[:2] {
+		r.reload(options(kept))
+		v := ssetest.NewVerifier()
+		c := connect(t, v, "from the oldest", ssetest.ClientConfig{URL: r.p.url("/events")})
+		must(t, v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+30))
+		must(t, v.Err())
+		c.Close()
+	}
+	r.a.SetRate(0)
+	must(t, r.v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()))
+	nobodyDisconnected(t, r.fleet)
+	if sum := r.v.Report(); sum.Lost > 0 || sum.OutOfOrder > 0 || sum.Gaps > 0 {
+		t.Errorf("connected clients: %s", sum)
+	}
 }
