@@ -68,7 +68,23 @@ func newMirror() *mirror {
 	return &mirror{begun: time.Now(), byHash: make(map[print][]uint64), ids: make(map[uint32]int)}
 }
 
-// remember takes over events that were delivered before, by another process.
+// soFar returns the newest event's id and the events in the window; nil if there are
+// none.
+func (m *mirror) soFar() *startPoint {
+	if m.seq == 0 {
+		return nil
+	}
+	p := &startPoint{id: string(m.newest)}
+	for seq := m.seq - uint64(len(m.window)); seq < m.seq; seq++ {
+		o := &m.window[seq%mirrorWindow]
+		p.prints = append(p.prints, o.print)
+		p.times = append(p.times, m.begun.Add(o.at).UnixMilli())
+	}
+	return p
+}
+
+// remember takes over events that were delivered before, by another process or another
+// mirror.
 func (m *mirror) remember(p *startPoint) {
 	for i, print := range p.prints {
 		m.push(occurrence{print: print, at: time.UnixMilli(p.times[i]).Sub(m.begun)})

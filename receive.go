@@ -109,6 +109,14 @@ func (in *intake) remember(start func() *startPoint) *startPoint {
 	return p
 }
 
+// soFar returns where another mirror goes on that takes the place of this one; nil
+// if this one has no events.
+func (in *intake) soFar() *startPoint {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mirror.soFar()
+}
+
 // logged notes that an event has become part of the log, whichever node has
 // brought it.
 func (in *intake) logged(p print, id string, now time.Time) {

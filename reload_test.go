@@ -340,3 +340,31 @@ func TestReloadClosesIdleConnections(t *testing.T) {
 	in.reload("", "respond gone")
 	eventually(t, 10*time.Second, "the connection is closed", func() bool { return open.Load() == 0 })
 }
+
+// The connection that takes the place of one which is configured differently goes on
+// where that was, whatever the policy.
+func TestReloadThatChangesTheRequestLosesNothing(t *testing.T) {
+	for _, policy := range []string{policyFailover, policyMirror} {
+		for _, log := range []string{"", "log file {\ndir %s\n}\n"} {
+			t.Run(policy+" "+log, func(t *testing.T) {
+				a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 2000})
+				if log != "" {
+					log = fmt.Sprintf(log, t.TempDir())
+				}
+				site := func(n int) string {
+					return directive("/events", fmt.Sprintf("stream s\n%s\n%supstream a %s %s?again {\npolicy %s\nheader_up X-Try %d\n}", quick, log, a.URL(), a.URL(), policy, n))
+				}
+				in := serve(t, "", site(0))
+				_, v := followNumbered(t, in, "/events")
+				must(t, v.WaitSeen(within(t, 5*time.Second), "a", 50))
+				for n := range 5 {
+					in.reload("", site(n+1))
+					if n%2 == 0 { // others follow at once
+						must(t, v.WaitSeen(within(t, 5*time.Second), "a", a.Last()+100))
+					}
+				}
+				settle(t, v, a)
+			})
+		}
+	}
+}

@@ -39,6 +39,7 @@ type source struct {
 	runners   map[string]*runner  // one, or with `mirror` one for each replica
 	places    map[string]*replica // by id
 	inherited *runner             // whose position to go on from
+	before    *startPoint         // the same of a mirror; nil: there is none
 	seed      string              // id to begin with, from the first client
 	start     *startPoint         // where the stream's log ends; nil: that says nothing
 	state     sourceState         // of the best runner
@@ -343,6 +344,10 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	}
 	// Where the log has events of the source, it goes on after them: what came
 	// while the stream had another log would be missing in this one.
+	if before := s.before; s.start == nil && before != nil && s.intake.mirrors() {
+		s.start = s.intake.remember(func() *startPoint { return before })
+	}
+	s.before = nil
 	if s.start != nil {
 		r.begin(s.start)
 	} else if s.inherited != nil && id == "" {
@@ -358,17 +363,19 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 func (s *source) inherit(old *source) {
 	old.mu.Lock()
 	last, dialled := old.runners[""], len(old.runners) > 0
-	inherited, start, seed := old.inherited, old.start, old.seed
+	inherited, before, start, seed := old.inherited, old.before, old.start, old.seed
 	old.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case len(s.runners) > 0:
 	case !dialled:
-		s.inherited, s.start = inherited, start
+		s.inherited, s.before, s.start = inherited, before, start
 		if s.seed == "" {
 			s.seed = seed
 		}
+	case old.intake.mirrors():
+		s.before = old.intake.soFar()
 	case last != nil && last.connected:
 		s.inherited = last
 	}
