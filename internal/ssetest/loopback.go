@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -44,11 +45,25 @@ func FreeAddr() (string, error) {
 		}
 		ports.given++
 		addr := fmt.Sprintf("127.0.0.1:%d", ports.block+ports.given)
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			return addr, ln.Close()
+		conn, err := net.Dial("tcp", addr) //nolint:noctx // a loopback address answers at once
+		if err != nil {
+			return addr, nil // nobody listens
 		}
+		_ = conn.Close()
 	}
 	return "", errors.New("finding a free port: all that were tried are taken")
+}
+
+// listen listens on an address. A program that this process starts has the socket that
+// listened there before for as long as the start takes, so one that is in use is tried
+// again for a while.
+func listen(network, address string) (net.Listener, error) {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		ln, err := net.Listen(network, address)
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return ln, err
+		}
+	}
 }
 
 // takeBlockLocked takes a block of ports. When there is none left, the one that

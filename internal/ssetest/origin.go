@@ -175,7 +175,7 @@ func (o *Origin) Start() error {
 	if o.server != nil {
 		return nil
 	}
-	ln, err := net.Listen(o.network, o.address)
+	ln, err := listen(o.network, o.address)
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", o.address, err)
 	}
