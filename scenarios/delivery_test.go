@@ -202,8 +202,9 @@ func TestExitDoesNotWaitForClientsThatDoNotRead(t *testing.T) {
 		t.Errorf("the client that reads saw no clean end: %+v", reader.Connection())
 	}
 	t.Logf("exited after %s", took)
-	if took > exitLimit {
-		t.Errorf("exit took %s, want at most %s", took, exitLimit)
+	// two seconds, and one that a busy machine may take
+	if most := scale(exitLimit, 3*time.Second); took > most {
+		t.Errorf("exit took %s, want at most %s", took, most)
 	}
 }
 
