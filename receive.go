@@ -109,8 +109,8 @@ func (in *intake) remember(start func() *startPoint) *startPoint {
 	return p
 }
 
-// soFar returns where another mirror goes on that takes the place of this one; nil
-// if this one has no events.
+// soFar returns where a source goes on that takes the place of a mirror; nil if that
+// has no events.
 func (in *intake) soFar() *startPoint {
 	in.mu.Lock()
 	defer in.mu.Unlock()

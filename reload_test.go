@@ -344,15 +344,15 @@ func TestReloadClosesIdleConnections(t *testing.T) {
 // The connection that takes the place of one which is configured differently goes on
 // where that was, whatever the policy.
 func TestReloadThatChangesTheRequestLosesNothing(t *testing.T) {
-	for _, policy := range []string{policyFailover, policyMirror} {
+	for _, policies := range [][]string{{policyFailover}, {policyMirror}, {policyFailover, policyMirror, policyMirror}} {
 		for _, log := range []string{"", "log file {\ndir %s\n}\n"} {
-			t.Run(policy+" "+log, func(t *testing.T) {
+			t.Run(fmt.Sprint(policies, log), func(t *testing.T) {
 				a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 2000})
 				if log != "" {
 					log = fmt.Sprintf(log, t.TempDir())
 				}
 				site := func(n int) string {
-					return directive("/events", fmt.Sprintf("stream s\n%s\n%supstream a %s %s?again {\npolicy %s\nheader_up X-Try %d\n}", quick, log, a.URL(), a.URL(), policy, n))
+					return directive("/events", fmt.Sprintf("stream s\n%s\n%supstream a %s %s?again {\npolicy %s\nheader_up X-Try %d\n}", quick, log, a.URL(), a.URL(), policies[n%len(policies)], n))
 				}
 				in := serve(t, "", site(0))
 				_, v := followNumbered(t, in, "/events")

@@ -124,6 +124,14 @@ func (r *runner) begin(p *startPoint) {
 	r.connected = true
 }
 
+// soFar returns where a mirror goes on that takes the place of a runner that has ended.
+// When its events arrived is not known: that is now.
+func (r *runner) soFar() *startPoint {
+	p := &startPoint{id: r.decoder.LastEventID(), prints: r.recents.prints}
+	p.times = slices.Repeat([]int64{time.Now().UnixMilli()}, len(p.prints))
+	return p
+}
+
 // wake has the runner look again for something to do.
 func (r *runner) wake() {
 	select {

@@ -39,7 +39,7 @@ type source struct {
 	runners   map[string]*runner  // one, or with `mirror` one for each replica
 	places    map[string]*replica // by id
 	inherited *runner             // whose position to go on from
-	before    *startPoint         // the same of a mirror; nil: there is none
+	before    *startPoint         // the same where one of the two is a mirror; nil: there is none
 	seed      string              // id to begin with, from the first client
 	start     *startPoint         // where the stream's log ends; nil: that says nothing
 	state     sourceState         // of the best runner
@@ -344,7 +344,7 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	}
 	// Where the log has events of the source, it goes on after them: what came
 	// while the stream had another log would be missing in this one.
-	if before := s.before; s.start == nil && before != nil && s.intake.mirrors() {
+	if before := s.before; s.start == nil && before != nil {
 		s.start = s.intake.remember(func() *startPoint { return before })
 	}
 	s.before = nil
@@ -376,7 +376,10 @@ func (s *source) inherit(old *source) {
 		}
 	case old.intake.mirrors():
 		s.before = old.intake.soFar()
-	case last != nil && last.connected:
+	case last == nil || !last.connected:
+	case s.intake.mirrors():
+		s.before = last.soFar()
+	default:
 		s.inherited = last
 	}
 }
