@@ -68,10 +68,10 @@ func newMirror() *mirror {
 	return &mirror{begun: time.Now(), byHash: make(map[print][]uint64), ids: make(map[uint32]int)}
 }
 
-// soFar returns the newest event's id and the events in the window; nil if there are
-// none.
+// soFar returns the newest event's id and the events in the window; nil if there is
+// neither.
 func (m *mirror) soFar() *startPoint {
-	if m.seq == 0 {
+	if m.seq == 0 && len(m.newest) == 0 {
 		return nil
 	}
 	p := &startPoint{id: string(m.newest)}

@@ -361,21 +361,26 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 // inherit makes a source that was not dialled yet go on where another one,
 // which has ended, was; where that was not dialled either, where it would have begun.
 func (s *source) inherit(old *source) {
+	var before, start *startPoint
+	var seed string
 	old.mu.Lock()
-	last, dialled := old.runners[""], len(old.runners) > 0
-	inherited, before, start, seed := old.inherited, old.before, old.start, old.seed
+	last := old.runners[""]
+	if len(old.runners) == 0 {
+		last, before, start, seed = old.inherited, old.before, old.start, old.seed
+	} else if old.intake.mirrors() {
+		before = old.intake.soFar()
+	}
 	old.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.runners) > 0 {
+		return
+	}
+	s.before, s.start = before, start
+	if s.seed == "" {
+		s.seed = seed
+	}
 	switch {
-	case len(s.runners) > 0:
-	case !dialled:
-		s.inherited, s.before, s.start = inherited, before, start
-		if s.seed == "" {
-			s.seed = seed
-		}
-	case old.intake.mirrors():
-		s.before = old.intake.soFar()
 	case last == nil || !last.connected:
 	case s.intake.mirrors():
 		s.before = last.soFar()

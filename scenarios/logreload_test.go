@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"testing"
@@ -26,8 +27,13 @@ type reloads struct {
 // startReloads starts a process with a stream; options are its own ones.
 func startReloads(t *testing.T, options string) *reloads {
 	t.Helper()
+	return startReloadsWith(t, func(r *reloads) string { return r.site(options) })
+}
+
+func startReloadsWith(t *testing.T, site func(*reloads) string) *reloads {
+	t.Helper()
 	r := &reloads{t: t, a: newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 100, Pad: 100}), v: ssetest.NewVerifier()}
-	r.p = startProcess(t, "", r.site(options))
+	r.p = startProcess(t, "", site(r))
 	r.fleet = ssetest.StartFleet(ssetest.FleetConfig{
 		Clients:  scale(5, 50),
 		Client:   ssetest.ClientConfig{URL: r.p.url("/events")},
@@ -277,23 +283,27 @@ func TestReloadChangesIDsOfLog(t *testing.T) {
 	r.finish()
 }
 
-// Reloads may take a stream's log away and bring it back at any moment, also while the
-// upstream is not connected yet: nobody who is connected misses anything, and each log
-// has every event once, in order.
+// Reloads may take a stream's log away and bring it back at any moment, and exchange
+// the connections to its upstream, also while these are not dialled yet: nobody who is
+// connected misses anything, and each log has every event once, in order.
 func TestLogsComeAndGo(t *testing.T) {
 	besideOthers(t)
 	logs := []string{logFile(logDir(t), ""), logFile(logDir(t), ""), ""}
-	options := func(kept string) string { return "start oldest\n" + keepAll + kept }
-	r := startReloads(t, options(logs[0]))
+	policies := []string{"failover", "mirror", "balance"}
+	site := func(r *reloads, kept string) string {
+		return directive("/events", fmt.Sprintf("stream s\nstart oldest\n%s%s%s\nupstream a %s %s?again {\npolicy %s\n}",
+			promptly, keepAll, kept, r.a.URL(), r.a.URL(), policies[rand.N(len(policies))]))
+	}
+	r := startReloadsWith(t, func(r *reloads) string { return site(r, logs[0]) })
 	must(t, r.v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+5))
 	for range scale(30, 300) {
-		r.reload(options(logs[rand.N(len(logs))]))
+		r.p.reload("", site(r, logs[rand.N(len(logs))]))
 		if rand.N(2) == 0 {
 			time.Sleep(rand.N(100 * time.Millisecond)) // some follow at once
 		}
 	}
 	for _, kept := range logs[:2] {
-		r.reload(options(kept))
+		r.p.reload("", site(r, kept))
 		v := ssetest.NewVerifier()
 		c := connect(t, v, "from the oldest", ssetest.ClientConfig{URL: r.p.url("/events")})
 		must(t, v.WaitSeen(within(t, 10*time.Second), "a", r.a.Last()+30))
