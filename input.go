@@ -20,6 +20,10 @@ type input struct {
 	sourceID uint32 // number of the name in the stream's tags
 	shape    atomic.Pointer[shape]
 
+	// from is the id of the event that the stream got last from the source in whose
+	// place this one is; the lock of inputs protects it.
+	from string
+
 	// since has the source's counts when the stream joined it.
 	since    upstreamCounts
 	unwanted atomic.Uint64 // events that `events` drops

@@ -304,6 +304,11 @@ func (in *inputs) succeedLocked(one *input, u *upstreamDef, stalled *durable) {
 		return
 	}
 	next := in.sources[u.name].source
+	last := old.intake.lastID(one.use, math.MaxInt)
+	if last == "" {
+		last = one.from
+	}
+	in.sources[u.name].from = last
 	if stalled != nil {
 		if p := stalled.committed(one.name); p != nil {
 			next.beginAt(func() *startPoint { return p })
@@ -313,7 +318,7 @@ func (in *inputs) succeedLocked(one *input, u *upstreamDef, stalled *durable) {
 	if old.hasEnded() {
 		next.inherit(old)
 	} else { // another stream keeps the old one
-		next.setSeed(old.intake.lastID(one.use, math.MaxInt))
+		next.setSeed(last)
 	}
 }
 

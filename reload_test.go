@@ -368,3 +368,37 @@ func TestReloadThatChangesTheRequestLosesNothing(t *testing.T) {
 		}
 	}
 }
+
+// Two streams that share a connection change it at once, and again before the next one
+// has an answer.
+func TestStreamsThatShareAConnectionLoseNothing(t *testing.T) {
+	a := newOrigin(t, ssetest.OriginConfig{Source: "a", Rate: 500})
+	site := func(n int) string {
+		var text string
+		for _, name := range []string{"s", "t"} {
+			text += directive("/"+name, fmt.Sprintf("stream %s\n%s\nupstream a %s {\nheader_up X-Try %d\n}", name, quick, a.URL(), n)) + "\n"
+		}
+		return text
+	}
+	in := serve(t, "", site(0))
+	v := ssetest.NewVerifier()
+	for _, name := range []string{"s", "t"} {
+		c := ssetest.StartClient(ssetest.ClientConfig{URL: in.url("/" + name), Track: v.Track(name)})
+		t.Cleanup(c.Close)
+		must(t, c.WaitOpen(within(t, 5*time.Second), 1))
+	}
+	must(t, v.WaitSeen(within(t, 5*time.Second), "a", 20))
+	a.RespondWith(503, nil, "")
+	for n := range 3 {
+		asked := len(a.Requests())
+		in.reload("", site(n+1))
+		must(t, a.WaitRequests(within(t, 5*time.Second), asked+1))
+	}
+	a.Clear()
+	must(t, v.WaitSeen(within(t, 5*time.Second), "a", a.Last()+100))
+	a.SetRate(0)
+	must(t, v.WaitSeen(within(t, 5*time.Second), "a", a.Last()))
+	if sum := v.Report(); sum.Lost > 0 || sum.OutOfOrder > 0 {
+		t.Error(v.Err())
+	}
+}

@@ -366,9 +366,12 @@ func (s *source) inherit(old *source) {
 	old.mu.Lock()
 	last := old.runners[""]
 	if len(old.runners) == 0 {
-		last, before, start, seed = old.inherited, old.before, old.start, old.seed
+		last, before, start = old.inherited, old.before, old.start
 	} else if old.intake.mirrors() {
 		before = old.intake.soFar()
+	}
+	if before == nil && (last == nil || !last.connected) {
+		seed = old.seed
 	}
 	old.mu.Unlock()
 	s.mu.Lock()
