@@ -122,15 +122,16 @@ func TestPromiseIsKeptInTheMiddleOfABatch(t *testing.T) {
 	o := small(t.TempDir())
 	o.Sync, o.disk = SyncAlways, disk
 	var s *Store
-	var mu sync.Mutex // protects what follows
+	var begun atomic.Bool // the store writes, and s is known
+	var mu sync.Mutex     // protects what follows
 	synced := make(map[string]bool)
 	hang := make(chan struct{})
 	disk.onSync = func(name string) error {
-		if strings.HasSuffix(name, metaName+newSuffix) {
-			if s != nil {
-				return errors.New("it is to say what it said")
-			}
+		switch {
+		case !begun.Load():
 			return nil
+		case strings.HasSuffix(name, metaName+newSuffix):
+			return errors.New("it is to say what it said")
 		}
 		<-hang // until everything is appended
 		mu.Lock()
@@ -144,7 +145,8 @@ func TestPromiseIsKeptInTheMiddleOfABatch(t *testing.T) {
 	}
 	opened := open(t, o)
 	term := campaign(t, opened)
-	s = opened // no fsync goes on
+	s = opened
+	begun.Store(true)
 	add(t, term, 1, 100)
 	close(hang)
 	await(t, s, 100)
