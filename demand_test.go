@@ -93,17 +93,24 @@ func TestOnDemandWithoutALinger(t *testing.T) {
 	}
 }
 
-func TestOnDemandResumesAcrossThePause(t *testing.T) {
-	o := newOrigin(t, ssetest.OriginConfig{})
-	in := serve(t, "", onDemand(o, "1ms", ""))
+// leaveBeforeTheSecond has a client get the first event and leave, and the upstream send
+// the second one once it is left, too. It returns the client's position.
+func leaveBeforeTheSecond(t *testing.T, in *instance, o *ssetest.Origin) string {
+	t.Helper()
 	c := in.connect("/events")
 	up(t, o)
 	o.Emit("", "1")
 	gets(t, c, "1")
-	at := c.LastEventID()
 	c.Close()
 	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
-	o.Emit("", "2") // nobody is there
+	o.Emit("", "2")
+	return c.LastEventID()
+}
+
+func TestOnDemandResumesAcrossThePause(t *testing.T) {
+	o := newOrigin(t, ssetest.OriginConfig{})
+	in := serve(t, "", onDemand(o, "1ms", ""))
+	at := leaveBeforeTheSecond(t, in, o)
 	again := in.connect("/events", resumeFrom(at))
 	up(t, o)
 	o.Emit("", "3")
@@ -123,14 +130,7 @@ func TestOnDemandResumesAfterReloadsInThePause(t *testing.T) {
 		return fmt.Sprintf("sse_fanin /events {\nstream s\nconnect on_demand 1ms\nupstream o %s {\nheader_up X-Try %d\n}\n}", o.URL(), n)
 	}
 	in := serve(t, "", site(0))
-	c := in.connect("/events")
-	up(t, o)
-	o.Emit("", "1")
-	gets(t, c, "1")
-	at := c.LastEventID()
-	c.Close()
-	must(t, o.WaitConnections(within(t, 10*time.Second), 0))
-	o.Emit("", "2") // nobody is there
+	at := leaveBeforeTheSecond(t, in, o)
 	in.reload("", site(1))
 	in.reload("", site(2))
 	again := in.connect("/events", resumeFrom(at))

@@ -94,7 +94,7 @@ func (in *intake) lastID(use *subscription, limit int) string {
 }
 
 // remember takes over the events before the first connection, which another
-// process has received.
+// process or another source has received. What is returned is for the runners.
 func (in *intake) remember(start func() *startPoint) *startPoint {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -103,6 +103,7 @@ func (in *intake) remember(start func() *startPoint) *startPoint {
 		return p
 	}
 	in.mirror.remember(p)
+	p = &startPoint{id: p.id} // the runners leave the prints to the mirror
 	if in.spec.Standby {
 		in.mirror.sentAll(in.logSlot)
 	}

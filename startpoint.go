@@ -13,7 +13,8 @@ import (
 // are forgotten, again and again: a minute, in which addresses are looked up.
 const keepPrints = 60
 
-// startPoint is where a source goes on that has events in the log.
+// startPoint is where a source goes on that has events in the log, or that takes the
+// place of another.
 type startPoint struct {
 	id     string  // the id in force after the newest
 	prints []print // of the newest, oldest first

@@ -40,7 +40,7 @@ type source struct {
 	places    map[string]*replica // by id
 	inherited *runner             // whose position to go on from
 	before    *startPoint         // the same where one of the two is a mirror; nil: there is none
-	seed      string              // id to begin with, from the first client
+	seed      string              // id to begin with: the first client's, or where the source before was
 	start     *startPoint         // where the stream's log ends; nil: that says nothing
 	state     sourceState         // of the best runner
 	resolved  chan struct{}       // closed when the look-ups for addresses have ended; nil if there are none
@@ -342,12 +342,12 @@ func (s *source) startLocked(id string, replicas []*replica, slot int) {
 	if s.seed != "" && r.decoder.LastEventID() == "" {
 		r.decoder.SetLastEventID(s.seed)
 	}
-	// Where the log has events of the source, it goes on after them: what came
-	// while the stream had another log would be missing in this one.
 	if before := s.before; s.start == nil && before != nil {
 		s.start = s.intake.remember(func() *startPoint { return before })
 	}
 	s.before = nil
+	// Where the log has events of the source, it goes on after them: what came
+	// while the stream had another log would be missing in this one.
 	if s.start != nil {
 		r.begin(s.start)
 	} else if s.inherited != nil && id == "" {

@@ -208,8 +208,8 @@ func TestRestartedInOrder(t *testing.T) { //nolint:tparallel // in full length, 
 					r.p.reload("", r.site(2*i+n+1))
 				}
 				took := r.p.terminate(patience)
-				if took > exitLimit {
-					t.Errorf("exit took %s, want at most %s", took, exitLimit)
+				if most := scale(exitLimit, 3*time.Second); took > most {
+					t.Errorf("exit took %s, want at most %s", took, most)
 				}
 				if code := r.p.running.ExitCode(); code != 0 {
 					t.Errorf("exited with status %d", code)
